@@ -1,0 +1,338 @@
+"""Where registrations and the journal are kept: the seam, and its SQLite implementations.
+
+Nothing here switches to another greenlet: a switch inside a transaction would let another
+greenlet's rows into it. SQLite is called directly; it blocks for microseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+import sqlite3
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import peewee
+from peewee import SchemaManager, SqliteDatabase, chunked
+
+from rsreg import model, records
+from rsreg.errors import StoreError
+from rsreg.records import Event
+
+#: Events that the journal keeps; a subscriber that missed more has to list anew.
+JOURNAL_LIMIT = 10_000
+#: The journal is cut back to its limit once in so many events.
+_PRUNE_EVERY = 1_000
+#: Milliseconds to wait for another program's lock on the file; the whole server waits with us.
+_BUSY_TIMEOUT = 250
+#: Rows in one INSERT: SQLite takes 32766 variables, a service has ten.
+_ROWS = 1_000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a store holds when it is opened.
+
+    `epoch` is random and made with the store; `seq` is the number of its last event, 0 without any;
+    `answered` maps the tokens in the journal to their events' service ids.
+    """
+
+    epoch: str
+    seq: int
+    services: list[records.Service]
+    answered: dict[str, str]
+
+
+class RegistryBackend(Protocol):
+    """A place where registrations and the journal are kept.
+
+    The registry calls it from one thread, answers questions from its own memory, and reads services
+    only once, at start. Every method raises StoreError when the store can't do what is asked, and
+    then has changed nothing.
+    """
+
+    def initialize(self) -> object:
+        """Open the store, make it if it is not there; a second call does nothing."""
+
+    def load(self) -> Stored:
+        """All that is stored."""
+
+    def commit(
+        self, changes: Mapping[str, records.Service | None], events: Sequence[Event]
+    ) -> None:
+        """Make `changes` and `events` durable, all or nothing.
+
+        `changes` maps ids to the services as they now are, None: gone. After the
+        return they survive a crash, as far as this store survives one.
+        """
+
+    def events(self, since: int, limit: int) -> list[Event]:
+        """At most `limit` events with a `seq` above `since`, oldest first.
+
+        A first one above `since + 1` tells that the journal no longer reaches back that far.
+        """
+
+    def touch(self, heartbeats: Mapping[str, int]) -> None:
+        """Store the time of the last heartbeat of each id; called at a clean stop."""
+
+    def close(self) -> None:
+        """Close the store; a second call does nothing."""
+
+    def describe(self) -> str:
+        """Where it is, for people."""
+
+
+class SQLiteBackend:
+    """Keeps everything in one SQLite file, which survives power loss (WAL, `synchronous=FULL`).
+
+    One server at a time, by a lock on `<file>.lock`. A file that is corrupt, newer than this
+    version, or not ours is refused, never moved, emptied or made anew.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock: FileLock | None = None
+        self._database: Any = SqliteDatabase(
+            str(path),
+            timeout=_BUSY_TIMEOUT / 1000,
+            thread_safe=False,
+            check_same_thread=False,
+            lock_type="IMMEDIATE",
+            autoconnect=False,
+        )
+
+    def initialize(self) -> object:
+        """See RegistryBackend; StoreError says which file, why, and what to do."""
+        if not self._database.is_closed():
+            return None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path)
+            if not self.path.exists():
+                _create(self.path)
+            self._check_file()
+            self._database.connect()
+            self._check_contents()
+            self._database.execute_sql("PRAGMA journal_mode = wal")
+            self._database.execute_sql("PRAGMA synchronous = full")
+        except StoreError:
+            self.close()
+            raise
+        except (OSError, peewee.OperationalError) as error:
+            self.close()
+            raise StoreError(f"can't open {self.path}: {error}") from error
+        except (peewee.DatabaseError, sqlite3.DatabaseError) as error:
+            self.close()
+            raise _corrupt(self.path, str(error)) from error
+        return None
+
+    def load(self) -> Stored:
+        """See RegistryBackend."""
+        with _refusing(f"can't read {self.describe()}"):
+            services = [_service(row) for row in self._rows(model.Service.select().dicts())]
+            journal = model.Event.select(model.Event.token, model.Event.service_id)
+            named = journal.where(model.Event.token.is_null(False)).tuples()
+            newest = model.Event.select(peewee.fn.MAX(model.Event.seq))
+            return Stored(
+                epoch=self._meta("epoch"),
+                seq=newest.scalar(self._database) or 0,
+                services=services,
+                answered=dict(self._rows(named)),
+            )
+
+    def commit(
+        self, changes: Mapping[str, records.Service | None], events: Sequence[Event]
+    ) -> None:
+        """See RegistryBackend."""
+        gone = [service_id for service_id, service in changes.items() if service is None]
+        kept = [_row(service) for service in changes.values() if service is not None]
+        with _refusing(f"can't write {self.describe()}"), self._database.atomic():
+            for ids in chunked(gone, _ROWS):
+                query = model.Service.delete().where(model.Service.id.in_(ids))
+                query.execute(self._database)
+            for rows in chunked(kept, _ROWS):
+                model.Service.insert_many(rows).on_conflict_replace().execute(self._database)
+            for batch in chunked([_event_row(event) for event in events], _ROWS):
+                model.Event.insert_many(batch).execute(self._database)
+            self._prune(events)
+
+    def events(self, since: int, limit: int) -> list[Event]:
+        """See RegistryBackend."""
+        query = model.Event.select().where(model.Event.seq > since)
+        query = query.order_by(model.Event.seq).limit(limit)
+        with _refusing(f"can't read {self.describe()}"):
+            return [_event(row) for row in self._rows(query.dicts())]
+
+    def touch(self, heartbeats: Mapping[str, int]) -> None:
+        """See RegistryBackend."""
+        query = 'UPDATE "service" SET "last_heartbeat" = ? WHERE "id" = ?'
+        rows = [(seconds, service_id) for service_id, seconds in heartbeats.items()]
+        with _refusing(f"can't write {self.describe()}"), self._database.atomic():
+            self._database.cursor().executemany(query, rows)
+
+    def close(self) -> None:
+        """See RegistryBackend."""
+        with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
+            self._database.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def describe(self) -> str:
+        """See RegistryBackend."""
+        return str(self.path)
+
+    def _rows(self, query: Any) -> Collection[Any]:
+        return list(query.execute(self._database))
+
+    def _meta(self, key: str) -> str:
+        query = model.Meta.select(model.Meta.value).where(model.Meta.key == key)
+        return str(query.scalar(self._database))
+
+    def _prune(self, events: Sequence[Event]) -> None:
+        if events and (events[0].seq - 1) // _PRUNE_EVERY != events[-1].seq // _PRUNE_EVERY:
+            old = model.Event.seq <= events[-1].seq - JOURNAL_LIMIT
+            model.Event.delete().where(old).execute(self._database)
+
+    def _check_file(self) -> None:
+        """Refuse before SQLite opens it what it would take for a new database."""
+        if self.path.stat().st_size == 0:
+            raise StoreError(
+                f"{self.path} is empty: it was cut off, it is no new database",
+                hint="put back a copy, or remove the file to start with an empty registry",
+            )
+
+    def _check_contents(self) -> None:
+        """Refuse what is not ours, newer, or corrupt."""
+        ours = self._pragma("application_id") == model.APPLICATION_ID
+        if not ours:
+            raise StoreError(
+                f"{self.path} is a database of another program",
+                hint="choose another file with --db",
+            )
+        version = int(self._pragma("user_version"))
+        if version > model.SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} was written by a newer rsreg (schema {version}, "
+                f"this one knows {model.SCHEMA_VERSION})",
+                hint="start the newer rsreg, or choose another file with --db",
+            )
+        verdict = self._pragma("quick_check")
+        if verdict != "ok":
+            raise _corrupt(self.path, str(verdict))
+
+    def _pragma(self, name: str) -> Any:
+        return self._database.execute_sql(f"PRAGMA {name}").fetchone()[0]
+
+
+class InMemoryBackend(SQLiteBackend):
+    """The same tables in memory: nothing is on disk, and all is gone with the server."""
+
+    def __init__(self) -> None:
+        super().__init__(":memory:")
+
+    def initialize(self) -> object:
+        """See RegistryBackend."""
+        if self._database.is_closed():
+            self._database.connect()
+            _create_tables(self._database)
+        return None
+
+    def describe(self) -> str:
+        """See RegistryBackend."""
+        return "memory"
+
+
+class FileLock:
+    """Holds `<file>.lock` for this process, so that two servers never share a file.
+
+    The lock is the kernel's (flock) and ends with the process; the text in it says who holds it. It
+    stands beside the database, which other programs may read meanwhile. Raises StoreError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._file, 200).decode().strip() or "another program"
+            self.release()
+            raise StoreError(
+                f"{path} is in use by {holder}",
+                hint="stop that one, or choose another file with --db",
+            ) from None
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(self._file, 0)
+        os.write(
+            self._file, f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
+        )
+
+    def release(self) -> None:
+        """Let the next server have the file."""
+        os.close(self._file)
+
+
+def _create(path: Path) -> None:
+    """Make a new database under another name first: a crash leaves no half-made file behind."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    database: Any = SqliteDatabase(str(fresh), pragmas={"synchronous": "full"})
+    with _refusing(f"can't create {path}"):
+        database.connect()
+        _create_tables(database)
+        database.close()
+    fresh.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def _create_tables(database: Any) -> None:
+    with database.atomic():
+        for table in model.TABLES:
+            SchemaManager(table, database).create_all(safe=False)
+        meta = [{"key": "epoch", "value": secrets.token_hex(8)}]
+        model.Meta.insert_many(meta).execute(database)
+        database.execute_sql(f"PRAGMA application_id = {model.APPLICATION_ID}")
+        database.execute_sql(f"PRAGMA user_version = {model.SCHEMA_VERSION}")
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn what the database raises into a StoreError that says what could not be done."""
+    try:
+        yield
+    except (peewee.PeeweeException, sqlite3.Error) as error:
+        raise StoreError(f"{what}: {error}") from error
+
+
+def _corrupt(path: Path, verdict: str) -> StoreError:
+    return StoreError(
+        f"{path} is corrupt: {verdict}",
+        hint="put back a copy, or move the file away to start with an empty registry: "
+        "running services come back by themselves",
+    )
+
+
+def _row(service: records.Service) -> dict[str, Any]:
+    return {name: getattr(service, name) for name in service.__struct_fields__}
+
+
+def _service(row: dict[str, Any]) -> records.Service:
+    ttl = row.pop("ttl")
+    return records.Service(**row, ttl=int(ttl) if ttl == int(ttl) else ttl)
+
+
+def _event_row(event: Event) -> dict[str, Any]:
+    row = {name: getattr(event, name) for name in event.__struct_fields__}
+    return row | {"body": event.body.decode()}
+
+
+def _event(row: dict[str, Any]) -> Event:
+    return Event(**row | {"body": row["body"].encode()})

@@ -1,0 +1,87 @@
+"""The blocking driver of an exchange: one DEALER, one call at a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, TypeVar
+
+import zmq
+
+from rsreg import sockets
+from rsreg.errors import Disconnected, RequestTimeout
+from rsreg.exchange import Call, exchange
+from rsreg.native import Stop
+
+T = TypeVar("T")
+
+#: Seconds after which a waiting thread looks whether it was told to stop.
+STOP_LATENCY = 0.2
+
+
+class Channel:
+    """Carries calls to one endpoint. Used by one thread or greenlet at a time; opened when needed.
+
+    `context` may be a `zmq.green.Context`: only calls that cooperate there are used. With a `stop`,
+    a call under way ends with Disconnected soon after it is set.
+    """
+
+    def __init__(
+        self, endpoint: str, context: zmq.Context[Any] | None = None, stop: Stop | None = None
+    ) -> None:
+        self.endpoint = endpoint
+        self._context = context
+        self._stop = stop
+        self._socket: Any = None
+
+    def open(self) -> None:
+        """Open the socket now, not at the first call; raises ConfigurationError."""
+        if self._socket is None:
+            self._socket = sockets.dealer(self._context or sockets.own_context(), self.endpoint)
+
+    def close(self) -> None:
+        """Close the socket; the next call opens another."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def run(self, call: Call[T], timeout: float) -> T:
+        """The call's answer, or what `exchange` raises; Disconnected if the socket fails."""
+        self.open()
+        flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=time.monotonic)
+        try:
+            step = next(flow)
+            while True:
+                if step.frames:
+                    self._socket.send_multipart(step.frames, zmq.DONTWAIT)
+                step = flow.send(self._receive(step.wait))
+        except StopIteration as done:
+            answer: T = done.value
+            return answer
+        except RequestTimeout:
+            # What is still queued would be sent, stale, when the registry is back.
+            self.close()
+            raise
+        except zmq.ZMQError as error:
+            self.close()
+            raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
+
+    def _receive(self, seconds: float) -> list[bytes] | None:
+        if not readable(self._socket, seconds, self._stop):
+            return None
+        frames: list[bytes] = self._socket.recv_multipart(zmq.DONTWAIT)
+        return frames
+
+
+def readable(socket: Any, seconds: float, stop: Stop | None) -> bool:
+    """Wait at most `seconds` for something to read; raises Disconnected once `stop` is set."""
+    if stop is None:
+        return bool(socket.poll(math.ceil(seconds * 1000)))
+    until = time.monotonic() + seconds
+    while not stop.is_set():
+        left = until - time.monotonic()
+        if socket.poll(math.ceil(max(0.0, min(left, STOP_LATENCY)) * 1000)):
+            return True
+        if left <= 0:
+            return False
+    raise Disconnected("stopped")

@@ -1,0 +1,82 @@
+"""Defaults and settings. The only module that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rsreg.errors import ConfigurationError
+
+DEFAULT_RS_REQ_PORT = 4242
+DEFAULT_RS_PUB_PORT = 4243
+#: Heartbeats of CGSE's clients; ours use the request port.
+DEFAULT_RS_HB_PORT = 4244
+
+#: Seconds between two passes of the reaper.
+DEFAULT_CLEANUP_INTERVAL = 10.0
+#: Seconds a client's call may take, in all.
+DEFAULT_TIMEOUT = 2.0
+#: Seconds of silence after which a registration ends.
+DEFAULT_TTL = 30
+
+
+def default_endpoint() -> str:
+    """Where the registry is: `RSREG_ENDPOINT`, or the default port of this machine."""
+    return normal_endpoint(os.environ.get("RSREG_ENDPOINT") or "localhost")
+
+
+def default_database() -> Path:
+    """The file of the server: `RSREG_DB`, or `service_registry.db` in `state_directory()`."""
+    path = os.environ.get("RSREG_DB")
+    return Path(path) if path else state_directory() / "service_registry.db"
+
+
+def state_directory() -> Path:
+    """Where the server keeps what must survive it (XDG: `~/.local/state/rsreg`)."""
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "rsreg"
+
+
+def no_color() -> bool:
+    """Whether `NO_COLOR` asks for plain text (https://no-color.org)."""
+    return bool(os.environ.get("NO_COLOR"))
+
+
+def normal_endpoint(text: str) -> str:
+    """`tcp://host:port` from that, `host:port` or `host`; other transports as they are."""
+    scheme, separator, rest = text.strip().rpartition("://")
+    if separator and scheme != "tcp":
+        return text.strip()
+    host, colon, port = rest.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = rest, str(DEFAULT_RS_REQ_PORT)
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigurationError(
+            f"not an endpoint: {text!r}", hint="write host, host:port or tcp://host:port"
+        )
+    return f"tcp://{host}:{port}"
+
+
+def on_port(endpoint: str, port: int) -> str:
+    """The same host as `endpoint`, another port."""
+    return f"{endpoint.rpartition(':')[0]}:{port}"
+
+
+class ClientSettings:
+    """The checked arguments of a client, sync or async; raises ConfigurationError."""
+
+    def __init__(
+        self,
+        req_endpoint: str | None,
+        sub_endpoint: str | None,
+        hb_endpoint: str | None,
+        timeout: float,
+        client_id: str,
+    ) -> None:
+        if not timeout > 0:
+            raise ConfigurationError(f"a timeout is more than 0 seconds, not {timeout}")
+        self.req_endpoint = normal_endpoint(req_endpoint) if req_endpoint else default_endpoint()
+        self.sub_endpoint = normal_endpoint(sub_endpoint) if sub_endpoint else None
+        self.hb_endpoint = normal_endpoint(hb_endpoint) if hb_endpoint else None
+        self.timeout = timeout
+        self.client_id = client_id

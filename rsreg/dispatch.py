@@ -1,0 +1,198 @@
+"""Request -> reply: what each action takes and answers. Never raises.
+
+docs/protocol.md describes each action; the handlers stand in its order.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from rsreg import records, registry, wire
+from rsreg.config import DEFAULT_TTL
+from rsreg.errors import (
+    Forbidden,
+    InternalError,
+    InvalidRequest,
+    ServerError,
+    StoreError,
+    UnknownAction,
+)
+from rsreg.registry import Registry
+from rsreg.timing import Clock
+
+log = logging.getLogger(__name__)
+
+Body = dict[str, Any]
+#: Asks for the address of who sent a request; few actions need to know.
+Peer = Callable[[], str]
+Handler = Callable[[Mapping[str, Any], Peer], Body]
+
+#: Events in one reply, at most and by default.
+MAX_EVENTS = 1_000
+
+_Count = Annotated[int, Meta(ge=0)]
+
+#: The actions that need the store.
+WRITES = frozenset({"register", "deregister"})
+
+
+class Dispatcher:
+    """Answers requests from a registry.
+
+    `about` says what the server knows of itself, for `info`; `terminate` is called for the action.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        wall: Clock,
+        about: Callable[[], Body],
+        terminate: Callable[[], None],
+    ) -> None:
+        self._registry = registry
+        self._wall = wall
+        self._about = about
+        self._terminate = terminate
+        self._handlers: dict[str, Handler] = {
+            "register": self._register,
+            "deregister": self._deregister,
+            "renew": self._renew,
+            "get": self._get,
+            "list": self._list,
+            "discover": self._discover,
+            "health": self._health,
+            "info": self._info,
+            "events": self._events,
+            "terminate": self._stop,
+        }
+
+    def answer(self, payload: bytes, peer: Peer, failure: StoreError | None = None) -> Body:
+        """The reply to a request from `peer`; with a `failure` of the store, no change is made."""
+        request_id = None
+        try:
+            request = wire.read_request(payload)
+            request_id = wire.request_id_of(request)
+            body = self._handle(request, peer, failure)
+        except ServerError as error:
+            body = error.body()
+        except Exception:
+            log.exception("a request failed: %.500r", payload)
+            body = InternalError("The registry failed; its log says why").body()
+        if request_id is not None:
+            body["request_id"] = request_id
+        return body
+
+    def _handle(self, request: Body, peer: Peer, failure: StoreError | None) -> Body:
+        action = request.get("action")
+        if action is None or action == "":
+            raise InvalidRequest("Missing required field: action")
+        handler = self._handlers.get(action) if isinstance(action, str) else None
+        if handler is None:
+            raise UnknownAction(
+                f"Unknown action: {action if isinstance(action, str) else '(not a string)'}",
+                hint="the actions are " + ", ".join(self._handlers),
+            )
+        if failure is not None and action in WRITES:
+            raise registry.unavailable(failure)
+        return handler(request, peer)
+
+    def _register(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        if "service_info" not in request:
+            raise InvalidRequest("Missing required field: service_info")
+        info, extra = records.read_service_info(request["service_info"])
+        asked = request.get("ttl")
+        ttl = DEFAULT_TTL if asked is None else records.read_ttl(asked)
+        service_id = self._registry.register(info, extra, ttl, wire.fingerprint(request))
+        return {
+            "success": True,
+            "service_id": service_id,
+            "message": "Service registered successfully",
+        }
+
+    def _deregister(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        self._registry.deregister(_text(request, "service_id"), wire.fingerprint(request))
+        return {"success": True, "message": "Service deregistered successfully"}
+
+    def _renew(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        self._registry.renew(_text(request, "service_id"))
+        return {"success": True, "message": "Service renewed successfully"}
+
+    def _get(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        return {"success": True, "service": self._registry.get(_text(request, "service_id"))}
+
+    def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        kind = None if request.get("service_type") is None else _text(request, "service_type")
+        services = self._registry.list_services(kind)
+        return {"success": True, "services": services, **self._position()}
+
+    def _discover(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        service = self._registry.discover(_text(request, "service_type"))
+        return {"success": True, "service": service}
+
+    def _health(self, _request: Mapping[str, Any], _peer: Peer) -> Body:
+        return {"success": True, "status": "ok", "timestamp": int(self._wall())}
+
+    def _info(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        body = {"success": True, "status": "ok", **self._about(), **self._position()}
+        if request.get("services") is not False:
+            body["services"] = self._registry.list_services()
+        return body
+
+    def _events(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        limit = min(MAX_EVENTS, _count(request, "limit", MAX_EVENTS))
+        since = _count(request, "since", self._registry.seq)
+        epoch = None if request.get("epoch") is None else _text(request, "epoch")
+        events, reset = self._registry.events_since(since, epoch, limit)
+        return {
+            "success": True,
+            "events": registry.bodies(events),
+            "reset": reset,
+            **self._position(),
+        }
+
+    def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:
+        if not _is_this_machine(peer()):
+            raise Forbidden(
+                "terminate is taken only from the machine that the registry runs on",
+                hint='log in there and run "rs_cs stop"',
+            )
+        self._terminate()
+        return {"success": True, "status": "terminating", "timestamp": int(self._wall())}
+
+    def _position(self) -> Body:
+        return {"seq": self._registry.seq, "epoch": self._registry.epoch}
+
+
+def _text(request: Mapping[str, Any], field: str) -> str:
+    value = request.get(field)
+    if value is None or value == "":
+        raise InvalidRequest(f"Missing required field: {field}")
+    if not isinstance(value, str):
+        raise InvalidRequest(f"Invalid {field}: expected a string")
+    return value
+
+
+def _count(request: Mapping[str, Any], field: str, default: int) -> int:
+    value = request.get(field)
+    return default if value is None else int(records.checked(value, _Count, field))
+
+
+def _is_this_machine(peer: str) -> bool:
+    """Whether an address is one of ours: only then can a socket be bound to it."""
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((peer, 0))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,180 @@
+"""The exceptions of rsreg, and the codes they have on the wire.
+
+    RegistryError                    everything rsreg raises on purpose
+    ├── ConfigurationError           an argument or setting is wrong          (also ValueError)
+    ├── TransportError               question or answer got lost
+    │   ├── RequestTimeout           no answer within the timeout             (also TimeoutError)
+    │   └── Disconnected             the client is closed, or nothing can be sent
+    ├── ServerError                  the registry answered "no": .code, .hint, .details
+    │   ├── InvalidRequest           invalid-request
+    │   │   ├── InvalidJSON          invalid-json
+    │   │   └── UnknownAction        unknown-action
+    │   ├── UnknownService           unknown-service
+    │   ├── NoService                no-service
+    │   ├── DuplicateServiceType     duplicate_service_type
+    │   ├── Forbidden                forbidden
+    │   ├── Unavailable              unavailable
+    │   └── InternalError            internal
+    ├── AmbiguousName                a name or prefix fits several services
+    ├── StoreError                   server side: the store failed or was refused
+    └── PortInUse                    server side: a port is taken
+
+An unknown code decodes to plain `ServerError`, so older clients survive newer servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class RegistryError(Exception):
+    """Everything rsreg raises on purpose; `hint` says what to do, where that helps."""
+
+    hint: str | None
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigurationError(RegistryError, ValueError):
+    """An argument or a setting is wrong; nothing was sent or opened."""
+
+
+class TransportError(RegistryError):
+    """The question or the answer got lost; whether the change happened is unknown."""
+
+
+class RequestTimeout(TransportError, TimeoutError):
+    """The registry gave no answer within the timeout."""
+
+
+class Disconnected(TransportError):
+    """The client is closed, or nothing more can be sent."""
+
+
+class ServerError(RegistryError):
+    """The registry answered "no": `code` is for programs, the text for people."""
+
+    code: str = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code or type(self).code
+        self.details = dict(details or {})
+
+    def body(self) -> dict[str, Any]:
+        """The error object of the protocol (docs/protocol.md, "Errors")."""
+        body: dict[str, Any] = {"success": False, "error": str(self), "code": self.code}
+        if self.hint:
+            body["hint"] = self.hint
+        return body | self.details
+
+
+class InvalidRequest(ServerError):
+    """The request breaks a rule of the protocol; the text names the field."""
+
+    code = "invalid-request"
+
+
+class InvalidJSON(InvalidRequest):
+    """The request is not JSON as the protocol has it."""
+
+    code = "invalid-json"
+
+
+class UnknownAction(InvalidRequest):
+    """No action has this name."""
+
+    code = "unknown-action"
+
+
+class UnknownService(ServerError):
+    """No service has this id: it expired, left, or never was; register again."""
+
+    code = "unknown-service"
+
+
+class NoService(ServerError):
+    """No passing service of the type asked for."""
+
+    code = "no-service"
+
+
+class DuplicateServiceType(ServerError):
+    """The policy allows one service of this type, and there is one."""
+
+    code = "duplicate_service_type"
+
+
+class Forbidden(ServerError):
+    """This peer may not do that."""
+
+    code = "forbidden"
+
+
+class Unavailable(ServerError):
+    """The store can't do it now; nothing was changed, try again."""
+
+    code = "unavailable"
+
+
+class InternalError(ServerError):
+    """A fault of the registry; the details are in its log."""
+
+    code = "internal"
+
+
+class AmbiguousName(RegistryError):
+    """A name or a prefix fits several services; `candidates` holds their ids."""
+
+    def __init__(self, message: str, candidates: list[str]) -> None:
+        super().__init__(message, hint="use one of the ids: " + ", ".join(candidates))
+        self.candidates = candidates
+
+
+class StoreError(RegistryError):
+    """The store failed, or may not be used; chained to what the database said."""
+
+
+class PortInUse(RegistryError):
+    """A port of the server is taken by another program."""
+
+
+def _subclasses(cls: type[ServerError]) -> Iterator[type[ServerError]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+#: Wire code -> class. Codes are part of the protocol; a test keeps them unique.
+BY_CODE: dict[str, type[ServerError]] = {cls.code: cls for cls in _subclasses(ServerError)}
+
+#: What an error object holds beside `details`.
+_KNOWN_FIELDS = {"success", "error", "code", "hint", "message", "request_id"}
+
+
+def from_body(body: Mapping[str, Any]) -> ServerError:
+    """The exception that an error object stands for.
+
+    CGSE puts a code into `error` and the sentence into `message`; then the sentence is shown.
+    """
+    code = body.get("code")
+    if not isinstance(code, str):
+        code = ServerError.code
+    text = str(body.get("message") or body.get("error") or "the registry gave no reason")
+    hint = body.get("hint")
+    return BY_CODE.get(code, ServerError)(
+        text,
+        hint=str(hint) if hint else None,
+        code=code,
+        details={key: value for key, value in body.items() if key not in _KNOWN_FIELDS},
+    )

@@ -1,0 +1,77 @@
+"""One request, from the first send to its answer: all of its behaviour, and no I/O.
+
+`exchange` is a generator that says what to do next and is sent what came back. `channel.Channel`
+drives it with blocking sockets, `aio.AsyncChannel` with asyncio; neither knows why it waits.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from rsreg import errors, wire
+from rsreg.timing import Clock
+
+T = TypeVar("T")
+
+#: Times a request is sent within its timeout. A resend has the same id, so it is one request.
+ATTEMPTS = 3
+
+
+class Step(NamedTuple):
+    """What the driver does: send `frames`, if any, then wait for a reply up to `wait` seconds."""
+
+    frames: list[bytes] | None
+    wait: float
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One operation as data: the action, its parameters, and how to read the answer.
+
+    `otherwise` maps the codes of refusals that are an answer to this question ("not found") to it.
+    """
+
+    action: str
+    params: Mapping[str, Any]
+    read: Callable[[Mapping[str, Any]], T]
+    otherwise: Mapping[str, T]
+
+
+def exchange(
+    call: Call[T], *, timeout: float, endpoint: str, clock: Clock
+) -> Generator[Step, list[bytes] | None, T]:
+    """Run one call within `timeout` seconds in all.
+
+    Sends, waits for the reply that carries the request's own id, drops any other (a late answer to
+    a call given up on), sends the same request again after each third of the time, and gives up
+    with RequestTimeout. Raises ServerError for a refusal, ConfigurationError before anything is
+    sent if the request is no JSON.
+    """
+    request_id = uuid.uuid4().hex
+    message = {"action": call.action, **call.params, "request_id": request_id}
+    frames = wire.request_frames(message)
+    start = clock()
+    for attempt in range(1, ATTEMPTS + 1):
+        until = start + timeout * attempt / ATTEMPTS
+        received = yield Step(frames, max(0.0, until - clock()))
+        while received is not None:
+            reply = wire.read_reply(received)
+            if reply is not None and reply.pop("request_id", None) == request_id:
+                return _answer(call, reply)
+            received = yield Step(None, max(0.0, until - clock()))
+    raise errors.RequestTimeout(
+        f"no registry answers on {endpoint} within {timeout:g} s",
+        hint='start one with "rs_cs start", or set RSREG_ENDPOINT to where it runs',
+    )
+
+
+def _answer(call: Call[T], reply: Mapping[str, Any]) -> T:
+    if reply.get("success") is True:
+        return call.read(reply)
+    error = errors.from_body(reply)
+    if error.code in call.otherwise:
+        return call.otherwise[error.code]
+    raise error

@@ -1,0 +1,227 @@
+"""The greenlets of the server: RequestLoop, Publisher, Reaper; each a `step` that `run` repeats."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gevent
+import zmq
+from gevent.event import Event as Flag
+from gevent.queue import SimpleQueue
+
+from rsreg import wire
+from rsreg.dispatch import Body, Dispatcher, Peer
+from rsreg.errors import StoreError
+from rsreg.records import Event
+from rsreg.registry import Registry
+from rsreg.timing import Clock
+
+log = logging.getLogger(__name__)
+
+#: Requests taken from one socket before the others, and the other greenlets, have their turn.
+MAX_BATCH = 256
+#: Seconds between two looks at idle sockets: how old the judgement of a lease can be.
+TICK = 0.25
+#: Seconds beyond its tick after which the loop counts as having stood still.
+STALL = 1.0
+#: Services that expire in one transaction.
+EXPIRE_BATCH = 200
+
+Publish = Callable[[Sequence[Event]], None]
+
+
+class Readiness:
+    """Wakes one greenlet when one of several plain sockets may have something to read.
+
+    The file descriptor of a ZeroMQ socket is edge-triggered, and any look at the socket swallows
+    the edge: so the one greenlet that waits here is also the only one that reads, and it looks
+    before it waits.
+    """
+
+    def __init__(self, sockets: Sequence[zmq.Socket[bytes]], tick: float) -> None:
+        loop = gevent.get_hub().loop
+        self._sockets = sockets
+        self._flag = Flag()
+        self._watchers: list[Any] = [loop.io(socket.fileno(), 1) for socket in sockets]
+        self._watchers.append(loop.timer(tick, tick))
+        for watcher in self._watchers:
+            watcher.start(self._flag.set)
+
+    def wait(self) -> None:
+        """Return when there is something to read, or after a tick; others have run meanwhile."""
+        self._flag.clear()
+        if any(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN for socket in self._sockets):
+            gevent.sleep(0)
+        else:
+            self._flag.wait()
+
+    def close(self) -> None:
+        """Stop watching; before the sockets are closed."""
+        for watcher in self._watchers:
+            watcher.stop()
+            watcher.close()
+
+
+class RequestLoop:
+    """Takes requests in batches, commits what they change at once, and only then answers.
+
+    `sockets` are plain ROUTERs that nobody else reads, polls or writes. An acknowledged change is
+    durable; one that the store refused left no trace.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[zmq.Socket[bytes]],
+        registry: Registry,
+        dispatcher: Dispatcher,
+        publish: Publish,
+        clock: Clock,
+        cgse_reply: bytes = wire.CGSE_REPLY,
+    ) -> None:
+        #: Replies that could not be delivered: the client was gone, or does not read.
+        self.dropped = 0
+        self._sockets = sockets
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._publish = publish
+        self._clock = clock
+        self._cgse_reply = cgse_reply
+        self._ready = Readiness(sockets, TICK)
+        self._awake = clock()
+
+    def run(self, stop: Flag) -> None:
+        """Serve until `stop` is set."""
+        while not stop.is_set():
+            self._ready.wait()
+            self.step()
+
+    def close(self) -> None:
+        """Stop watching the sockets."""
+        self._ready.close()
+
+    def step(self) -> None:
+        """Serve what has arrived: take a batch, change and commit, reply, publish."""
+        self._notice_stall()
+        batch, emptied = self._receive()
+        bodies = self._answers(batch, None)
+        events: list[Event] = []
+        try:
+            events = self._registry.commit()
+        except StoreError as error:
+            log.error("changes were refused: %s", error)
+            bodies = self._answers(batch, error)
+        for (socket, envelope, _), body in zip(batch, bodies, strict=True):
+            if envelope.reply_to is not None:
+                self._send(socket, wire.close_reply(envelope.reply_to, body))
+        self._publish(events)
+        if emptied:
+            self._registry.caught_up()
+
+    def _notice_stall(self) -> None:
+        now = self._clock()
+        if now - self._awake > TICK + STALL:
+            log.warning(
+                "the server stood still for %.1f s: every lease starts afresh", now - self._awake
+            )
+            self._registry.grant_grace()
+        self._awake = now
+
+    def _receive(self) -> tuple[list[tuple[zmq.Socket[bytes], wire.Envelope, Peer]], bool]:
+        """A batch in order of arrival, and whether it left every socket empty."""
+        batch = []
+        emptied = True
+        for socket in self._sockets:
+            for _ in range(MAX_BATCH):
+                try:
+                    identity = socket.recv(zmq.DONTWAIT, copy=False)
+                except zmq.Again:
+                    break
+                frames = [identity.bytes, *socket.recv_multipart(zmq.DONTWAIT)]
+                envelope = wire.open_request(frames, self._cgse_reply)
+                if envelope is not None:
+                    batch.append((socket, envelope, _address_of(identity)))
+            else:
+                emptied = False
+        return batch, emptied
+
+    def _answers(
+        self,
+        batch: Sequence[tuple[zmq.Socket[bytes], wire.Envelope, Peer]],
+        failure: StoreError | None,
+    ) -> list[Body]:
+        answer = self._dispatcher.answer
+        return [answer(envelope.payload, peer, failure) for _, envelope, peer in batch]
+
+    def _send(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
+        try:
+            socket.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.ZMQError:
+            self.dropped += 1
+
+
+def _address_of(frame: zmq.Frame) -> Peer:
+    return lambda: str(frame.get("Peer-Address"))
+
+
+class Publisher:
+    """Sends committed events, in order, to whoever subscribed."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._queue: SimpleQueue[Event] = SimpleQueue()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Have events sent soon; never waits."""
+        for event in events:
+            self._queue.put(event)
+
+    def run(self, stop: Flag) -> None:
+        """Send until `stop` is set."""
+        while not stop.is_set():
+            self.step()
+
+    def step(self) -> None:
+        """Wait for an event and send it."""
+        self.send(self._queue.get())
+
+    def flush(self) -> None:
+        """Send what still waits."""
+        while not self._queue.empty():
+            self.step()
+
+    def send(self, event: Event) -> None:
+        """Send one event; a subscriber whose queue is full misses it and sees a gap in `seq`."""
+        log.info("%s %s", event.type, event.service_id)
+        self._socket.send_multipart([event.type.encode(), event.body], zmq.DONTWAIT)
+
+
+class Reaper:
+    """Removes the services whose lease lapsed, a batch a transaction."""
+
+    def __init__(self, registry: Registry, publish: Publish, interval: float) -> None:
+        self._registry = registry
+        self._publish = publish
+        self._interval = interval
+        self._failing = False
+
+    def run(self, stop: Flag) -> None:
+        """Make a pass every interval until `stop` is set."""
+        while not stop.wait(self._interval):
+            self.step()
+
+    def step(self) -> None:
+        """One pass. What the store refuses to remove stays, critical, for the next."""
+        try:
+            while self._registry.expire(EXPIRE_BATCH):
+                self._publish(self._registry.commit())
+                gevent.sleep(0)
+        except StoreError as error:
+            if not self._failing:
+                log.error("lapsed services could not be removed, trying on: %s", error)
+            self._failing = True
+            return
+        if self._failing:
+            log.info("lapsed services are removed again")
+        self._failing = False

@@ -1,0 +1,73 @@
+"""Real OS threads and locks, also in a process that gevent has monkey-patched.
+
+A heartbeat on a patched thread is a greenlet, and stops while the driver blocks. So the originals
+are looked up, when they are needed, from gevent's own record of what it replaced.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def _original(module: str, name: str) -> Any:
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None:
+        return monkey.get_original(module, name)
+    return getattr(importlib.import_module(module), name)
+
+
+def new_lock() -> Any:
+    """A lock that blocks the OS thread, never a greenlet."""
+    return _original("_thread", "allocate_lock")()
+
+
+def thread_id() -> int:
+    """The number of the OS thread that asks; the same in all of its greenlets."""
+    return int(_original("_thread", "get_ident")())
+
+
+class Stop:
+    """A flag that one real thread can wait for."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._lock = new_lock()
+        self._lock.acquire()
+
+    def is_set(self) -> bool:
+        """Whether `set` was called."""
+        return self._set
+
+    def set(self) -> None:
+        """Raise the flag and wake who waits for it; again is harmless."""
+        if not self._set:
+            self._set = True
+            self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most `seconds`; whether the flag is up."""
+        if not self._set and self._lock.acquire(True, max(0.0, seconds)):
+            self._lock.release()
+        return self._set
+
+
+class Thread:
+    """A real OS thread that runs `target`; it never keeps the interpreter from ending."""
+
+    def __init__(self, target: Callable[[], None]) -> None:
+        self._target = target
+        self._ended = Stop()
+        _original("_thread", "start_new_thread")(self._run, ())
+
+    def _run(self) -> None:
+        try:
+            self._target()
+        finally:
+            self._ended.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait until the thread has ended; whether it has."""
+        return self._ended.wait(timeout)

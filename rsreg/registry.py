@@ -1,0 +1,385 @@
+"""The rules of the registry, over its live view. No sockets.
+
+Every question is answered from memory. A change is applied to the live view at once and staged;
+`commit` makes all that is staged durable in one transaction, or puts the live view back.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from rsreg import records, wire
+from rsreg.backend import RegistryBackend
+from rsreg.errors import (
+    DuplicateServiceType,
+    InvalidRequest,
+    NoService,
+    StoreError,
+    Unavailable,
+    UnknownService,
+)
+from rsreg.records import Event, Service, ServiceInfo
+from rsreg.timing import Clock
+
+#: A discovery strategy: chooses one of the passing services of a type; never called with none.
+Strategy = Callable[[Sequence[Service]], Service]
+
+#: Requests remembered, so that a resend is no second one; as many as the journal keeps events.
+_MAX_ANSWERED = 10_000
+#: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
+_HEAP_SLACK = 4
+
+
+def random_choice(services: Sequence[Service]) -> Service:
+    """The default strategy: any of them."""
+    return random.choice(services)
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A service in the live view, and how long it may stay.
+
+    `deadline` is on the monotonic clock; `due` is when the heap of deadlines looks at the lease
+    next, never later than `deadline`. `head` is the record's JSON but for its last two fields.
+    """
+
+    service: Service
+    deadline: float
+    last_heartbeat: int
+    due: float
+    head: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.head = wire.encode(self.service.body())[:-1]
+
+    def record(self, passing: bool) -> msgspec.Raw:
+        """The record as the protocol shows it, as JSON."""
+        tail = b',"last_heartbeat":%d,"health":"%s"}' % (
+            self.last_heartbeat,
+            b"passing" if passing else b"critical",
+        )
+        return msgspec.Raw(self.head + tail)
+
+
+class Registry:
+    """Who is registered, who is passing, and what happened.
+
+    `clock` is monotonic and rules the leases; `wall` is what people read. A lease is judged not at
+    "now" but at the moment the request sockets were last found empty, which `caught_up` tells: a
+    heartbeat that waits in the queue counts. Raises ServerErrors, and StoreError from `open` and
+    `commit`.
+    """
+
+    def __init__(
+        self,
+        backend: RegistryBackend,
+        *,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+        strategy: Strategy = random_choice,
+        unique_service_types: bool = False,
+    ) -> None:
+        self.epoch = ""
+        self.seq = 0
+        self.unique_service_types = unique_service_types
+        self._backend = backend
+        self._clock = clock
+        self._wall = wall
+        self._strategy = strategy
+        self._judged = clock()
+        self._leases: dict[str, Lease] = {}
+        self._by_kind: dict[str, dict[str, Lease]] = {}
+        self._deadlines: list[tuple[float, str]] = []
+        #: Token of a request in the journal -> the service it was about.
+        self._answered: dict[str, str] = {}
+        self._staged: list[Event] = []
+        #: Id -> what the live view held before the first staged change of it.
+        self._before: dict[str, Lease | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    # -- opening and closing
+
+    def open(self) -> None:
+        """Load what is stored; every service gets a fresh ttl."""
+        self._backend.initialize()
+        stored = self._backend.load()
+        self.epoch, self.seq, self._answered = stored.epoch, stored.seq, stored.answered
+        self._judged = now = self._clock()
+        for service in stored.services:
+            self._insert(service, now, service.last_heartbeat)
+
+    def close(self) -> None:
+        """Store the times of the last heartbeats, and close the store."""
+        try:
+            self._backend.touch(
+                {service_id: lease.last_heartbeat for service_id, lease in self._leases.items()}
+            )
+        finally:
+            self._backend.close()
+
+    # -- time
+
+    def caught_up(self) -> None:
+        """The request sockets are empty: what has lapsed by now has lapsed."""
+        self._judged = self._clock()
+
+    def grant_grace(self) -> None:
+        """Give every lease a fresh ttl: this server stood still, and its services waited for it."""
+        now = self._clock()
+        for lease in self._leases.values():
+            lease.deadline = max(lease.deadline, now + lease.service.ttl)
+
+    def _passing(self, lease: Lease) -> bool:
+        return lease.deadline > self._judged
+
+    # -- questions
+
+    def get(self, service_id: str) -> msgspec.Raw:
+        """The record of a service; raises UnknownService."""
+        lease = self._leases.get(service_id)
+        if lease is None:
+            raise UnknownService("Service not found")
+        return lease.record(self._passing(lease))
+
+    def list_services(self, kind: str | None = None) -> list[msgspec.Raw]:
+        """The records of all services, or of those found under `kind`."""
+        leases = self._leases if kind is None else self._by_kind.get(kind, {})
+        return [lease.record(self._passing(lease)) for lease in leases.values()]
+
+    def discover(self, kind: str) -> msgspec.Raw:
+        """The record of one passing service of `kind`, by the strategy; raises NoService."""
+        passing = self._passing_of(kind)
+        if not passing:
+            raise NoService(f"No healthy service of type {kind} found")
+        chosen = self._strategy([lease.service for lease in passing])
+        return self._leases[chosen.id].record(True)
+
+    def events_since(self, since: int, epoch: str | None, limit: int) -> tuple[list[Event], bool]:
+        """Events after `since`, and whether the subscriber has to list anew.
+
+        It has to where `since` is of another epoch, ahead of us, or behind the journal. Raises
+        Unavailable.
+        """
+        if since > self.seq or epoch not in (None, self.epoch):
+            return [], True
+        if since == self.seq or limit == 0:
+            return [], False
+        try:
+            events = self._backend.events(since, limit)
+        except StoreError as error:
+            raise unavailable(error) from error
+        if not events or events[0].seq != since + 1:
+            return [], True
+        return events, False
+
+    def _passing_of(self, kind: str) -> list[Lease]:
+        return [lease for lease in self._by_kind.get(kind, {}).values() if self._passing(lease)]
+
+    # -- changes
+
+    def renew(self, service_id: str) -> None:
+        """Start a lease's ttl again; raises UnknownService. Nothing is stored."""
+        lease = self._leases.get(service_id)
+        if lease is None:
+            raise UnknownService("Service not found or could not be renewed")
+        lease.deadline = self._clock() + lease.service.ttl
+        lease.last_heartbeat = int(self._wall())
+
+    def register(
+        self, info: ServiceInfo, extra: dict[str, Any], ttl: float, token: str | None
+    ) -> str:
+        """Register a service, or update the one that has `info.id`; its id.
+
+        A `token` that the journal knows is a request that came again: it gets its first answer, and
+        nothing changes. Raises InvalidRequest, DuplicateServiceType.
+        """
+        if token is not None and (known := self._answered.get(token)) is not None:
+            return known
+        service = Service(
+            id=info.id or f"{records.slug(info.name)}-{uuid.uuid4()}",
+            name=info.name,
+            host=info.host,
+            port=info.port,
+            type=info.type,
+            tags=info.tags or [],
+            metadata=info.metadata or {},
+            ttl=ttl,
+            extra=extra,
+            last_heartbeat=int(self._wall()),
+        )
+        self._check_policy(info, service)
+        self._remember(service.id)
+        lease = self._insert(service, self._clock(), service.last_heartbeat)
+        self._stage("register", lease, True, token)
+        return service.id
+
+    def deregister(self, service_id: str, token: str | None) -> None:
+        """Remove a service; raises UnknownService, but not to a request that came again."""
+        if token is not None and self._answered.get(token) == service_id:
+            return
+        lease = self._leases.get(service_id)
+        if lease is None:
+            raise UnknownService("Service not found or could not be deregistered")
+        self._take_out("deregister", lease, token)
+
+    def expire(self, limit: int) -> int:
+        """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
+        gone = 0
+        while self._deadlines and self._deadlines[0][0] <= self._judged and gone < limit:
+            due, service_id = heapq.heappop(self._deadlines)
+            lease = self._leases.get(service_id)
+            if lease is None or lease.due != due:
+                continue
+            if self._passing(lease):
+                self._look_again(lease)
+            else:
+                self._take_out("expire", lease, None)
+                gone += 1
+        return gone
+
+    def commit(self) -> list[Event]:
+        """Make all that is staged durable; the events to publish.
+
+        On a StoreError nothing of it has happened, in the store and in the live view alike.
+        """
+        if not self._staged:
+            return []
+        changes = {
+            service_id: lease.service if (lease := self._leases.get(service_id)) else None
+            for service_id in self._before
+        }
+        try:
+            self._backend.commit(changes, self._staged)
+        except StoreError:
+            self._roll_back()
+            raise
+        events = self._staged
+        self._staged, self._before = [], {}
+        return events
+
+    def _check_policy(self, info: ServiceInfo, service: Service) -> None:
+        if info.singleton and info.allow_duplicate_service_type:
+            raise InvalidRequest(
+                "invalid_service_type_policy",
+                details={
+                    "message": "singleton and allow_duplicate_service_type cannot both be true."
+                },
+            )
+        unique = info.singleton or (
+            self.unique_service_types and not info.allow_duplicate_service_type
+        )
+        kind = service.effective_type
+        if not unique or kind is None:
+            return
+        for lease in self._passing_of(kind):
+            holder = lease.service
+            if holder.id != service.id:
+                raise DuplicateServiceType(
+                    "duplicate_service_type",
+                    hint=f"{holder.name} holds it on {holder.host}:{holder.port}",
+                    details={
+                        "message": f"Service type '{kind}' is already registered by "
+                        f"service_id '{holder.id}'.",
+                        "service_type": kind,
+                        "existing_service_id": holder.id,
+                    },
+                )
+
+    def _take_out(self, event_type: str, lease: Lease, token: str | None) -> None:
+        self._remember(lease.service.id)
+        self._remove(lease)
+        self._stage(event_type, lease, event_type != "expire" and self._passing(lease), token)
+
+    # -- staging
+
+    def _remember(self, service_id: str) -> None:
+        self._before.setdefault(service_id, self._leases.get(service_id))
+
+    def _stage(self, event_type: str, lease: Lease, passing: bool, token: str | None) -> None:
+        self.seq += 1
+        body = {
+            "type": event_type,
+            "timestamp": int(self._wall()),
+            "data": {"service_id": lease.service.id, "service_info": lease.record(passing)},
+            "seq": self.seq,
+            "epoch": self.epoch,
+        }
+        event = Event(
+            seq=self.seq,
+            type=event_type,
+            service_id=lease.service.id,
+            body=wire.encode(body),
+            token=token,
+        )
+        self._staged.append(event)
+        if token is not None:
+            self._answered[token] = lease.service.id
+            if len(self._answered) > _MAX_ANSWERED:
+                del self._answered[next(iter(self._answered))]
+
+    def _roll_back(self) -> None:
+        for service_id, lease in self._before.items():
+            if (current := self._leases.get(service_id)) is not None:
+                self._remove(current)
+            if lease is not None:
+                self._add(lease)
+                self._look_again(lease)
+        for event in self._staged:
+            if event.token is not None:
+                self._answered.pop(event.token, None)
+        self.seq -= len(self._staged)
+        self._staged, self._before = [], {}
+
+    # -- the live view
+
+    def _insert(self, service: Service, now: float, last_heartbeat: int) -> Lease:
+        deadline = now + service.ttl
+        lease = Lease(service, deadline, last_heartbeat, deadline)
+        if (current := self._leases.get(service.id)) is not None:
+            self._remove(current)
+        self._add(lease)
+        self._look_again(lease)
+        return lease
+
+    def _add(self, lease: Lease) -> None:
+        self._leases[lease.service.id] = lease
+        for kind in lease.service.kinds():
+            self._by_kind.setdefault(kind, {})[lease.service.id] = lease
+
+    def _remove(self, lease: Lease) -> None:
+        del self._leases[lease.service.id]
+        for kind in lease.service.kinds():
+            found = self._by_kind[kind]
+            del found[lease.service.id]
+            if not found:
+                del self._by_kind[kind]
+
+    def _look_again(self, lease: Lease) -> None:
+        """Put a lease on the heap at its deadline; a renewal leaves the heap alone."""
+        lease.due = lease.deadline
+        heapq.heappush(self._deadlines, (lease.due, lease.service.id))
+        if len(self._deadlines) > _HEAP_SLACK * (len(self._leases) + 1_000):
+            self._deadlines = [(lease.due, key) for key, lease in self._leases.items()]
+            heapq.heapify(self._deadlines)
+
+
+def unavailable(error: StoreError) -> Unavailable:
+    """What a client is told of a store that failed."""
+    return Unavailable(
+        f"The registry's store failed: {error}", hint="nothing was changed; try again"
+    )
+
+
+def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
+    """The events as the protocol shows them, as JSON."""
+    return [msgspec.Raw(event.body) for event in events]

@@ -1,0 +1,259 @@
+"""RegistryServer: bind, start, supervise, stop.
+
+The async names of the specification are offered here too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket as hosts
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import zmq
+import zmq.green
+from gevent.event import Event as Flag
+
+from rsreg import __version__, config, sockets, wire
+from rsreg.backend import RegistryBackend, SQLiteBackend
+from rsreg.client import RegistryClient
+from rsreg.dispatch import Body, Dispatcher
+from rsreg.errors import ConfigurationError, PortInUse, RegistryError
+from rsreg.loops import Publisher, Reaper, RequestLoop
+from rsreg.registry import Registry, Strategy, random_choice
+from rsreg.timing import Clock
+
+if TYPE_CHECKING:
+    from rsreg.aioserver import AsyncInMemoryBackend, AsyncRegistryServer, AsyncSQLiteBackend
+
+__all__ = [
+    "AsyncInMemoryBackend",
+    "AsyncRegistryServer",
+    "AsyncSQLiteBackend",
+    "RegistryServer",
+]
+
+log = logging.getLogger(__name__)
+
+#: Milliseconds that the last replies and events may take at a stop.
+_LINGER = 1_000
+#: Seconds to find out who has a port.
+_ASK_HOLDER = 0.5
+
+
+class RegistryServer:
+    """The registry as a gevent server: `start()`, `serve_forever()`, `stop()`, `started`.
+
+    `req_port` answers requests, `pub_port` publishes events, `hb_port` takes the heartbeats of
+    CGSE's clients: without one it is 4244 beside the default request port, none beside another.
+    Port 0 is a free one; the attributes hold the real ports once it is started. `backend` is an
+    SQLiteBackend on the default file unless given. `cleanup_interval` is in seconds. `bind` is the
+    local address, `*` for all. `unique_service_types` allows one service of each type.
+    `strategy` chooses in discovery. `cgse_reply` is `REP` for CGSE's clients of mid-2025.
+
+    It belongs to the hub of the thread that starts it. Patches nothing, installs no signal handler.
+    """
+
+    def __init__(
+        self,
+        req_port: int = config.DEFAULT_RS_REQ_PORT,
+        pub_port: int = config.DEFAULT_RS_PUB_PORT,
+        hb_port: int | None = None,
+        backend: RegistryBackend | None = None,
+        cleanup_interval: float = config.DEFAULT_CLEANUP_INTERVAL,
+        *,
+        bind: str = "*",
+        unique_service_types: bool = False,
+        strategy: Strategy = random_choice,
+        cgse_reply: str = wire.CGSE_REPLY.decode(),
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+    ) -> None:
+        if not cleanup_interval > 0:
+            raise ConfigurationError(
+                f"a cleanup interval is more than 0 seconds, not {cleanup_interval}"
+            )
+        if hb_port is None and req_port == config.DEFAULT_RS_REQ_PORT:
+            hb_port = config.DEFAULT_RS_HB_PORT
+        self.req_port = req_port
+        self.pub_port = pub_port
+        self.hb_port = hb_port
+        self.cleanup_interval = cleanup_interval
+        self.bind = bind
+        self.backend = backend or SQLiteBackend(config.default_database())
+        self.registry = Registry(
+            self.backend,
+            clock=clock,
+            wall=wall,
+            strategy=strategy,
+            unique_service_types=unique_service_types,
+        )
+        self._clock = clock
+        self._wall = wall
+        self._cgse_reply = cgse_reply.encode()
+        self._since = wall()
+        self._context: zmq.Context[Any] | None = None
+        self._open: list[zmq.Socket[bytes]] = []
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
+        self._stop = Flag()
+        self._stopped = Flag()
+        self._stop_asked = False
+        self._failure: BaseException | None = None
+        self._requests: RequestLoop | None = None
+        self._publisher: Publisher | None = None
+        self._wake: Any = None
+
+    @property
+    def started(self) -> bool:
+        """Whether it serves."""
+        return bool(self._greenlets) and not self._stop.is_set()
+
+    def start(self) -> None:
+        """Bind, open the store, and serve from now on; returns at once.
+
+        Raises PortInUse or StoreError, and then holds nothing. A server is started once.
+        """
+        if self._context is not None:
+            return
+        self._context = zmq.green.Context()
+        try:
+            routers, publisher = self._bind()
+            self.registry.open()
+        except RegistryError:
+            self._close()
+            raise
+        self._publisher = Publisher(publisher)
+        publish = self._publisher.publish
+        dispatcher = Dispatcher(self.registry, self._wall, self._about, self.request_stop)
+        self._requests = RequestLoop(
+            routers, self.registry, dispatcher, publish, self._clock, self._cgse_reply
+        )
+        reaper = Reaper(self.registry, publish, self.cleanup_interval)
+        self._wake = gevent.get_hub().loop.async_()
+        self._wake.start(lambda: gevent.spawn(self.stop))
+        self._since = self._wall()
+        for loop in (self._requests, self._publisher, reaper):
+            self._spawn(type(loop).__name__, loop.run)
+        if self._stop_asked:
+            self.request_stop()
+        log.info(
+            "registry started on ports %s, %s, %s with %d services from %s",
+            self.req_port,
+            self.pub_port,
+            self.hb_port,
+            len(self.registry),
+            self.backend.describe(),
+        )
+
+    def serve_forever(self) -> None:
+        """Start, unless it is, and serve until stopped; raises the fault if one ended it."""
+        self.start()
+        self._stopped.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End in order, within 2 s: answers are delivered, the times of heartbeats stored."""
+        if self._context is None or self._stop.is_set():
+            return
+        self._stop.set()
+        gevent.killall(self._greenlets, block=True, timeout=1)
+        self._wake.close()
+        if self._requests is not None:
+            self._requests.close()
+        if self._publisher is not None:
+            self._publisher.flush()
+        try:
+            self.registry.close()
+        except RegistryError as error:
+            log.error("the last heartbeats were not stored: %s", error)
+        self._close()
+        log.info("registry stopped")
+        self._stopped.set()
+
+    def request_stop(self) -> None:
+        """Have it stop soon; from any thread, greenlet or signal handler."""
+        self._stop_asked = True
+        if self._wake is not None and not self._stop.is_set():
+            self._wake.send()
+
+    def _bind(self) -> tuple[list[zmq.Socket[bytes]], zmq.Socket[bytes]]:
+        routers = [self._bound(sockets.router, "req_port")]
+        publisher = self._bound(sockets.publisher, "pub_port")
+        if self.hb_port is not None:
+            routers.append(self._bound(sockets.router, "hb_port"))
+        return routers, publisher
+
+    def _bound(self, make: Callable[[Any], zmq.Socket[bytes]], name: str) -> zmq.Socket[bytes]:
+        socket = make(self._context)
+        self._open.append(socket)
+        port = getattr(self, name)
+        try:
+            socket.bind(f"tcp://{self.bind}:{port}")
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EADDRINUSE:
+                raise PortInUse(
+                    f"port {port} is in use by {self._holder_of(port)}",
+                    hint="it may be the registry you want (rs_cs status); else choose other ports",
+                ) from error
+            raise ConfigurationError(f"can't listen on {self.bind}:{port}: {error}") from error
+        bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        setattr(self, name, int(bound.rpartition(":")[2]))
+        return socket
+
+    def _holder_of(self, port: int) -> str:
+        host = "localhost" if self.bind == "*" else self.bind
+        try:
+            with RegistryClient(f"{host}:{port}", timeout=_ASK_HOLDER) as client:
+                about = client.server_status()
+        except RegistryError:
+            return "another program"
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(about["started"]))
+        return f"the registry with pid {about['pid']} on {about['host']} since {since}"
+
+    def _spawn(self, name: str, run: Callable[[Flag], None]) -> None:
+        greenlet = gevent.spawn(run, self._stop)
+        greenlet.name = name
+        greenlet.link(self._ended)
+        self._greenlets.append(greenlet)
+
+    def _ended(self, greenlet: Any) -> None:
+        """One of the three is over: before a stop that is a fault, and the end of the server."""
+        if self._stop.is_set():
+            return
+        self._failure = greenlet.exception or RuntimeError("it returned")
+        log.critical("%s failed; the server ends", greenlet.name, exc_info=greenlet.exc_info)
+        self.request_stop()
+
+    def _about(self) -> Body:
+        return {
+            "req_port": self.req_port,
+            "pub_port": self.pub_port,
+            "hb_port": self.hb_port,
+            "enforce_unique_service_types": self.registry.unique_service_types,
+            "version": __version__,
+            "pid": os.getpid(),
+            "host": hosts.gethostname(),
+            "started": int(self._since),
+            "store": self.backend.describe(),
+            "cleanup_interval": self.cleanup_interval,
+            "dropped_replies": self._requests.dropped if self._requests else 0,
+        }
+
+    def _close(self) -> None:
+        for socket in self._open:
+            socket.close(linger=_LINGER)
+        self._open.clear()
+        if self._context is not None:
+            self._context.term()
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("AsyncInMemoryBackend", "AsyncRegistryServer", "AsyncSQLiteBackend"):
+        from rsreg import aioserver
+
+        return getattr(aioserver, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

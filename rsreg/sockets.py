@@ -1,0 +1,100 @@
+"""How every socket is set up, on both sides. Opens sockets, sends and reads nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import zmq
+
+from rsreg.errors import ConfigurationError
+from rsreg.wire import MAX_REQUEST
+
+#: Milliseconds between ZMTP heartbeats, and without any after which a connection counts as lost: a
+#: cut cable sends no FIN, and without them neither side ever notices.
+_HEARTBEAT_IVL, _HEARTBEAT_TIMEOUT = 5_000, 15_000
+#: Milliseconds for a handshake; silent connections hold a file descriptor that long.
+_HANDSHAKE_IVL = 5_000
+#: Messages queued for each peer of a ROUTER, either way. With `MAX_REQUEST` it bounds the memory
+#: that one peer can take.
+_ROUTER_HWM = 200
+#: Events queued for one slow subscriber; it learns from `seq` what it lost.
+_PUB_HWM = 10_000
+#: Bytes of a reply or event that a client takes.
+_MAX_REPLY = 32 * 1024 * 1024
+
+_own: tuple[int, zmq.Context[Any]] | None = None
+
+
+def own_context() -> zmq.Context[Any]:
+    """The context of rsreg's clients in this process; a forked child gets one of its own.
+
+    It is not `zmq.Context.instance()`, so that a program may terminate that one when it likes.
+    """
+    global _own
+    if _own is None or _own[0] != os.getpid():
+        _own = os.getpid(), zmq.Context()
+    return _own[1]
+
+
+def dealer(context: zmq.Context[Any], endpoint: str) -> Any:
+    """A client's socket for requests. It sets no identity: two of one get each other's mail."""
+    return _connected(context, zmq.DEALER, endpoint)
+
+
+def subscriber(context: zmq.Context[Any], endpoint: str) -> Any:
+    """A client's socket for events, all types: a gap in `seq` shows only to who gets them all."""
+    socket = _connected(context, zmq.SUB, endpoint)
+    socket.subscribe(b"")
+    return socket
+
+
+def router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
+    """A server's socket for requests or heartbeats.
+
+    A plain socket even on a green context: its one owner waits on its file descriptor (loops.py).
+    """
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER, socket_class=zmq.Socket)
+    _guard(socket)
+    socket.maxmsgsize = MAX_REQUEST
+    socket.rcvhwm = socket.sndhwm = _ROUTER_HWM
+    socket.backlog = 1024
+    # CGSE's clients reconnect under their own identity; the newest connection has it.
+    socket.router_handover = 1
+    # A reply that can't be delivered is an error to count, not a silence.
+    socket.router_mandatory = 1
+    return socket
+
+
+def publisher(context: zmq.Context[Any]) -> Any:
+    """A server's socket for events."""
+    socket = context.socket(zmq.PUB)
+    _guard(socket)
+    socket.maxmsgsize = MAX_REQUEST
+    socket.sndhwm = _PUB_HWM
+    return socket
+
+
+def _connected(context: zmq.Context[Any], kind: int, endpoint: str) -> Any:
+    socket = context.socket(kind)
+    _guard(socket)
+    socket.maxmsgsize = _MAX_REPLY
+    # Random, since libzmq itself has no jitter once a maximum is set.
+    socket.reconnect_ivl = random.randint(100, 300)
+    socket.reconnect_ivl_max = 2_000
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise ConfigurationError(f"can't connect to {endpoint!r}: {error}") from error
+    return socket
+
+
+def _guard(socket: Any) -> None:
+    socket.linger = 0
+    socket.heartbeat_ivl = _HEARTBEAT_IVL
+    socket.heartbeat_timeout = _HEARTBEAT_TIMEOUT
+    socket.heartbeat_ttl = _HEARTBEAT_TIMEOUT
+    socket.handshake_ivl = _HANDSHAKE_IVL
+    socket.tcp_keepalive = 1

@@ -1,0 +1,36 @@
+"""Clocks and delays."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+#: Seconds as a float: `time.monotonic` for deadlines, `time.time` for what people read.
+Clock = Callable[[], float]
+
+
+class Backoff:
+    """Growing delays with jitter, so that many clients don't come back in step.
+
+    Each is drawn from the upper half of a ceiling that doubles from `first` to `most` seconds.
+    """
+
+    def __init__(self, first: float, most: float) -> None:
+        self._first = min(first, most)
+        self._most = most
+        self._ceiling = self._first
+
+    def next(self) -> float:
+        """The next delay, in seconds."""
+        ceiling = self._ceiling
+        self._ceiling = min(self._most, 2 * ceiling)
+        return jitter(ceiling * 0.75, 1 / 3)
+
+    def reset(self) -> None:
+        """Start again from the first delay."""
+        self._ceiling = self._first
+
+
+def jitter(seconds: float, part: float = 0.1) -> float:
+    """`seconds`, give or take a random `part` of it."""
+    return seconds * random.uniform(1 - part, 1 + part)

@@ -1,0 +1,182 @@
+"""Frames <-> messages: the framings, JSON and its limits. No sockets, no clock.
+
+docs/protocol.md is the normative text. A request is recognised by its framing alone and answered in
+the framing it came in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from rsreg.errors import ConfigurationError, InvalidJSON, InvalidRequest
+
+#: Bytes in a request, and in any one of its frames.
+MAX_REQUEST = 64 * 1024
+#: Frames in a request, without the identity.
+MAX_FRAMES = 8
+#: Levels of arrays and objects in a request, the outermost included.
+MAX_DEPTH = 32
+#: Bytes of a `request_id` in UTF-8.
+MAX_REQUEST_ID = 64
+
+_WITH_REPLY = b"REQ"
+_WITHOUT_REPLY = (b"REQ_NO_REPLY", b"NO-REQ")
+#: The reply frame of CGSE since summer 2025, and the one of the months before.
+CGSE_REPLY = b"RESPONSE"
+CGSE_REPLY_2025 = b"REP"
+
+
+class Envelope(NamedTuple):
+    """An opened request: what its JSON is, and what stands before the reply's.
+
+    `reply_to` is None where no reply is wanted.
+    """
+
+    payload: bytes
+    reply_to: list[bytes] | None
+
+
+def open_request(frames: Sequence[bytes], cgse_reply: bytes = CGSE_REPLY) -> Envelope | None:
+    """The envelope of what a ROUTER received, or None for a framing that can't be answered.
+
+    A payload that breaks the rules of framing is empty; `read_request` then refuses it.
+    """
+    identity, rest = frames[0], list(frames[1:])
+    if len(rest) == 2 and rest[0]:
+        if rest[0] == _WITH_REPLY:
+            return Envelope(rest[1], [identity, cgse_reply])
+        if rest[0] in _WITHOUT_REPLY:
+            return Envelope(rest[1], None)
+    if b"" in rest[:MAX_FRAMES]:
+        end = rest.index(b"") + 1
+        payload = rest[end] if len(rest) == end + 1 and len(rest) <= MAX_FRAMES else b""
+        return Envelope(payload, [identity, *rest[:end]])
+    if len(rest) == 1:
+        return Envelope(rest[0], [identity])
+    return None
+
+
+def read_request(payload: bytes) -> dict[str, Any]:
+    """The JSON object of a request; raises InvalidJSON or InvalidRequest."""
+    if len(payload) > MAX_REQUEST:
+        raise InvalidRequest(
+            f"The request has {len(payload)} bytes", hint=f"at most {MAX_REQUEST} are taken"
+        )
+    try:
+        request = msgspec.json.decode(payload)
+    except RecursionError:
+        raise _too_deep() from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidJSON("Invalid JSON format", hint=str(error)) from error
+    if not isinstance(request, dict):
+        raise InvalidRequest(f"A request is a JSON object, not {_json_type(request)}")
+    # Fewer brackets than levels allowed, which is so for nearly all requests, can't be too deep.
+    if payload.count(b"{") + payload.count(b"[") > MAX_DEPTH and _depth(request) > MAX_DEPTH:
+        raise _too_deep()
+    return request
+
+
+def request_id_of(request: Mapping[str, Any]) -> str | None:
+    """The `request_id` to echo; raises InvalidRequest for one that is no short string."""
+    request_id = request.get("request_id")
+    if request_id is None:
+        return None
+    if not isinstance(request_id, str) or len(request_id.encode()) > MAX_REQUEST_ID:
+        raise InvalidRequest(
+            "Invalid request_id", hint=f"a request_id is a string of at most {MAX_REQUEST_ID} bytes"
+        )
+    return request_id
+
+
+def fingerprint(request: Mapping[str, Any]) -> str | None:
+    """A token that two requests share only if one is a resend of the other.
+
+    None without a `request_id`: then nobody can tell a resend from a second request. It covers the
+    whole request, so two clients that both count from 1 are not taken for one. Raises
+    InvalidRequest for what can be read but not written again: whole numbers of more than 64 bits.
+    """
+    try:
+        canonical = msgspec.json.encode(request, order="deterministic")
+    except OverflowError:
+        raise InvalidRequest(
+            "A number in the request is too large", hint="whole numbers have at most 64 bits"
+        ) from None
+    if request.get("request_id") is None:
+        return None
+    return hashlib.blake2b(canonical, digest_size=16).hexdigest()
+
+
+def close_reply(reply_to: list[bytes], body: Mapping[str, Any]) -> list[bytes]:
+    """The frames of a reply."""
+    return [*reply_to, encode(body)]
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """A message of the server as JSON; a `msgspec.Raw` in it is taken as JSON already made."""
+    return msgspec.json.encode(body)
+
+
+def request_frames(message: Mapping[str, Any]) -> list[bytes]:
+    """The frames of a request from a DEALER of ours; raises ConfigurationError if it is no JSON."""
+    try:
+        payload = json.dumps(message, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"this request can't be written as JSON: {error}",
+            hint="metadata holds texts, finite numbers, booleans, None, lists and dicts",
+        ) from error
+    if len(payload) > MAX_REQUEST:
+        raise ConfigurationError(
+            f"this request has {len(payload)} bytes, the registry takes {MAX_REQUEST}",
+            hint="metadata is for small facts; put large data elsewhere and register where it is",
+        )
+    return [b"", payload]
+
+
+def read_reply(frames: Sequence[bytes]) -> dict[str, Any] | None:
+    """The JSON object of a reply to a DEALER of ours, or None if it is no such thing."""
+    return _object(frames[1]) if len(frames) == 2 and not frames[0] else None
+
+
+def read_event(frames: Sequence[bytes]) -> dict[str, Any] | None:
+    """The JSON object of an event from SUB, or None if it is no such thing."""
+    event = _object(frames[1]) if len(frames) == 2 else None
+    return event if event and isinstance(event.get("data"), dict) else None
+
+
+def _object(payload: bytes) -> dict[str, Any] | None:
+    try:
+        message = msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _json_type(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, list):
+        return "an array"
+    return "a string" if isinstance(value, str) else "a number"
+
+
+def _depth(value: object) -> int:
+    """Levels of arrays and objects; no recursion, whatever was sent."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, (dict, list))]:
+        depth += 1
+        level = [
+            child for item in level for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(f"The request is nested deeper than {MAX_DEPTH} levels")

@@ -1,0 +1,53 @@
+"""The project's metadata; pyproject.toml holds the settings of the tools."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "rsreg" / "__init__.py").read_text())
+
+setup(
+    name="rsreg",
+    version=VERSION[1],
+    description="Service registry for test and measurement labs",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["rsreg", "rsreg.*"]),
+    package_data={"rsreg": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "pyzmq>=27",
+        "msgspec>=0.20",
+        "gevent>=25.9",
+        "peewee>=4.5",
+        "click>=8.1",
+        "rich>=14",
+    ],
+    extras_require={
+        "shell": ["ipython"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout",
+            "pytest-randomly",
+            "pytest-cov",
+            "hypothesis",
+            "mypy",
+            "ruff",
+            "types-gevent",
+        ],
+    },
+    entry_points={"console_scripts": ["rs_cs = rsreg.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering",
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
+    ],
+)

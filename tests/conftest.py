@@ -1,0 +1,45 @@
+"""Fixtures that tests share; helpers.py holds what they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import HandClock, ServerProcess, serving
+
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    """A clock that the test moves."""
+    return HandClock()
+
+
+@pytest.fixture
+def server() -> Iterator[RegistryServer]:
+    """A server in this process, in memory, on free ports."""
+    with serving(backend=InMemoryBackend()) as running:
+        yield running
+
+
+@pytest.fixture
+def endpoint(server: RegistryServer) -> str:
+    """Where `server` takes requests."""
+    return f"tcp://127.0.0.1:{server.req_port}"
+
+
+@pytest.fixture
+def client(endpoint: str) -> Iterator[RegistryClient]:
+    """A client of `server`."""
+    with RegistryClient(endpoint, timeout=10) as connected:
+        yield connected
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server process on a file, not started yet."""
+    server = ServerProcess(tmp_path / "registry.db")
+    yield server
+    server.stop()

@@ -1,0 +1,175 @@
+"""What tests share: a clock held in the hand, waiting for a condition, servers, raw sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gevent
+import zmq
+
+from rsreg import RegistryServer
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class HandClock:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self, now: float = 1_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        self.now += seconds
+
+
+def wait_until(condition: Callable[[], T], timeout: float = 20.0) -> T:
+    """The first true value of `condition()`; fails after `timeout` seconds."""
+    until = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < until, f"not so within {timeout} s: {condition}"
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(*args: Any, **options: Any) -> Iterator[RegistryServer]:
+    """A server with a hub of its own, in a thread, on free ports unless told otherwise."""
+    options = {"bind": "127.0.0.1", "cleanup_interval": 0.2, **options}
+    server = RegistryServer(*(args or (0, 0, 0)), **options)
+    ready = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            server.start()
+            ready.set()
+            server.serve_forever()
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            ready.set()
+            gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    assert ready.wait(20)
+    if failures:
+        thread.join()
+        raise failures[0]
+    try:
+        yield server
+    finally:
+        server.request_stop()
+        thread.join(20)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+class ServerProcess:
+    """A real server process, on ports that it keeps over restarts.
+
+    `store` is a path, or None for memory. Signals go by process id; `stop` ends it in any case.
+    """
+
+    def __init__(self, store: Path | None = None, **options: Any) -> None:
+        self.options = {"bind": "127.0.0.1", "cleanup_interval": 0.5, **options}
+        self.store = store
+        self.ports: list[int | None] = [0, 0, 0]
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> ServerProcess:
+        """Start it and wait until it serves."""
+        settings = {
+            "ports": self.ports,
+            "store": str(self.store) if self.store else None,
+            "options": self.options,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "serve.py"), json.dumps(settings)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the server did not start: exit code {self.process.wait(10)}"
+        self.ports = json.loads(line)
+        return self
+
+    @property
+    def endpoint(self) -> str:
+        """Of requests."""
+        return f"tcp://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def hb_endpoint(self) -> str:
+        """Of heartbeats."""
+        return f"tcp://127.0.0.1:{self.ports[2]}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """`kill -9`, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def wait(self, timeout: float = 20.0) -> int:
+        """Its exit code."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        code = self.process.wait(timeout)
+        self.process.stdout.close()
+        return code
+
+    def stop(self) -> None:
+        """End it, whatever state it is in."""
+        if self.process is not None and self.process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.process.kill()
+        if self.process is not None:
+            self.wait()
+
+    def __enter__(self) -> ServerProcess:
+        return self.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+
+@contextmanager
+def raw_socket(kind: int, endpoint: str, **options: Any) -> Iterator[zmq.Socket[bytes]]:
+    """A plain ZeroMQ socket, as any program in any language has it."""
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+    socket.linger = 0
+    for name, value in options.items():
+        setattr(socket, name, value)
+    socket.connect(endpoint)
+    try:
+        yield socket
+    finally:
+        socket.close()
+
+
+def received(socket: zmq.Socket[bytes], timeout: float = 10.0) -> list[bytes]:
+    """The next message of a raw socket; fails if none comes."""
+    assert socket.poll(int(timeout * 1000)), "no message came"
+    return socket.recv_multipart()

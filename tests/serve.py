@@ -1,0 +1,22 @@
+"""Runs one registry server for a test; prints its ports as JSON once it serves."""
+
+import json
+import signal
+import sys
+
+import gevent
+
+from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend
+
+settings = json.loads(sys.argv[1])
+store = settings["store"]
+server = RegistryServer(
+    *settings["ports"],
+    backend=SQLiteBackend(store) if store else InMemoryBackend(),
+    **settings["options"],
+)
+for number in (signal.SIGTERM, signal.SIGINT):
+    gevent.signal_handler(number, server.request_stop)
+server.start()
+print(json.dumps([server.req_port, server.pub_port, server.hb_port]), flush=True)
+server.serve_forever()
