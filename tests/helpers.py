@@ -18,6 +18,7 @@ import gevent
 import zmq
 
 from rsreg import RegistryServer
+from rsreg.errors import RegistryError
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,14 +55,14 @@ def serving(*args: Any, **options: Any) -> Iterator[RegistryServer]:
     options = {"bind": "127.0.0.1", "cleanup_interval": 0.2, **options}
     server = RegistryServer(*(args or (0, 0, 0)), **options)
     ready = threading.Event()
-    failures: list[BaseException] = []
+    failures: list[RegistryError] = []
 
     def run() -> None:
         try:
             server.start()
             ready.set()
             server.serve_forever()
-        except BaseException as error:
+        except RegistryError as error:
             failures.append(error)
         finally:
             ready.set()

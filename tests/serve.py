@@ -18,5 +18,6 @@ server = RegistryServer(
 for number in (signal.SIGTERM, signal.SIGINT):
     gevent.signal_handler(number, server.request_stop)
 server.start()
-print(json.dumps([server.req_port, server.pub_port, server.hb_port]), flush=True)
+sys.stdout.write(json.dumps([server.req_port, server.pub_port, server.hb_port]) + "\n")
+sys.stdout.flush()
 server.serve_forever()
