@@ -290,6 +290,10 @@ class AsyncRegistryClient:
             if listener is not asyncio.current_task():
                 await asyncio.wait([listener])
 
+    async def events_since(self, seq: int | None = None, epoch: str | None = None) -> Record:
+        """See RegistryClient."""
+        return await self._run(calls.events(seq, epoch))
+
     async def _listen(self, socket: Any, channel: AsyncChannel, follower: Follower) -> None:
         try:
             while True:
@@ -331,6 +335,8 @@ class AsyncRegistryClient:
     async def _register(self, wanted: Registration) -> str:
         service_id = await self._run(calls.register(wanted))
         self._registration = wanted.with_id(service_id)
+        if self._heartbeat is not None:
+            self._heartbeat.follow(self._registration)
         return service_id
 
     def _own_id(self, service_id: str | None) -> str | None:

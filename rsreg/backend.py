@@ -137,13 +137,13 @@ class SQLiteBackend:
         with _refusing(f"can't read {self.describe()}"):
             services = [_service(row) for row in self._rows(model.Service.select().dicts())]
             journal = model.Event.select(model.Event.token, model.Event.service_id)
-            named = journal.where(model.Event.token.is_null(False)).tuples()
+            named = journal.where(model.Event.token.is_null(False)).order_by(model.Event.seq)
             newest = model.Event.select(peewee.fn.MAX(model.Event.seq))
             return Stored(
                 epoch=self._meta("epoch"),
                 seq=newest.scalar(self._database) or 0,
                 services=services,
-                answered=dict(self._rows(named)),
+                answered=dict(self._rows(named.tuples())),
             )
 
     def commit(

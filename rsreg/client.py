@@ -6,10 +6,10 @@ specification.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
@@ -30,6 +30,9 @@ __all__ = ["AsyncRegistryClient", "RegistryClient"]
 
 T = TypeVar("T")
 Handler = Callable[[Record], object]
+
+#: Seconds that `close` waits for a call under way in another thread.
+_CLOSE = 0.5
 
 
 class RegistryClient:
@@ -98,7 +101,8 @@ class RegistryClient:
         self.stop_heartbeat()
         self.stop_event_listener()
         self._closed = True
-        with self._alone(self.settings.timeout):
+        # A call under way in another thread closes the socket itself when it is over.
+        with contextlib.suppress(RequestTimeout), self._alone(_CLOSE):
             self._channel.close()
 
     close = disconnect
@@ -275,6 +279,14 @@ class RegistryClient:
             self._listener.stop()
             self._listener = None
 
+    def events_since(self, seq: int | None = None, epoch: str | None = None) -> Record:
+        """The journal after `seq` (docs/protocol.md, "events"), at most 1000 events of it.
+
+        `{"events": […], "seq": …, "epoch": …, "reset": …}`: `reset` says that it does not reach
+        back to `seq`, or is not that of `epoch`. Without `seq` it just says where it stands.
+        """
+        return self._run(calls.events(seq, epoch))
+
     def _deliver(self, event: Record) -> None:
         for handler in self._handlers.get(event["type"], []):
             handler(event["data"])
@@ -287,12 +299,17 @@ class RegistryClient:
         with self._alone(limit):
             if self._closed:
                 raise Disconnected("this client is closed", hint="call connect() to use it again")
-            return self._channel.run(call, max(0.0, limit - (time.monotonic() - start)))
+            try:
+                return self._channel.run(call, max(0.0, limit - (time.monotonic() - start)))
+            finally:
+                if self._closed:
+                    self._channel.close()
 
     def _register(self, wanted: Registration) -> str:
         service_id = self._run(calls.register(wanted))
-        self._current_process()
         self._registration = wanted.with_id(service_id)
+        if self._heartbeat is not None:
+            self._heartbeat.follow(self._registration)
         return service_id
 
     def _own_id(self, service_id: str | None) -> str | None:
@@ -300,7 +317,7 @@ class RegistryClient:
             return service_id
         return self._registration.service_id
 
-    @contextmanager
+    @contextlib.contextmanager
     def _alone(self, timeout: float) -> Iterator[None]:
         """Hold the client, by a lock of real threads; raises RuntimeError for a second greenlet."""
         self._current_process()

@@ -89,13 +89,11 @@ class Dispatcher:
         return body
 
     def _handle(self, request: Body, peer: Peer, failure: StoreError | None) -> Body:
-        action = request.get("action")
-        if action is None or action == "":
-            raise InvalidRequest("Missing required field: action")
-        handler = self._handlers.get(action) if isinstance(action, str) else None
+        action = _text(request, "action")
+        handler = self._handlers.get(action)
         if handler is None:
             raise UnknownAction(
-                f"Unknown action: {action if isinstance(action, str) else '(not a string)'}",
+                f"Unknown action: {action}",
                 hint="the actions are " + ", ".join(self._handlers),
             )
         if failure is not None and action in WRITES:

@@ -63,7 +63,7 @@ def exchange(
                 return _answer(call, reply)
             received = yield Step(None, max(0.0, until - clock()))
     raise errors.RequestTimeout(
-        f"no registry answers on {endpoint} within {timeout:g} s",
+        f"no registry answers on {endpoint} within {timeout:.3g} s",
         hint='start one with "rs_cs start", or set RSREG_ENDPOINT to where it runs',
     )
 

@@ -59,6 +59,11 @@ class Heartbeat:
             raise ConfigurationError(f"a heartbeat interval is more than 0 seconds, not {interval}")
         return cls(registration, settings.hb_endpoint or settings.req_endpoint, interval)
 
+    def follow(self, registration: Registration) -> None:
+        """Its service was registered anew: that is now what would be registered again."""
+        if registration.service_id == self._id:
+            self._registration = registration
+
     def start(self) -> None:
         """Beat from now on, in a thread of its own."""
         self._thread = Thread(lambda: self.run(self._stop))

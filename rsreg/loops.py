@@ -135,11 +135,12 @@ class RequestLoop:
         for socket in self._sockets:
             for _ in range(MAX_BATCH):
                 try:
+                    # A Frame, not bytes: only it knows the peer's address.
                     identity = socket.recv(zmq.DONTWAIT, copy=False)
+                    frames = socket.recv_multipart(zmq.DONTWAIT)
                 except zmq.Again:
                     break
-                frames = [identity.bytes, *socket.recv_multipart(zmq.DONTWAIT)]
-                envelope = wire.open_request(frames, self._cgse_reply)
+                envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
                 if envelope is not None:
                     batch.append((socket, envelope, _address_of(identity)))
             else:

@@ -6,6 +6,7 @@ are looked up, when they are needed, from gevent's own record of what it replace
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable
@@ -45,7 +46,9 @@ class Stop:
         """Raise the flag and wake who waits for it; again is harmless."""
         if not self._set:
             self._set = True
-            self._lock.release()
+            # Two threads may set it at once; the lock is released by the first.
+            with contextlib.suppress(RuntimeError):
+                self._lock.release()
 
     def wait(self, seconds: float) -> bool:
         """Wait at most `seconds`; whether the flag is up."""

@@ -174,3 +174,31 @@ def received(socket: zmq.Socket[bytes], timeout: float = 10.0) -> list[bytes]:
     """The next message of a raw socket; fails if none comes."""
     assert socket.poll(int(timeout * 1000)), "no message came"
     return socket.recv_multipart()
+
+
+@contextmanager
+def scripted_server(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Iterator[str]:
+    """A registry that answers as `answer` says, None: not at all; yields its endpoint."""
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    socket.linger = 0
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            if socket.poll(20):
+                *envelope, payload = socket.recv_multipart()
+                request = json.loads(payload)
+                body = answer(request)
+                if body is not None:
+                    body = {**body, "request_id": request["request_id"]}
+                    socket.send_multipart([*envelope, json.dumps(body).encode()])
+
+    thread = threading.Thread(target=run, name="scripted server")
+    thread.start()
+    try:
+        yield f"tcp://127.0.0.1:{port}"
+    finally:
+        over.set()
+        thread.join()
+        socket.close()

@@ -1,0 +1,240 @@
+"""The asyncio client and the asyncio face of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ServerProcess, scripted_server, wait_until
+from test_client import slow_once
+
+from rsreg import AsyncRegistryClient, RegistryClient
+from rsreg.errors import Disconnected, PortInUse, RequestTimeout
+from rsreg.server import AsyncInMemoryBackend, AsyncRegistryServer, AsyncSQLiteBackend
+
+
+def test_the_same_calls_as_coroutines(endpoint: str) -> None:
+    async def main() -> None:
+        async with AsyncRegistryClient(endpoint, timeout=10) as client:
+            assert await client.discover_service("PUNA") is None
+            assert await client.get_endpoint("PUNA") is None
+            assert await client.get_service() is None
+            assert await client.deregister() is False
+            assert await client.renew() is False
+            assert await client.reregister() is None
+            service_id = await client.register(
+                "puna_cs", "10.0.0.5", 5000, "PUNA", {"version": "1.4"}, 30, tags=["optics"]
+            )
+            service = await client.get_service()
+            assert service is not None
+            assert service["tags"] == ["optics"]
+            assert await client.discover_service("optics") == service
+            assert await client.find_service("puna") == service
+            assert await client.list_services() == [service]
+            assert await client.get_endpoint("PUNA") == "tcp://10.0.0.5:5000"
+            assert (await client.wait_for("PUNA", timeout=10))["PUNA"] == service
+            assert (await client.wait_for("CAMERA", timeout=0.2))["CAMERA"] is None
+            assert await client.renew()
+            assert await client.reregister() == service_id
+            assert await client.health_check()
+            status = await client.server_status()
+            assert [known["id"] for known in status["services"]] == [service_id]
+            assert len((await client.events_since(0))["events"]) == 2
+            assert await client.deregister()
+            assert await client.get_service(service_id) is None
+
+    asyncio.run(main())
+
+
+def test_connect_may_be_awaited_or_not(endpoint: str) -> None:
+    async def main() -> None:
+        client = AsyncRegistryClient(endpoint, timeout=10)
+        client.connect()
+        assert await client.health_check()
+        await client.close()
+        with pytest.raises(Disconnected):
+            await client.list_services()
+        assert await client.health_check() is False
+        await client.connect()
+        assert await client.health_check()
+        await client.disconnect()
+
+    asyncio.run(main())
+
+
+def test_tasks_share_a_client(endpoint: str) -> None:
+    async def main() -> None:
+        async with AsyncRegistryClient(endpoint, timeout=10) as client:
+
+            async def ask(name: str) -> bool:
+                service_id = await client.register(name, "egse3", 5000, name)
+                found = await client.discover_service(name)
+                return found is not None and found["id"] == service_id
+
+            assert all(await asyncio.gather(*(ask(f"svc-{number}") for number in range(50))))
+
+    asyncio.run(main())
+
+
+def test_a_late_reply_is_never_the_answer_to_a_later_question() -> None:
+    async def main(endpoint: str) -> None:
+        async with AsyncRegistryClient(endpoint, timeout=0.5) as client:
+            with pytest.raises(RequestTimeout):
+                await client.discover_service("A")
+            client.settings.timeout = 10
+            for kind in ("B", "C", "D"):
+                assert await client.discover_service(kind) == {"name": kind}
+
+    with scripted_server(slow_once(0.8)) as endpoint:
+        asyncio.run(main(endpoint))
+
+
+def test_a_cancelled_call_leaves_no_answer_behind() -> None:
+    async def main(endpoint: str) -> None:
+        async with AsyncRegistryClient(endpoint, timeout=10) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.discover_service("A"), 0.3)
+            assert await client.discover_service("B") == {"name": "B"}
+
+    with scripted_server(slow_once(0.8)) as endpoint:
+        asyncio.run(main(endpoint))
+
+
+def test_every_call_ends_within_its_timeout_with_the_server_stopped(
+    process: ServerProcess,
+) -> None:
+    process.start()
+
+    async def main() -> None:
+        async with AsyncRegistryClient(process.endpoint, timeout=10) as client:
+            await client.register("puna_cs", "egse3", 5000)
+            await client.start_event_listener()
+            client.settings.timeout = 0.5
+            process.signal(signal.SIGSTOP)
+            for call in (client.list_services, client.renew, client.server_status):
+                started = time.monotonic()
+                with pytest.raises(RequestTimeout):
+                    await call()
+                assert time.monotonic() - started < 1.5
+            # Tasks that wait for their turn have no more time than others.
+            started = time.monotonic()
+            results = await asyncio.gather(
+                *(client.list_services() for _ in range(5)), return_exceptions=True
+            )
+            assert all(isinstance(result, RequestTimeout) for result in results)
+            assert time.monotonic() - started < 1.5
+            started = time.monotonic()
+        assert time.monotonic() - started < 2
+
+    asyncio.run(main())
+
+
+def test_handlers_may_be_functions_or_coroutines(endpoint: str) -> None:
+    async def main() -> list[tuple[str, str]]:
+        heard: list[tuple[str, str]] = []
+        async with AsyncRegistryClient(endpoint, timeout=10) as client:
+
+            async def coroutine(data: dict[str, Any]) -> None:
+                assert await client.health_check()
+                heard.append(("coroutine", data["service_info"]["name"]))
+
+            client.on_event(
+                "register", lambda data: heard.append(("function", data["service_info"]["name"]))
+            )
+            client.on_event("register", lambda data: 1 / 0)
+            client.on_event("register", coroutine)
+            await client.start_event_listener()
+            for name in ("a", "b", "c"):
+                await client.register(name, "egse3", 5000)
+            until = time.monotonic() + 20
+            while len(heard) < 6:
+                assert time.monotonic() < until
+                await asyncio.sleep(0.02)
+            await client.stop_event_listener()
+        return heard
+
+    assert asyncio.run(main()) == [
+        (kind, name) for name in ("a", "b", "c") for kind in ("function", "coroutine")
+    ]
+
+
+def test_the_heartbeat_survives_a_blocked_event_loop(process: ServerProcess) -> None:
+    process.start()
+
+    async def main() -> None:
+        async with AsyncRegistryClient(process.endpoint, timeout=10) as client:
+            await client.register("puna_cs", "egse3", 5000, ttl=1)
+            await client.start_heartbeat()
+            time.sleep(4)
+            assert await client.get_service() is not None
+            assert [event["type"] for event in (await client.events_since(0))["events"]] == [
+                "register"
+            ]
+            assert await client.deregister()
+
+    asyncio.run(main())
+
+
+def test_the_server_runs_under_asyncio_and_stops_when_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = AsyncSQLiteBackend(tmp_path / "registry.db")
+        await backend.initialize()
+        server = AsyncRegistryServer(0, 0, backend=backend)
+        serving = asyncio.create_task(server.start())
+        while not server.server.started:
+            await asyncio.sleep(0.01)
+        assert server.server.hb_port is None
+        async with AsyncRegistryClient(f"127.0.0.1:{server.server.req_port}", timeout=10) as client:
+            await client.register("puna_cs", "egse3", 5000)
+            assert [service["name"] for service in await client.list_services()] == ["puna_cs"]
+        server.stop()
+        await asyncio.wait_for(serving, 20)
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_server_stops_in_order(tmp_path: Path) -> None:
+    store = tmp_path / "registry.db"
+
+    async def main() -> None:
+        backend = AsyncSQLiteBackend(store)
+        await backend.initialize()
+        server = AsyncRegistryServer(0, 0, backend=backend)
+        serving = asyncio.create_task(server.start())
+        while not server.server.started:
+            await asyncio.sleep(0.01)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert not server.server.started
+        again = AsyncSQLiteBackend(store)
+        await again.initialize()
+        again.close()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_cannot_start_says_why(endpoint: str) -> None:
+    async def main() -> None:
+        backend = AsyncInMemoryBackend()
+        await backend.initialize()
+        port = int(endpoint.rpartition(":")[2])
+        server = AsyncRegistryServer(port, 0, backend=backend, bind="127.0.0.1")
+        with pytest.raises(PortInUse, match=f"port {port} is in use by the registry with pid"):
+            await server.start()
+
+    asyncio.run(main())
+
+
+def test_sync_and_async_clients_side_by_side(endpoint: str, client: RegistryClient) -> None:
+    async def main() -> None:
+        async with AsyncRegistryClient(endpoint, timeout=10) as other:
+            service_id = await other.register("puna_cs", "egse3", 5000, "PUNA")
+            assert client.renew(service_id)
+
+    asyncio.run(main())
+    assert wait_until(lambda: client.discover_service("PUNA"))
