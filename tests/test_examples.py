@@ -1,0 +1,95 @@
+"""The examples of the documents run, and show what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from helpers import ROOT, wait_until
+
+from rsreg import RegistryClient
+
+EXAMPLES = ROOT / "docs" / "examples"
+
+
+@contextmanager
+def example(name: str, *args: str, endpoint: str = "") -> Iterator[subprocess.Popen[str]]:
+    """An example program, running."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *args],
+        env={**os.environ, "RSREG_ENDPOINT": endpoint},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    """All that it prints; it has to end well."""
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    return printed
+
+
+def test_a_driver_a_command_and_a_follower(endpoint: str, client: RegistryClient) -> None:
+    with example("follow", "2", endpoint=endpoint) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "listening\n"
+        with example("driver", "1", endpoint=endpoint) as driver:
+            with example("command", "home", endpoint=endpoint) as command:
+                assert output(command) == "puna_cs says done: home\n"
+            assert output(driver) == ""
+        assert client.list_services() == []
+        assert output(follower) == "puna_cs is here\npuna_cs left\n"
+
+
+def test_an_asyncio_program(endpoint: str, client: RegistryClient) -> None:
+    client.register("puna_cs", "10.0.0.5", 5000, "PUNA")
+    with example("asyncio_app", endpoint=endpoint) as app:
+        assert output(app) == (
+            "the hexapod is tcp://10.0.0.5:5000\n"
+            "PUNA puna_cs passing\n"
+            "SCHEDULER scheduler passing\n"
+        )
+
+
+def test_a_backend_of_ones_own(tmp_path: Path) -> None:
+    store = tmp_path / "registry.json"
+
+    def port_of(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().split()[-1]
+
+    with (
+        example("json_backend", str(store)) as server,
+        RegistryClient(f"localhost:{port_of(server)}", timeout=10) as client,
+    ):
+        kept = client.register("puna_cs", "egse3", 5000, "PUNA", {"version": "1.4"})
+        client.deregister(client.register("gone", "egse3", 5001))
+        server.kill()
+    with (
+        example("json_backend", str(store)) as server,
+        RegistryClient(f"localhost:{port_of(server)}", timeout=10) as client,
+    ):
+        assert [service["id"] for service in client.list_services()] == [kept]
+        assert [event["type"] for event in client.events_since(0)["events"]] == [
+            "register",
+            "register",
+            "deregister",
+        ]
+        server.send_signal(signal.SIGINT)
+        wait_until(lambda: server.poll() is not None)
+        assert server.returncode == 0
+    assert kept in json.loads(store.read_text())["services"]
