@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Generator, Mapping
 from typing import Any, TypeVar
 
 import zmq
@@ -22,12 +22,11 @@ from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call, exchange
 from rsreg.heartbeat import Heartbeat
 from rsreg.waiting import Waiting
-from rsreg.watch import Follower
+from rsreg.watch import Follower, Handler, Handlers
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Handler = Callable[[Record], Any]
 
 
 class AsyncChannel:
@@ -107,7 +106,7 @@ class AsyncRegistryClient:
         )
         self._context = context or zmq.asyncio.Context(sockets.own_context())
         self._channel = AsyncChannel(self.settings.req_endpoint, self._context)
-        self._handlers: dict[str, list[Handler]] = {}
+        self._handlers = Handlers()
         self._registration: Registration | None = None
         self._heartbeat: Heartbeat | None = None
         self._listener: asyncio.Task[None] | None = None
@@ -262,7 +261,11 @@ class AsyncRegistryClient:
 
     def on_event(self, event_type: str, handler: Handler) -> None:
         """See RegistryClient; `handler` may be a coroutine function too."""
-        self._handlers.setdefault(event_type, []).append(handler)
+        self._handlers.add(event_type, handler)
+
+    def on_any_event(self, handler: Handler) -> None:
+        """See RegistryClient; `handler` may be a coroutine function too."""
+        self._handlers.add_any(handler)
 
     async def start_event_listener(self) -> None:
         """See RegistryClient; handlers run in a task of this loop."""
@@ -316,9 +319,9 @@ class AsyncRegistryClient:
 
     async def _hand_on(self, events: list[Record]) -> None:
         for event in events:
-            for handler in self._handlers.get(event["type"], []):
+            for handler, said in self._handlers.wanted(event):
                 try:
-                    result = handler(event["data"])
+                    result = handler(said)
                     if inspect.isawaitable(result):
                         await result
                 except Exception:

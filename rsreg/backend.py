@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import peewee
 from peewee import SchemaManager, SqliteDatabase, chunked
 
 from rsreg import model, records
-from rsreg.errors import StoreError
+from rsreg.errors import StoreError, StoreInUse
 from rsreg.records import Event
 
 #: Events that the journal keeps; a subscriber that missed more has to list anew.
@@ -253,7 +254,7 @@ class FileLock:
     """Holds `<file>.lock` for this process, so that two servers never share a file.
 
     The lock is the kernel's (flock) and ends with the process; the text in it says who holds it. It
-    stands beside the database, which other programs may read meanwhile. Raises StoreError.
+    stands beside the database, which other programs may read meanwhile. Raises StoreInUse.
     """
 
     def __init__(self, path: Path) -> None:
@@ -263,7 +264,7 @@ class FileLock:
         except BlockingIOError:
             holder = os.read(self._file, 200).decode().strip() or "another program"
             self.release()
-            raise StoreError(
+            raise StoreInUse(
                 f"{path} is in use by {holder}",
                 hint="stop that one, or choose another file with --db",
             ) from None
@@ -308,7 +309,7 @@ def _refusing(what: str) -> Iterator[None]:
     """Turn what the database raises into a StoreError that says what could not be done."""
     try:
         yield
-    except (peewee.PeeweeException, sqlite3.Error) as error:
+    except (peewee.PeeweeException, sqlite3.Error, msgspec.DecodeError) as error:
         raise StoreError(f"{what}: {error}") from error
 
 

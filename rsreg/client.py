@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
@@ -21,7 +21,7 @@ from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call
 from rsreg.heartbeat import Heartbeat
 from rsreg.waiting import Waiting
-from rsreg.watch import EventListener
+from rsreg.watch import EventListener, Handler, Handlers
 
 if TYPE_CHECKING:
     from rsreg.aio import AsyncRegistryClient
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRegistryClient", "RegistryClient"]
 
 T = TypeVar("T")
-Handler = Callable[[Record], object]
 
 #: Seconds that `close` waits for a call under way in another thread.
 _CLOSE = 0.5
@@ -70,7 +69,7 @@ class RegistryClient:
         self.settings = config.ClientSettings(
             registry_req_endpoint, registry_sub_endpoint, registry_hb_endpoint, timeout, client_id
         )
-        self._handlers: dict[str, list[Handler]] = {}
+        self._handlers = Handlers()
         self._closed = False
         self._start_afresh()
 
@@ -254,7 +253,11 @@ class RegistryClient:
         `data` is `{"service_id": …, "service_info": {…}}`. Handlers run one after the other on the
         listener's thread and may call this client. Needs `start_event_listener`.
         """
-        self._handlers.setdefault(event_type, []).append(handler)
+        self._handlers.add(event_type, handler)
+
+    def on_any_event(self, handler: Handler) -> None:
+        """Call `handler` with each whole event: `type`, `timestamp`, `data`, `seq`, `epoch`."""
+        self._handlers.add_any(handler)
 
     def start_event_listener(self) -> None:
         """Listen to events from now on; raises RequestTimeout if the registry can't be reached."""
@@ -265,7 +268,7 @@ class RegistryClient:
             sub_endpoint = config.on_port(self.settings.req_endpoint, about["pub_port"])
         settings = self.settings
         self._listener = EventListener(
-            self._deliver,
+            self._handlers,
             settings.req_endpoint,
             sub_endpoint,
             self._given_context,
@@ -286,10 +289,6 @@ class RegistryClient:
         back to `seq`, or is not that of `epoch`. Without `seq` it just says where it stands.
         """
         return self._run(calls.events(seq, epoch))
-
-    def _deliver(self, event: Record) -> None:
-        for handler in self._handlers.get(event["type"], []):
-            handler(event["data"])
 
     # -- carrying calls
 

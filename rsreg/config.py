@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from rsreg.errors import ConfigurationError
@@ -16,8 +17,12 @@ DEFAULT_RS_HB_PORT = 4244
 DEFAULT_CLEANUP_INTERVAL = 10.0
 #: Seconds a client's call may take, in all.
 DEFAULT_TIMEOUT = 2.0
+#: Seconds that it may be given.
+MAX_TIMEOUT = 86_400
 #: Seconds of silence after which a registration ends.
 DEFAULT_TTL = 30
+
+_HOST_AND_PORT = re.compile(r"(\[[^]\s]+\]|[^][:/\s]+)(?::([0-9]{1,5}))?")
 
 
 def default_endpoint() -> str:
@@ -47,14 +52,14 @@ def normal_endpoint(text: str) -> str:
     scheme, separator, rest = text.strip().rpartition("://")
     if separator and scheme != "tcp":
         return text.strip()
-    host, colon, port = rest.rpartition(":")
-    if not colon or port.endswith("]"):
-        host, port = rest, str(DEFAULT_RS_REQ_PORT)
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    parts = _HOST_AND_PORT.fullmatch(rest)
+    port = int(parts[2] or DEFAULT_RS_REQ_PORT) if parts else 0
+    if not parts or not 0 < port < 65536:
         raise ConfigurationError(
-            f"not an endpoint: {text!r}", hint="write host, host:port or tcp://host:port"
+            f"not an endpoint: {text!r}",
+            hint="write host, host:port or tcp://host:port; an IPv6 address in brackets",
         )
-    return f"tcp://{host}:{port}"
+    return f"tcp://{parts[1]}:{port}"
 
 
 def on_port(endpoint: str, port: int) -> str:
@@ -73,8 +78,10 @@ class ClientSettings:
         timeout: float,
         client_id: str,
     ) -> None:
-        if not timeout > 0:
-            raise ConfigurationError(f"a timeout is more than 0 seconds, not {timeout}")
+        if not 0 < timeout <= MAX_TIMEOUT:
+            raise ConfigurationError(
+                f"a timeout is more than 0 and at most {MAX_TIMEOUT} seconds, not {timeout}"
+            )
         self.req_endpoint = normal_endpoint(req_endpoint) if req_endpoint else default_endpoint()
         self.sub_endpoint = normal_endpoint(sub_endpoint) if sub_endpoint else None
         self.hb_endpoint = normal_endpoint(hb_endpoint) if hb_endpoint else None

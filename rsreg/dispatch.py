@@ -78,6 +78,7 @@ class Dispatcher:
         try:
             request = wire.read_request(payload)
             request_id = wire.request_id_of(request)
+            wire.check_depth(payload, request)
             body = self._handle(request, peer, failure)
         except ServerError as error:
             body = error.body()
@@ -188,9 +189,9 @@ def _is_this_machine(peer: str) -> bool:
     except ValueError:
         return False
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((peer, 0))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True

@@ -17,6 +17,7 @@
     │   └── InternalError            internal
     ├── AmbiguousName                a name or prefix fits several services
     ├── StoreError                   server side: the store failed or was refused
+    │   └── StoreInUse               another server has it
     └── PortInUse                    server side: a port is taken
 
 An unknown code decodes to plain `ServerError`, so older clients survive newer servers.
@@ -143,6 +144,10 @@ class AmbiguousName(RegistryError):
 
 class StoreError(RegistryError):
     """The store failed, or may not be used; chained to what the database said."""
+
+
+class StoreInUse(StoreError):
+    """Another server has the store; the text says which."""
 
 
 class PortInUse(RegistryError):

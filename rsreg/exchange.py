@@ -61,7 +61,8 @@ def exchange(
             reply = wire.read_reply(received)
             if reply is not None and reply.pop("request_id", None) == request_id:
                 return _answer(call, reply)
-            received = yield Step(None, max(0.0, until - clock()))
+            left = until - clock()
+            received = (yield Step(None, left)) if left > 0 else None
     raise errors.RequestTimeout(
         f"no registry answers on {endpoint} within {timeout:.3g} s",
         hint='start one with "rs_cs start", or set RSREG_ENDPOINT to where it runs',

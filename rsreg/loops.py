@@ -21,7 +21,7 @@ from rsreg.timing import Clock
 log = logging.getLogger(__name__)
 
 #: Requests taken from one socket before the others, and the other greenlets, have their turn.
-MAX_BATCH = 256
+MAX_BATCH = 64
 #: Seconds between two looks at idle sockets: how old the judgement of a lease can be.
 TICK = 0.25
 #: Seconds beyond its tick after which the loop counts as having stood still.

@@ -174,13 +174,16 @@ class Registry:
             return [], True
         if since == self.seq or limit == 0:
             return [], False
-        try:
-            events = self._backend.events(since, limit)
-        except StoreError as error:
-            raise unavailable(error) from error
-        if not events or events[0].seq != since + 1:
-            return [], True
-        return events, False
+        events: list[Event] = []
+        if since < self.seq - len(self._staged):
+            try:
+                events = self._backend.events(since, limit)
+            except StoreError as error:
+                raise unavailable(error) from error
+            if not events or events[0].seq != since + 1:
+                return [], True
+        events += [event for event in self._staged if event.seq > since]
+        return events[:limit], False
 
     def _passing_of(self, kind: str) -> list[Lease]:
         return [lease for lease in self._by_kind.get(kind, {}).values() if self._passing(lease)]
@@ -240,7 +243,7 @@ class Registry:
             lease = self._leases.get(service_id)
             if lease is None or lease.due != due:
                 continue
-            if self._passing(lease):
+            if lease.deadline > due:
                 self._look_again(lease)
             else:
                 self._take_out("expire", lease, None)
@@ -265,6 +268,8 @@ class Registry:
             raise
         events = self._staged
         self._staged, self._before = [], {}
+        while len(self._answered) > _MAX_ANSWERED:
+            del self._answered[next(iter(self._answered))]
         return events
 
     def _check_policy(self, info: ServiceInfo, service: Service) -> None:
@@ -324,8 +329,6 @@ class Registry:
         self._staged.append(event)
         if token is not None:
             self._answered[token] = lease.service.id
-            if len(self._answered) > _MAX_ANSWERED:
-                del self._answered[next(iter(self._answered))]
 
     def _roll_back(self) -> None:
         for service_id, lease in self._before.items():

@@ -104,12 +104,18 @@ class RegistryServer:
         self._failure: BaseException | None = None
         self._requests: RequestLoop | None = None
         self._publisher: Publisher | None = None
+        self._host = ""
         self._wake: Any = None
 
     @property
     def started(self) -> bool:
         """Whether it serves."""
         return bool(self._greenlets) and not self._stop.is_set()
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients on this machine find it, once it is started."""
+        return f"{self._host.replace('0.0.0.0', '127.0.0.1')}:{self.req_port}"
 
     def start(self) -> None:
         """Bind, open the store, and serve from now on; returns at once.
@@ -127,7 +133,7 @@ class RegistryServer:
             raise
         self._publisher = Publisher(publisher)
         publish = self._publisher.publish
-        dispatcher = Dispatcher(self.registry, self._wall, self._about, self.request_stop)
+        dispatcher = Dispatcher(self.registry, self._wall, self.about, self.request_stop)
         self._requests = RequestLoop(
             routers, self.registry, dispatcher, publish, self._clock, self._cgse_reply
         )
@@ -200,8 +206,9 @@ class RegistryServer:
                     hint="it may be the registry you want (rs_cs status); else choose other ports",
                 ) from error
             raise ConfigurationError(f"can't listen on {self.bind}:{port}: {error}") from error
-        bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        setattr(self, name, int(bound.rpartition(":")[2]))
+        host, _, bound = socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")
+        setattr(self, name, int(bound))
+        self._host = host
         return socket
 
     def _holder_of(self, port: int) -> str:
@@ -228,7 +235,8 @@ class RegistryServer:
         log.critical("%s failed; the server ends", greenlet.name, exc_info=greenlet.exc_info)
         self.request_stop()
 
-    def _about(self) -> Body:
+    def about(self) -> Body:
+        """What it says about itself (docs/protocol.md, "info")."""
         return {
             "req_port": self.req_port,
             "pub_port": self.pub_port,

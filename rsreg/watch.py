@@ -23,6 +23,33 @@ _SILENCE_FIRST, _SILENCE_MOST = 0.25, 5.0
 _JOIN = 1.0
 
 
+#: Called with the `data` of an event, or with the whole of it; what it returns is the caller's.
+Handler = Callable[[Record], Any]
+
+
+class Handlers:
+    """Who wants to hear of which events."""
+
+    def __init__(self) -> None:
+        self._of_type: dict[str, list[Handler]] = {}
+        self._of_any: list[Handler] = []
+
+    def add(self, event_type: str, handler: Handler) -> None:
+        """Have `handler` called with the `data` of the events of a type."""
+        self._of_type.setdefault(event_type, []).append(handler)
+
+    def add_any(self, handler: Handler) -> None:
+        """Have `handler` called with each whole event."""
+        self._of_any.append(handler)
+
+    def wanted(self, event: Record) -> list[tuple[Handler, Record]]:
+        """Whom to call for an event, and with what."""
+        of_type = self._of_type.get(event["type"], [])
+        return [(handler, event) for handler in self._of_any] + [
+            (handler, event["data"]) for handler in of_type
+        ]
+
+
 class Follower:
     """Puts the events of one registry in order. No I/O: it is told, and says what to ask.
 
@@ -79,18 +106,18 @@ class EventListener:
     """Follows the events of one registry and calls handlers, on a thread of its own.
 
     With a green context it is a greenlet of the hub that starts it, else a real OS thread, also in
-    a monkey-patched process. `deliver` gets each event, in order; what it raises is logged.
+    a monkey-patched process. What a handler raises is logged, and no other handler's business.
     """
 
     def __init__(
         self,
-        deliver: Callable[[Record], None],
+        handlers: Handlers,
         req_endpoint: str,
         sub_endpoint: str,
         context: zmq.Context[Any] | None,
         timeout: float,
     ) -> None:
-        self._deliver = deliver
+        self._handlers = handlers
         self._endpoint = sub_endpoint
         self._context = context
         self._timeout = timeout
@@ -153,10 +180,11 @@ class EventListener:
 
     def _hand_on(self, events: list[Record]) -> None:
         for event in events:
-            try:
-                self._deliver(event)
-            except Exception:
-                log.exception("a handler of %r events failed", event.get("type"))
+            for handler, said in self._handlers.wanted(event):
+                try:
+                    handler(said)
+                except Exception:
+                    log.exception("a handler of %r events failed", event["type"])
 
     def _close(self) -> None:
         self._channel.close()

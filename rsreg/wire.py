@@ -75,10 +75,14 @@ def read_request(payload: bytes) -> dict[str, Any]:
         raise InvalidJSON("Invalid JSON format", hint=str(error)) from error
     if not isinstance(request, dict):
         raise InvalidRequest(f"A request is a JSON object, not {_json_type(request)}")
+    return request
+
+
+def check_depth(payload: bytes, request: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest for too many levels; apart, since its refusal echoes a `request_id`."""
     # Fewer brackets than levels allowed, which is so for nearly all requests, can't be too deep.
     if payload.count(b"{") + payload.count(b"[") > MAX_DEPTH and _depth(request) > MAX_DEPTH:
         raise _too_deep()
-    return request
 
 
 def request_id_of(request: Mapping[str, Any]) -> str | None:
@@ -97,17 +101,11 @@ def fingerprint(request: Mapping[str, Any]) -> str | None:
     """A token that two requests share only if one is a resend of the other.
 
     None without a `request_id`: then nobody can tell a resend from a second request. It covers the
-    whole request, so two clients that both count from 1 are not taken for one. Raises
-    InvalidRequest for what can be read but not written again: whole numbers of more than 64 bits.
+    whole request, so two clients that both count from 1 are not taken for one.
     """
-    try:
-        canonical = msgspec.json.encode(request, order="deterministic")
-    except OverflowError:
-        raise InvalidRequest(
-            "A number in the request is too large", hint="whole numbers have at most 64 bits"
-        ) from None
     if request.get("request_id") is None:
         return None
+    canonical = msgspec.json.encode(request, order="deterministic")
     return hashlib.blake2b(canonical, digest_size=16).hexdigest()
 
 
@@ -122,7 +120,7 @@ def encode(body: Mapping[str, Any]) -> bytes:
 
 
 def request_frames(message: Mapping[str, Any]) -> list[bytes]:
-    """The frames of a request from a DEALER of ours; raises ConfigurationError if it is no JSON."""
+    """The frames of a request from a DEALER of ours; raises ConfigurationError for no such thing."""
     try:
         payload = json.dumps(message, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -135,6 +133,10 @@ def request_frames(message: Mapping[str, Any]) -> list[bytes]:
             f"this request has {len(payload)} bytes, the registry takes {MAX_REQUEST}",
             hint="metadata is for small facts; put large data elsewhere and register where it is",
         )
+    try:
+        check_depth(payload, read_request(payload))
+    except InvalidRequest as error:
+        raise ConfigurationError(f"the registry does not take this: {error}") from error
     return [b"", payload]
 
 

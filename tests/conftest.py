@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 from helpers import HandClock, ServerProcess, serving
+from hypothesis import HealthCheck, settings
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer
+
+# A loaded machine is no failure.
+settings.register_profile("rsreg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rsreg")
 
 
 @pytest.fixture

@@ -1,0 +1,209 @@
+"""The server as a process: run here until a signal, started in the background, stopped.
+
+Loads gevent and the database only in the process that serves.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rsreg import config, errors
+from rsreg.calls import Record
+from rsreg.client import RegistryClient
+from rsreg.errors import ConfigurationError, RegistryError
+from rsreg.text import printable
+
+#: The `db` that is no file.
+IN_MEMORY = ":memory:"
+#: Seconds that a start in the background, and a stop, may take.
+DEFAULT_PATIENCE = 10.0
+#: Lines of the log that are shown of a server that ended without a word.
+_LAST_LINES = 10
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a server process is started with; see RegistryServer for most of it.
+
+    `db` is a file, `:memory:`, or None for the default file.
+    """
+
+    req_port: int = config.DEFAULT_RS_REQ_PORT
+    pub_port: int = config.DEFAULT_RS_PUB_PORT
+    hb_port: int | None = None
+    bind: str = "*"
+    db: str | None = None
+    cleanup_interval: float = config.DEFAULT_CLEANUP_INTERVAL
+    unique_service_types: bool = False
+    cgse_reply: str = "RESPONSE"
+    log_level: str = "info"
+
+
+def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
+    """Serve until SIGTERM or SIGINT; a second SIGINT kills.
+
+    Once it serves, `ready` gets what `info` would say, and the `endpoint`. Logs to stderr. Raises
+    what `RegistryServer.start` raises, and RegistryError if a fault ended the server.
+    """
+    import gevent
+
+    from rsreg.backend import InMemoryBackend, SQLiteBackend
+    from rsreg.server import RegistryServer
+
+    log_to_stderr(settings.log_level)
+    server = RegistryServer(
+        settings.req_port,
+        settings.pub_port,
+        settings.hb_port,
+        InMemoryBackend() if settings.db == IN_MEMORY else SQLiteBackend(_database(settings)),
+        settings.cleanup_interval,
+        bind=settings.bind,
+        unique_service_types=settings.unique_service_types,
+        cgse_reply=settings.cgse_reply,
+    )
+
+    def interrupted() -> None:
+        # From here on the kernel ends the process, whatever a stop is waiting for.
+        on_interrupt.cancel()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        server.request_stop()
+
+    on_interrupt = gevent.signal_handler(signal.SIGINT, interrupted)
+    gevent.signal_handler(signal.SIGTERM, server.request_stop)
+    server.start()
+    ready({**server.about(), "endpoint": server.endpoint})
+    try:
+        server.serve_forever()
+    except Exception as error:
+        raise RegistryError(
+            f"the server failed: {type(error).__name__}: {error}", hint="its log says where"
+        ) from error
+
+
+def start_in_background(
+    settings: ServerSettings, log_file: Path | None = None, timeout: float = DEFAULT_PATIENCE
+) -> Record:
+    """Start a server that outlives this process; what it says about itself, once it answers.
+
+    Beside that the `endpoint` and the `log_file`, to which is appended; the default is in
+    `config.state_directory()`. Raises what hindered the start as `run` would here.
+    """
+    if log_file is None:
+        log_file = config.state_directory() / f"registry-{settings.req_port}.log"
+    db = settings.db if settings.db == IN_MEMORY else str(_database(settings).absolute())
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        with log_file.open("ab") as log:
+            before = log.tell()
+            launcher = subprocess.Popen(
+                [sys.executable, "-m", __name__, json.dumps(asdict(replace(settings, db=db)))],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                # Where this package is, also if it is not installed.
+                cwd=Path(__file__).parent.parent,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ConfigurationError(f"can't write {log_file}: {error}") from error
+    with launcher:
+        said = _first_words(launcher, timeout)
+    if said is None:
+        os.killpg(launcher.pid, signal.SIGTERM)
+        raise RegistryError(
+            f"the server did not start within {timeout:g} s", hint=f"its log is {log_file}"
+        )
+    if not said:
+        with log_file.open("rb") as log:
+            log.seek(before)
+            lines = log.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+        raise RegistryError("\n".join(["the server ended at once:", *lines]))
+    if "failure" in said:
+        failure: type[RegistryError] = getattr(errors, said["failure"])
+        raise failure(said["error"], hint=said["hint"])
+    with RegistryClient(said["endpoint"], timeout=timeout) as client:
+        client.server_status()
+    return {**said, "log_file": str(log_file)}
+
+
+def stop(client: RegistryClient, timeout: float = DEFAULT_PATIENCE) -> None:
+    """Stop the client's server, which has to be on this machine, and wait until its port is free.
+
+    Raises what `terminate_registry_server` raises, and RegistryError if it takes too long.
+    """
+    client.terminate_registry_server()
+    host, _, port = client.settings.req_endpoint.removeprefix("tcp://").rpartition(":")
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+        except OSError:
+            return
+        time.sleep(0.02)
+    raise RegistryError(f"a server still listens on port {port} after {timeout:g} s")
+
+
+def log_to_stderr(level: str) -> None:
+    """Log what rsreg says from `level` on; of others only warnings: peewee logs each query."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.getLogger("rsreg").setLevel(level.upper())
+
+
+class _SafeFormatter(logging.Formatter):
+    """No service's id can write a line of its own into the log, or talk to the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(printable, super().formatException(ei).splitlines()))
+
+
+def _database(settings: ServerSettings) -> Path:
+    return config.default_database() if settings.db is None else Path(settings.db)
+
+
+def _first_words(launcher: subprocess.Popen[bytes], timeout: float) -> Record | None:
+    """What a server says when it serves, or why it does not: {} if it ended, None if it waits."""
+    assert launcher.stdout is not None
+    if not select.select([launcher.stdout], [], [], timeout)[0]:
+        return None
+    said: Record = json.loads(launcher.stdout.read() or "{}")
+    return said
+
+
+def _serve_detached(settings: ServerSettings) -> None:
+    """What `start_in_background` runs: tells on stdout how it went, then keeps only the log."""
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+
+    def tell(said: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(said))
+        sys.stdout.flush()
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    try:
+        run(settings, tell)
+    except RegistryError as error:
+        logging.getLogger("rsreg").error("%s", error)
+        tell({"failure": type(error).__name__, "error": str(error), "hint": error.hint})
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _serve_detached(ServerSettings(**json.loads(sys.argv[1])))
