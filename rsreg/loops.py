@@ -103,7 +103,10 @@ class RequestLoop:
 
     def step(self) -> None:
         """Serve what has arrived: take a batch, change and commit, reply, publish."""
-        self._notice_stall()
+        # Read before the sockets are: all that came before `now` is in this batch, even if the
+        # process is stopped at any of the next lines.
+        now = self._clock()
+        self._notice_stall(now)
         batch, emptied = self._receive()
         bodies = self._answers(batch, None)
         events: list[Event] = []
@@ -117,10 +120,9 @@ class RequestLoop:
                 self._send(socket, wire.close_reply(envelope.reply_to, body))
         self._publish(events)
         if emptied:
-            self._registry.caught_up()
+            self._registry.caught_up(now)
 
-    def _notice_stall(self) -> None:
-        now = self._clock()
+    def _notice_stall(self, now: float) -> None:
         if now - self._awake > TICK + STALL:
             log.warning(
                 "the server stood still for %.1f s: every lease starts afresh", now - self._awake

@@ -6,12 +6,10 @@ Every question is answered from memory. A change is applied to the live view at 
 
 from __future__ import annotations
 
-import heapq
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -26,6 +24,7 @@ from rsreg.errors import (
     Unavailable,
     UnknownService,
 )
+from rsreg.live import Lease, LiveView
 from rsreg.records import Event, Service, ServiceInfo
 from rsreg.timing import Clock
 
@@ -34,39 +33,11 @@ Strategy = Callable[[Sequence[Service]], Service]
 
 #: Requests remembered, so that a resend is no second one; as many as the journal keeps events.
 _MAX_ANSWERED = 10_000
-#: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
-_HEAP_SLACK = 4
 
 
 def random_choice(services: Sequence[Service]) -> Service:
     """The default strategy: any of them."""
     return random.choice(services)
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A service in the live view, and how long it may stay.
-
-    `deadline` is on the monotonic clock; `due` is when the heap of deadlines looks at the lease
-    next, never later than `deadline`. `head` is the record's JSON but for its last two fields.
-    """
-
-    service: Service
-    deadline: float
-    last_heartbeat: int
-    due: float
-    head: bytes = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.head = wire.encode(self.service.body())[:-1]
-
-    def record(self, passing: bool) -> msgspec.Raw:
-        """The record as the protocol shows it, as JSON."""
-        tail = b',"last_heartbeat":%d,"health":"%s"}' % (
-            self.last_heartbeat,
-            b"passing" if passing else b"critical",
-        )
-        return msgspec.Raw(self.head + tail)
 
 
 class Registry:
@@ -95,9 +66,7 @@ class Registry:
         self._wall = wall
         self._strategy = strategy
         self._judged = clock()
-        self._leases: dict[str, Lease] = {}
-        self._by_kind: dict[str, dict[str, Lease]] = {}
-        self._deadlines: list[tuple[float, str]] = []
+        self._view = LiveView()
         #: Token of a request in the journal -> the service it was about.
         self._answered: dict[str, str] = {}
         self._staged: list[Event] = []
@@ -105,7 +74,7 @@ class Registry:
         self._before: dict[str, Lease | None] = {}
 
     def __len__(self) -> int:
-        return len(self._leases)
+        return len(self._view)
 
     # -- opening and closing
 
@@ -116,27 +85,27 @@ class Registry:
         self.epoch, self.seq, self._answered = stored.epoch, stored.seq, stored.answered
         self._judged = now = self._clock()
         for service in stored.services:
-            self._insert(service, now, service.last_heartbeat)
+            self._view.put(Lease(service, now + service.ttl, service.last_heartbeat))
 
     def close(self) -> None:
         """Store the times of the last heartbeats, and close the store."""
         try:
             self._backend.touch(
-                {service_id: lease.last_heartbeat for service_id, lease in self._leases.items()}
+                {lease.service.id: lease.last_heartbeat for lease in self._view.all()}
             )
         finally:
             self._backend.close()
 
     # -- time
 
-    def caught_up(self) -> None:
-        """The request sockets are empty: what has lapsed by now has lapsed."""
-        self._judged = self._clock()
+    def caught_up(self, moment: float) -> None:
+        """All requests up to `moment` are served: a lease that ended before it has lapsed."""
+        self._judged = moment
 
     def grant_grace(self) -> None:
         """Give every lease a fresh ttl: this server stood still, and its services waited for it."""
         now = self._clock()
-        for lease in self._leases.values():
+        for lease in self._view.all():
             lease.deadline = max(lease.deadline, now + lease.service.ttl)
 
     def _passing(self, lease: Lease) -> bool:
@@ -146,15 +115,15 @@ class Registry:
 
     def get(self, service_id: str) -> msgspec.Raw:
         """The record of a service; raises UnknownService."""
-        lease = self._leases.get(service_id)
+        lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found")
         return lease.record(self._passing(lease))
 
     def list_services(self, kind: str | None = None) -> list[msgspec.Raw]:
         """The records of all services, or of those found under `kind`."""
-        leases = self._leases if kind is None else self._by_kind.get(kind, {})
-        return [lease.record(self._passing(lease)) for lease in leases.values()]
+        leases = self._view.all() if kind is None else self._view.of_kind(kind)
+        return [lease.record(self._passing(lease)) for lease in leases]
 
     def discover(self, kind: str) -> msgspec.Raw:
         """The record of one passing service of `kind`, by the strategy; raises NoService."""
@@ -162,7 +131,7 @@ class Registry:
         if not passing:
             raise NoService(f"No healthy service of type {kind} found")
         chosen = self._strategy([lease.service for lease in passing])
-        return self._leases[chosen.id].record(True)
+        return next(lease for lease in passing if lease.service is chosen).record(True)
 
     def events_since(self, since: int, epoch: str | None, limit: int) -> tuple[list[Event], bool]:
         """Events after `since`, and whether the subscriber has to list anew.
@@ -186,13 +155,13 @@ class Registry:
         return events[:limit], False
 
     def _passing_of(self, kind: str) -> list[Lease]:
-        return [lease for lease in self._by_kind.get(kind, {}).values() if self._passing(lease)]
+        return [lease for lease in self._view.of_kind(kind) if self._passing(lease)]
 
     # -- changes
 
     def renew(self, service_id: str) -> None:
         """Start a lease's ttl again; raises UnknownService. Nothing is stored."""
-        lease = self._leases.get(service_id)
+        lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found or could not be renewed")
         lease.deadline = self._clock() + lease.service.ttl
@@ -222,7 +191,8 @@ class Registry:
         )
         self._check_policy(info, service)
         self._remember(service.id)
-        lease = self._insert(service, self._clock(), service.last_heartbeat)
+        lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
+        self._view.put(lease)
         self._stage("register", lease, True, token)
         return service.id
 
@@ -230,7 +200,7 @@ class Registry:
         """Remove a service; raises UnknownService, but not to a request that came again."""
         if token is not None and self._answered.get(token) == service_id:
             return
-        lease = self._leases.get(service_id)
+        lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found or could not be deregistered")
         self._take_out("deregister", lease, token)
@@ -238,16 +208,9 @@ class Registry:
     def expire(self, limit: int) -> int:
         """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
         gone = 0
-        while self._deadlines and self._deadlines[0][0] <= self._judged and gone < limit:
-            due, service_id = heapq.heappop(self._deadlines)
-            lease = self._leases.get(service_id)
-            if lease is None or lease.due != due:
-                continue
-            if lease.deadline > due:
-                self._look_again(lease)
-            else:
-                self._take_out("expire", lease, None)
-                gone += 1
+        while gone < limit and (lease := self._view.lapsed(self._judged)) is not None:
+            self._take_out("expire", lease, None)
+            gone += 1
         return gone
 
     def commit(self) -> list[Event]:
@@ -258,7 +221,7 @@ class Registry:
         if not self._staged:
             return []
         changes = {
-            service_id: lease.service if (lease := self._leases.get(service_id)) else None
+            service_id: lease.service if (lease := self._view.get(service_id)) else None
             for service_id in self._before
         }
         try:
@@ -302,13 +265,13 @@ class Registry:
 
     def _take_out(self, event_type: str, lease: Lease, token: str | None) -> None:
         self._remember(lease.service.id)
-        self._remove(lease)
+        self._view.remove(lease)
         self._stage(event_type, lease, event_type != "expire" and self._passing(lease), token)
 
     # -- staging
 
     def _remember(self, service_id: str) -> None:
-        self._before.setdefault(service_id, self._leases.get(service_id))
+        self._before.setdefault(service_id, self._view.get(service_id))
 
     def _stage(self, event_type: str, lease: Lease, passing: bool, token: str | None) -> None:
         self.seq += 1
@@ -332,48 +295,15 @@ class Registry:
 
     def _roll_back(self) -> None:
         for service_id, lease in self._before.items():
-            if (current := self._leases.get(service_id)) is not None:
-                self._remove(current)
+            if (current := self._view.get(service_id)) is not None:
+                self._view.remove(current)
             if lease is not None:
-                self._add(lease)
-                self._look_again(lease)
+                self._view.put(lease)
         for event in self._staged:
             if event.token is not None:
                 self._answered.pop(event.token, None)
         self.seq -= len(self._staged)
         self._staged, self._before = [], {}
-
-    # -- the live view
-
-    def _insert(self, service: Service, now: float, last_heartbeat: int) -> Lease:
-        deadline = now + service.ttl
-        lease = Lease(service, deadline, last_heartbeat, deadline)
-        if (current := self._leases.get(service.id)) is not None:
-            self._remove(current)
-        self._add(lease)
-        self._look_again(lease)
-        return lease
-
-    def _add(self, lease: Lease) -> None:
-        self._leases[lease.service.id] = lease
-        for kind in lease.service.kinds():
-            self._by_kind.setdefault(kind, {})[lease.service.id] = lease
-
-    def _remove(self, lease: Lease) -> None:
-        del self._leases[lease.service.id]
-        for kind in lease.service.kinds():
-            found = self._by_kind[kind]
-            del found[lease.service.id]
-            if not found:
-                del self._by_kind[kind]
-
-    def _look_again(self, lease: Lease) -> None:
-        """Put a lease on the heap at its deadline; a renewal leaves the heap alone."""
-        lease.due = lease.deadline
-        heapq.heappush(self._deadlines, (lease.due, lease.service.id))
-        if len(self._deadlines) > _HEAP_SLACK * (len(self._leases) + 1_000):
-            self._deadlines = [(lease.due, key) for key, lease in self._leases.items()]
-            heapq.heapify(self._deadlines)
 
 
 def unavailable(error: StoreError) -> Unavailable:

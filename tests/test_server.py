@@ -345,6 +345,40 @@ def test_a_server_that_stood_still_gives_every_lease_a_fresh_ttl(process: Server
 # -- the greenlets, a step at a time
 
 
+def test_a_stall_in_the_middle_of_a_step_expires_nobody() -> None:
+    """What came while it stood still between two lines of a step waits in the sockets."""
+    clock = HandClock()
+
+    class Stalling(InMemoryBackend):
+        def commit(self, changes: Any, events: Any) -> None:
+            clock.advance(60)
+            super().commit(changes, events)
+
+    server = RegistryServer(0, 0, backend=Stalling(), bind="127.0.0.1", clock=clock, wall=clock)
+    server.start()
+    reaper = Reaper(server.registry, lambda _events: None, 10)
+    info = {"name": "a", "host": "h", "port": 1}
+    register = {"action": "register", "service_info": info, "ttl": 5}
+    with raw_socket(zmq.DEALER, f"tcp://127.0.0.1:{server.req_port}") as socket:
+        socket.send_multipart([b"", json.dumps(register).encode()])
+        with gevent.Timeout(20):
+            while not len(server.registry):
+                gevent.sleep(0)
+        assert clock.now == 1_060
+        reaper.step()
+        assert len(server.registry) == 1
+        # Now the loop notices; what is left of a lease is not enough for who waited for an answer.
+        socket.send_multipart([b"", b'{"action":"health"}'])
+        with gevent.Timeout(20):
+            while not socket.poll(0):
+                gevent.sleep(0)
+        clock.advance(1)
+        gevent.sleep(0.5)
+        reaper.step()
+        assert len(server.registry) == 1
+    server.stop()
+
+
 def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> None:
     from rsreg.records import ServiceInfo
     from rsreg.registry import Registry
@@ -360,7 +394,7 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> No
     clock.advance(11)
     reaper.step()
     assert published == [], "the sockets were not found empty since: heartbeats may wait there"
-    registry.caught_up()
+    registry.caught_up(clock.now)
     reaper.step()
     assert [event.type for event in published] == ["expire"] * 300
     assert [event.seq for event in published] == list(range(451, 751))
