@@ -43,6 +43,8 @@ class Terminal:
         tools = home / "bin"
         tools.mkdir()
         moved = "--req-port {} --pub-port {} --hb-port {}".format(*self.ports.values())
+        # Else a pass of the reaper may come between a lease's end and the look at it.
+        moved += " --cleanup-interval 60"
         rs_cs = f"{sys.executable} -m rsreg"
         (tools / "rs_cs").write_text(
             f'#!/bin/sh\nif [ "$1" = start ]; then exec {rs_cs} "$@" {moved}; fi\n'
@@ -81,7 +83,8 @@ class Terminal:
         for line in self.shell.stdout:
             if line.strip() == DONE:
                 break
-            if not line.startswith(("bash: line", "[1]")):
+            # What jobs say on the side comes when it comes.
+            if not line.startswith(("bash: line", "[1]", "puna_cs: heartbeat failed")):
                 lines.append(line)
         return "".join(lines)
 
@@ -95,7 +98,7 @@ class Terminal:
         """The lines, with what differs each time made equal."""
         for default, port in self.ports.items():
             text = text.replace(port, default)
-        text = text.replace(str(self.home), "~")
+        text = text.replace(str(self.home), "/home/rik")
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
         text = re.sub(r"\bpid \d+", "pid N", text)
         text = re.sub(r"\b[\d.]+ (ms|s)\b", r"N \1", text)
