@@ -29,10 +29,10 @@ class Channel:
     def __init__(
         self, endpoint: str, context: zmq.Context[Any] | None = None, stop: Stop | None = None
     ) -> None:
+        self._socket: Any = None
         self.endpoint = endpoint
         self._context = context
         self._stop = stop
-        self._socket: Any = None
 
     def open(self) -> None:
         """Open the socket now, not at the first call; raises ConfigurationError."""
@@ -44,6 +44,10 @@ class Channel:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def __del__(self) -> None:
+        # A client in a one-line script is forgotten, not closed; that is no fault to warn of.
+        self.close()
 
     def run(self, call: Call[T], timeout: float) -> T:
         """The call's answer, or what `exchange` raises; Disconnected if the socket fails."""
