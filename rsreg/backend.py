@@ -224,9 +224,9 @@ class SQLiteBackend:
                 f"this one knows {model.SCHEMA_VERSION})",
                 hint="start the newer rsreg, or choose another file with --db",
             )
-        verdict = self._pragma("quick_check")
+        verdict = str(self._pragma("quick_check(1)"))
         if verdict != "ok":
-            raise _corrupt(self.path, str(verdict))
+            raise _corrupt(self.path, verdict.splitlines()[-1])
 
     def _pragma(self, name: str) -> Any:
         return self._database.execute_sql(f"PRAGMA {name}").fetchone()[0]

@@ -43,8 +43,8 @@ def state_directory() -> Path:
 
 
 def no_color() -> bool:
-    """Whether `NO_COLOR` asks for plain text (https://no-color.org)."""
-    return bool(os.environ.get("NO_COLOR"))
+    """Whether `NO_COLOR` asks for plain text (https://no-color.org), or `TERM` is "dumb"."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def normal_endpoint(text: str) -> str:

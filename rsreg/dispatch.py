@@ -126,7 +126,8 @@ class Dispatcher:
         return {"success": True, "service": self._registry.get(_text(request, "service_id"))}
 
     def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        kind = None if request.get("service_type") is None else _text(request, "service_type")
+        everything = request.get("service_type") in (None, "")
+        kind = None if everything else _text(request, "service_type")
         services = self._registry.list_services(kind)
         return {"success": True, "services": services, **self._position()}
 

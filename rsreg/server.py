@@ -145,11 +145,10 @@ class RegistryServer:
             self._spawn(type(loop).__name__, loop.run)
         if self._stop_asked:
             self.request_stop()
+        ports = [port for port in (self.req_port, self.pub_port, self.hb_port) if port is not None]
         log.info(
-            "registry started on ports %s, %s, %s with %d services from %s",
-            self.req_port,
-            self.pub_port,
-            self.hb_port,
+            "registry started on ports %s with %d services from %s",
+            ", ".join(map(str, ports)),
             len(self.registry),
             self.backend.describe(),
         )

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 import gevent
 import zmq
 
-from rsreg import RegistryServer
-from rsreg.errors import RegistryError
+from rsreg import RegistryBackend, RegistryServer
+from rsreg.backend import Stored
+from rsreg.errors import RegistryError, StoreError
+from rsreg.records import Event, Service
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,16 @@ class HandClock:
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass."""
         self.now += seconds
+
+
+def let_pass(clock: HandClock, seconds: int, serve: Callable[[], object]) -> None:
+    """Move a server's clock, a second at a time with a request after each.
+
+    A longer leap counts as a pause of the server, for which it gives every lease afresh.
+    """
+    for _ in range(seconds):
+        clock.advance(1)
+        serve()
 
 
 def wait_until(condition: Callable[[], T], timeout: float = 20.0) -> T:
@@ -156,6 +168,69 @@ class ServerProcess:
         self.stop()
 
 
+def python_process(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A Python process that can import what tests share; `sys` is there already."""
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import sys\n{code}", *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+    )
+
+
+def printed(process: subprocess.Popen[str]) -> str:
+    """The next line that a process prints; fails if it ends instead."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"the process ended: exit code {process.wait(20)}"
+    return line.strip()
+
+
+#: For `python_process`: no file grows beyond so many bytes, as on a full disk; -1: as they like.
+LIMIT_FILES = """
+import resource
+def limit_files(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+"""
+
+
+class UnreliableStore:
+    """Another store, but its writes or its reads fail while told to."""
+
+    def __init__(self, store: RegistryBackend) -> None:
+        self.store = store
+        self.writes_fail = False
+        self.reads_fail = False
+
+    def initialize(self) -> object:
+        return self.store.initialize()
+
+    def load(self) -> Stored:
+        return self.store.load()
+
+    def commit(self, changes: Mapping[str, Service | None], events: Sequence[Event]) -> None:
+        if self.writes_fail:
+            raise StoreError("the disk is full")
+        self.store.commit(changes, events)
+
+    def events(self, since: int, limit: int) -> list[Event]:
+        if self.reads_fail:
+            raise StoreError("the disk is gone")
+        return self.store.events(since, limit)
+
+    def touch(self, heartbeats: Mapping[str, int]) -> None:
+        if self.writes_fail:
+            raise StoreError("the disk is full")
+        self.store.touch(heartbeats)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def describe(self) -> str:
+        return f"unreliable {self.store.describe()}"
+
+
 @contextmanager
 def raw_socket(kind: int, endpoint: str, **options: Any) -> Iterator[zmq.Socket[bytes]]:
     """A plain ZeroMQ socket, as any program in any language has it."""
@@ -172,8 +247,12 @@ def raw_socket(kind: int, endpoint: str, **options: Any) -> Iterator[zmq.Socket[
 
 def received(socket: zmq.Socket[bytes], timeout: float = 10.0) -> list[bytes]:
     """The next message of a raw socket; fails if none comes."""
-    assert socket.poll(int(timeout * 1000)), "no message came"
-    return socket.recv_multipart()
+    # Not a poll: a REQ socket may have something to read that is no reply to it.
+    socket.rcvtimeo = int(timeout * 1000)
+    try:
+        return socket.recv_multipart()
+    except zmq.Again:
+        raise AssertionError("no message came") from None
 
 
 @contextmanager

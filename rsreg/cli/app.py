@@ -1,0 +1,108 @@
+"""The group of commands, and what becomes of the errors that they raise."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+
+import click
+
+from rsreg import __version__, errors
+from rsreg.cli import INTERRUPTED, asking, changing, serving, shells
+from rsreg.cli.options import Settings, WaitOver, common_options, examples, registry_option
+from rsreg.cli.output import say_error, write_json
+from rsreg.errors import RegistryError
+
+#: The exit code and the `code` in JSON of an error, by the first class that fits. A refusal of the
+#: registry brings a code of its own.
+_OUTCOMES: list[tuple[type[RegistryError], int, str]] = [
+    (WaitOver, 124, "wait-over"),
+    (errors.ConfigurationError, 2, "usage"),
+    (errors.TransportError, 3, "unreachable"),
+    (errors.NoService, 4, ""),
+    (errors.UnknownService, 4, ""),
+    (errors.DuplicateServiceType, 5, ""),
+    (errors.AmbiguousName, 5, "ambiguous-name"),
+    (errors.PortInUse, 5, "port-in-use"),
+    (errors.StoreInUse, 5, "store-in-use"),
+    (errors.StoreError, 1, "store"),
+    (RegistryError, 1, "failed"),
+]
+
+
+class _Ordered(click.Group):
+    """Lists the commands as they were added, not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Ordered,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "rs_cs start --dev",
+        "rs_cs -e egse1:4242 list",
+        after="""
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 registry unreachable,
+4 nothing found, 5 conflict, 124 wait over, 130 interrupted.""",
+    ),
+)
+@registry_option()
+@common_options()
+@click.version_option(__version__, message="rs_cs %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """The service registry: run it, ask it, change it.
+
+    The options may also stand after the command. -e, --registry and --endpoint are the same, but
+    after "discover", where --endpoint is a flag: print only the endpoint of the service.
+    """
+    if context.invoked_subcommand is None:
+        if context.ensure_object(Settings).json:
+            raise click.UsageError("Missing command.")
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
+
+
+for _command in (*serving.COMMANDS, *asking.COMMANDS, *changing.COMMANDS, *shells.COMMANDS):
+    cli.add_command(_command)
+
+
+def run(args: list[str]) -> int:
+    """Run one command line; the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding does not have is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    as_json = "--json" in itertools.takewhile(lambda one: one != "--", args)
+    try:
+        return int(cli.main(args, prog_name="rs_cs", standalone_mode=False) or 0)
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "rs_cs"
+        _report(as_json, error.format_message(), f'see "{command} -h"', "usage")
+        return error.exit_code
+    except RegistryError as error:
+        exit_code, code = next((ex, co) for cls, ex, co in _OUTCOMES if isinstance(error, cls))
+        details = getattr(error, "details", {})
+        _report(as_json, str(error), error.hint, getattr(error, "code", code), **details)
+        return exit_code
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        said = f"rs_cs itself failed: {type(error).__name__}: {error}"
+        _report(as_json, said, '"python -X dev -m rsreg" and the same words show where', "internal")
+        return 1
+
+
+def _report(as_json: bool, text: str, hint: str | None, code: str, **details: object) -> None:
+    if not as_json:
+        say_error(text, hint)
+        return
+    body = {"success": False, "error": text, "code": code}
+    write_json(body | ({"hint": hint} if hint else {}) | details)

@@ -1,0 +1,180 @@
+"""The commands that change the registry: register, deregister, stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+
+import click
+
+from rsreg import config, process
+from rsreg.cli.options import (
+    SIGNAL_LATENCY,
+    Settings,
+    common_options,
+    complete_service,
+    examples,
+    found,
+    pass_settings,
+    registry_option,
+    seconds,
+)
+from rsreg.cli.output import note, write, write_json
+from rsreg.client import RegistryClient
+from rsreg.errors import ConfigurationError, RegistryError
+from rsreg.text import printable
+
+_YES = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def _pair(value: str) -> tuple[str, str]:
+    key, equals, said = value.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f"{value!r} is not KEY=VALUE.")
+    return key, said
+
+
+@click.command(
+    epilog=examples(
+        "rs_cs register --name puna_cs --type PUNA --port 5000 --heartbeat",
+        "rs_cs register --name ls336 --type TEMP --host 10.0.0.7 --port 6000 --ttl 3600",
+    )
+)
+@click.option("--name", required=True, help="The service's name.")
+@click.option("--port", required=True, type=click.IntRange(1, 65535), help="Where it listens.")
+@click.option("--host", help="Where it runs; this machine by default.")
+@click.option("--type", "service_type", metavar="TYPE", help="What it is found under.")
+@click.option(
+    "--tag", "tags", metavar="TAG", multiple=True, help="What else; may be given several times."
+)
+@click.option(
+    "--meta",
+    "metadata",
+    metavar="KEY=VALUE",
+    multiple=True,
+    type=_pair,
+    help="A fact about it; may be given several times.",
+)
+@click.option(
+    "--ttl",
+    metavar="SECONDS",
+    type=seconds,
+    default=config.DEFAULT_TTL,
+    show_default=True,
+    help="How long it stays without a heartbeat.",
+)
+@click.option("--heartbeat", is_flag=True, help="Stay, beat until interrupted, then deregister.")
+@registry_option()
+@common_options()
+@pass_settings
+def register(
+    settings: Settings,
+    name: str,
+    port: int,
+    host: str | None,
+    service_type: str | None,
+    tags: tuple[str, ...],
+    metadata: tuple[tuple[str, str], ...],
+    ttl: float,
+    heartbeat: bool,
+) -> None:
+    """Register a service by hand; prints its id."""
+    if heartbeat:
+        process.log_to_stderr("info")
+        # A supervisor that ends us means the same as Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    host = host or socket.gethostname()
+    with settings.client() as registry:
+        try:
+            service_id = registry.register(
+                name, host, port, service_type, dict(metadata), ttl, tags=list(tags)
+            )
+            if settings.json:
+                write_json({"success": True, "service_id": service_id})
+            else:
+                write(service_id)
+            if heartbeat:
+                _beat_until_interrupted(registry)
+        finally:
+            if heartbeat:
+                registry.deregister()
+    if not settings.json:
+        note(f"it stays for {ttl:g} s without heartbeats; with --heartbeat this command beats")
+
+
+@click.command(
+    epilog=examples("rs_cs deregister puna_cs", "rs_cs deregister puna_cs-f47ac10b --yes")
+)
+@click.argument("service", metavar="ID|NAME|PREFIX", shell_complete=complete_service)
+@_YES
+@registry_option()
+@common_options()
+@pass_settings
+def deregister(settings: Settings, service: str, yes: bool) -> None:
+    """Remove a service.
+
+    It is named by its id, its name, or the start of either. A program that still beats for it
+    registers it again.
+    """
+    _check_can_ask(yes)
+    with settings.client() as registry:
+        record = found(registry.find_service(service), service)
+        if not yes:
+            _ask(f"Remove {record['id']} on {record['host']}:{record['port']}?")
+        gone = record if registry.deregister(record["id"]) else None
+    found(gone, service)
+    if settings.json:
+        write_json({"success": True, "service_id": record["id"]})
+    else:
+        write(record["id"])
+
+
+@click.command(epilog=examples("rs_cs stop", "rs_cs stop -e localhost:5555 --yes"))
+@_YES
+@registry_option()
+@common_options()
+@pass_settings
+def stop(settings: Settings, yes: bool) -> None:
+    """Stop the registry of this machine; returns when it has."""
+    _check_can_ask(yes)
+    with settings.client() as registry:
+        about = registry.server_status()
+        where = registry.settings.req_endpoint
+        what = f"the registry on {where}, pid {about['pid']}"
+        if not yes:
+            _ask(f"Stop {what}, services: {len(about['services'])}?")
+        process.stop(registry)
+    if settings.json:
+        write_json({"success": True, "status": "stopped", "endpoint": where, "pid": about["pid"]})
+    else:
+        write(f"{what}, has stopped")
+
+
+COMMANDS = (register, deregister, stop)
+
+
+def _beat_until_interrupted(registry: RegistryClient) -> None:
+    registry.start_heartbeat()
+    while True:
+        time.sleep(SIGNAL_LATENCY)
+
+
+def _check_can_ask(yes: bool) -> None:
+    """Refuse before anything is sent where nobody is there to be asked."""
+    if not yes and not sys.stdin.isatty():
+        raise ConfigurationError(
+            "this asks first, and there is no terminal to ask on",
+            hint="--yes does it without asking",
+        )
+
+
+def _ask(question: str) -> None:
+    try:
+        agreed = click.confirm(printable(question), err=True)
+    except click.Abort:
+        click.echo(err=True)
+        raise
+    if not agreed:
+        raise RegistryError("nothing was changed")

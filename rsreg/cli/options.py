@@ -1,0 +1,134 @@
+"""What the commands share: their options, settings and arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from rsreg import config
+from rsreg.calls import Record
+from rsreg.client import RegistryClient
+from rsreg.errors import RegistryError, UnknownService
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Seconds that a signal may go unnoticed: one that comes just before a wait does not end it.
+SIGNAL_LATENCY = 0.5
+#: Seconds that completion may keep the shell waiting.
+_COMPLETION_TIMEOUT = 0.3
+
+
+@dataclass
+class Settings:
+    """The options that every command has, given before or after it."""
+
+    registry: str | None = None
+    timeout: float | None = None
+    json: bool = False
+
+    def client(self, timeout: float | None = None) -> RegistryClient:
+        """A client of the registry that is meant."""
+        if timeout is None:
+            timeout = config.DEFAULT_TIMEOUT if self.timeout is None else self.timeout
+        return RegistryClient(self.registry, timeout=timeout, client_id="rs_cs")
+
+
+pass_settings = click.make_pass_decorator(Settings, ensure=True)
+
+
+class WaitOver(RegistryError):
+    """The services waited for did not come in time; `details` tells which."""
+
+    def __init__(self, message: str, details: Record) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+def seconds(value: str | float) -> float:
+    """The type of options that are a length of time, up to a day."""
+    try:
+        length = float(value)
+    except ValueError:
+        length = -1
+    if not 0 <= length <= config.MAX_TIMEOUT:
+        raise click.BadParameter(
+            f"{value!r} is not a number of seconds from 0 to {config.MAX_TIMEOUT}."
+        )
+    return length
+
+
+def complete_service(
+    context: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names and ids of the live registry."""
+    return _completed(context, incomplete, lambda one: [one["name"], one["id"]])
+
+
+def complete_type(
+    context: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Types and tags of the live registry."""
+    return _completed(context, incomplete, lambda one: [one["type"] or "", *one["tags"]])
+
+
+def common_options(
+    *, timeout: str = "Seconds that the registry may take to answer, 2 by default."
+) -> Callable[[F], F]:
+    """The options of every command."""
+
+    def decorate(command: F) -> F:
+        command = _kept("--json", is_flag=True, help="Print JSON, for errors too.")(command)
+        return _kept("--timeout", metavar="SECONDS", type=seconds, help=timeout)(command)
+
+    return decorate
+
+
+def registry_option(*names: str) -> Callable[[F], F]:
+    """The option of every command that talks to a registry."""
+    return _kept(
+        *(names or ("-e", "--registry", "--endpoint")),
+        "registry",
+        metavar="URL",
+        help="Where the registry is, as host:port; RSREG_ENDPOINT, else localhost, by default.",
+    )
+
+
+def examples(*lines: str, after: str = "") -> str:
+    """The end of a help page."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines), after])
+
+
+def found(service: Record | None, name: str) -> Record:
+    """The service, or the error that there is none of this name."""
+    if service is None:
+        raise UnknownService(
+            f"no service {name!r}",
+            hint='"rs_cs list" shows all; an id, a name, or the start of either will do',
+        )
+    return service
+
+
+def _kept(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """An option whose value goes to the settings, not to the command."""
+    return click.option(*names, expose_value=False, callback=_keep, **attributes)
+
+
+def _keep(context: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is not None and value is not False:
+        setattr(context.ensure_object(Settings), str(param.name), value)
+
+
+def _completed(
+    context: click.Context, incomplete: str, words: Callable[[Record], list[str]]
+) -> list[CompletionItem]:
+    try:
+        with context.ensure_object(Settings).client(_COMPLETION_TIMEOUT) as registry:
+            services = registry.list_services()
+    except RegistryError:
+        return []
+    fitting = {word for one in services for word in words(one) if word.startswith(incomplete)}
+    return [CompletionItem(word) for word in sorted(fitting) if word and word.isprintable()]

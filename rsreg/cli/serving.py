@@ -1,0 +1,114 @@
+"""The command that runs the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rsreg import config, process
+from rsreg.calls import Record
+from rsreg.cli.options import Settings, common_options, examples, pass_settings, seconds
+from rsreg.cli.output import write, write_facts, write_json
+from rsreg.errors import ConfigurationError
+
+_PORT = click.IntRange(0, 65535)
+_DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
+
+
+@click.command(epilog=examples("rs_cs start --dev", "rs_cs start --background --db registry.db"))
+@click.option("--background", is_flag=True, help="Detach; print pid and log file once it answers.")
+@click.option(
+    "--req-port",
+    metavar="PORT",
+    type=_PORT,
+    default=config.DEFAULT_RS_REQ_PORT,
+    show_default=True,
+    help="For requests; 0 is a free one, as for the others.",
+)
+@click.option(
+    "--pub-port",
+    metavar="PORT",
+    type=_PORT,
+    default=config.DEFAULT_RS_PUB_PORT,
+    show_default=True,
+    help="For events.",
+)
+@click.option(
+    "--hb-port",
+    metavar="PORT",
+    type=_PORT,
+    help="For heartbeats of CGSE's clients; 4244 beside request port 4242, else none.",
+)
+@click.option("--bind", metavar="ADDRESS", help="Listen on this address only.")
+@click.option(
+    "--db",
+    metavar="PATH|:memory:",
+    help="Where registrations are kept; RSREG_DB, else a file in ~/.local/state/rsreg.",
+)
+@click.option(
+    "--cleanup-interval",
+    metavar="SECONDS",
+    type=seconds,
+    default=config.DEFAULT_CLEANUP_INTERVAL,
+    show_default=True,
+    help="Between two looks for services whose ttl is over.",
+)
+@click.option("--unique-service-types", is_flag=True, help="Refuse a second service of a type.")
+@click.option(
+    "--cgse-reply",
+    type=click.Choice(["RESPONSE", "REP"]),
+    default="RESPONSE",
+    show_default=True,
+    help="First frame of replies to CGSE's clients; those of mid-2025 want REP.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="What is logged on stderr; info by default.",
+)
+@click.option("--dev", is_flag=True, help="To try things: in memory, on 127.0.0.1, debug log.")
+@common_options(timeout="Seconds that --background waits for an answer, 10 by default.")
+@pass_settings
+def start(settings: Settings, /, background: bool, dev: bool, **given: Any) -> None:
+    """Run the registry, here until Ctrl-C or in the background."""
+    if settings.registry is not None:
+        raise ConfigurationError(
+            "start has no address of a registry", hint="it has --bind and --req-port"
+        )
+    config.default_endpoint()  # A wrong RSREG_ENDPOINT is said before anything is started.
+    said = {name: value for name, value in given.items() if value is not None}
+    wanted = process.ServerSettings(**{**(_DEV if dev else {}), **said})
+    if background:
+        patience = process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
+        _announce(settings, wanted, process.start_in_background(wanted, timeout=patience))
+    else:
+        process.run(wanted, lambda about: _announce(settings, wanted, about))
+
+
+COMMANDS = (start,)
+
+
+def _announce(settings: Settings, wanted: process.ServerSettings, about: Record) -> None:
+    if settings.json:
+        write_json({"success": True, **about})
+        return
+    # Where the others find it: of all addresses the name is the one to tell.
+    where = f"tcp://{about['host']}:" if wanted.bind in ("*", "0.0.0.0") else about["endpoint"]
+    ports = {"requests": "req_port", "events": "pub_port", "heartbeats": "hb_port"}
+    facts = {
+        what: config.on_port(where, about[port]) for what, port in ports.items() if about[port]
+    }
+    facts["store"] = about["store"]
+    if "log_file" in about:
+        facts["log"] = about["log_file"]
+    write(f"rsreg {about['version']}, pid {about['pid']}; {_how_to_stop(about)}")
+    write_facts((f"  {label}", said) for label, said in facts.items())
+
+
+def _how_to_stop(about: Record) -> str:
+    if "log_file" not in about:
+        return "Ctrl-C stops it"
+    address = about["endpoint"].removeprefix("tcp://").replace("127.0.0.1", "localhost")
+    known = config.default_endpoint() == f"tcp://{address}"
+    return f'"rs_cs stop{"" if known else f" -e {address}"}" stops it'

@@ -1,0 +1,90 @@
+"""The commands for shells: Python's, and the completion of the system's."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from rsreg import __version__, process
+from rsreg.cli.options import Settings, common_options, examples, pass_settings, registry_option
+from rsreg.cli.output import write_json
+from rsreg.errors import InternalError
+
+
+@click.command(epilog=examples("rs_cs shell", "rs_cs shell -e egse1:4242"))
+@registry_option()
+@common_options()
+@pass_settings
+def shell(settings: Settings) -> None:
+    """Open a Python shell with a connected client as "reg".
+
+    It is IPython's where that is installed, else Python's own. Here --json is for errors only.
+    """
+    process.log_to_stderr("warning")
+    with settings.client() as registry:
+        about = registry.server_status()
+        banner = (
+            f"rsreg {__version__} on Python {sys.version.split()[0]}: "
+            f"reg is connected to {registry.settings.req_endpoint}, "
+            f"services: {len(about['services'])}.\n"
+            f"Try reg.list_services(), reg.discover_service(TYPE), reg.<TAB>"
+        )
+        names: dict[str, Any] = {"reg": registry}
+        try:
+            ipython = importlib.import_module("IPython")
+        except ImportError:
+            _plain_shell(names, banner)
+        else:
+            _ipython_shell(ipython, names, banner)
+
+
+@click.command(
+    epilog=examples(
+        'eval "$(rs_cs completion bash)"',
+        "rs_cs completion fish > ~/.config/fish/completions/rs_cs.fish",
+    )
+)
+@click.argument("shell_name", metavar="bash|zsh|fish", type=click.Choice(["bash", "zsh", "fish"]))
+@common_options()
+@click.pass_context
+def completion(context: click.Context, shell_name: str) -> None:
+    """Print the script for completion in a shell.
+
+    It completes commands and options, and asks the registry for services and types.
+    """
+    found = get_completion_class(shell_name)
+    if found is None:
+        raise InternalError(f"click knows no completion for {shell_name}")
+    root = context.find_root()
+    script = found(root.command, {}, "rs_cs", "_RS_CS_COMPLETE").source()
+    if context.ensure_object(Settings).json:
+        write_json({"success": True, "shell": shell_name, "script": script})
+    else:
+        click.echo(script)
+
+
+COMMANDS = (shell, completion)
+
+
+def _ipython_shell(ipython: Any, names: dict[str, Any], banner: str) -> None:
+    wanted = importlib.import_module("traitlets.config").Config()
+    wanted.TerminalInteractiveShell.banner1 = banner + "\n"
+    ipython.start_ipython(argv=[], user_ns=names, config=wanted)
+
+
+def _plain_shell(names: dict[str, Any], banner: str) -> None:
+    from code import InteractiveConsole
+
+    try:
+        import readline
+        import rlcompleter
+    except ImportError:
+        pass
+    else:
+        readline.set_completer(rlcompleter.Completer(names).complete)
+        readline.parse_and_bind("tab: complete")
+    InteractiveConsole(names).interact(banner=banner, exitmsg="")
