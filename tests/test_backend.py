@@ -1,0 +1,544 @@
+"""The stores: real files, real locks, real processes that die."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import LIMIT_FILES, printed, python_process
+
+from rsreg import InMemoryBackend, RegistryBackend, SQLiteBackend, backend
+from rsreg.errors import StoreError, StoreInUse
+from rsreg.records import Event, Service
+
+KINDS: dict[str, Callable[[Path], SQLiteBackend]] = {
+    "file": lambda path: SQLiteBackend(path),
+    "memory": lambda path: InMemoryBackend(),
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of a store that does not exist yet."""
+    return tmp_path / "registry.db"
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, path: Path) -> Iterator[SQLiteBackend]:
+    """Each kind of store, open."""
+    made = KINDS[request.param](path)
+    made.initialize()
+    yield made
+    made.close()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[SQLiteBackend]:
+    """A store on a file."""
+    made = SQLiteBackend(path)
+    made.initialize()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def service(number: int = 1, **fields: Any) -> Service:
+    """A service."""
+    known: dict[str, Any] = {
+        "id": f"s-{number}",
+        "name": f"service {number}",
+        "host": "10.0.0.5",
+        "port": 5000,
+        "type": "PUNA",
+        "tags": ["optics"],
+        "metadata": {"number": number},
+        "ttl": 30,
+        "extra": {},
+        "last_heartbeat": 1_000,
+    }
+    return Service(**{**known, **fields})
+
+
+def event(seq: int, **fields: Any) -> Event:
+    """An event of `service(seq)`."""
+    known: dict[str, Any] = {
+        "type": "register",
+        "service_id": f"s-{seq}",
+        "body": b'{"seq":%d}' % seq,
+    }
+    return Event(seq=seq, **{**known, **fields})
+
+
+def fill(store: RegistryBackend, number: int) -> None:
+    """Store that many services, with an event each."""
+    numbers = range(1, number + 1)
+    store.commit({f"s-{n}": service(n) for n in numbers}, [event(n) for n in numbers])
+
+
+def outside(path: Path, *statements: str) -> list[Any]:
+    """What another program gets from SQL on the file."""
+    with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
+        return [connection.execute(statement).fetchall() for statement in statements]
+
+
+# -- what every store does
+
+
+def test_a_new_store_is_empty(store: SQLiteBackend) -> None:
+    stored = store.load()
+    assert (stored.seq, stored.services, stored.answered) == (0, [], {})
+    assert re.fullmatch(r"[0-9a-f]{16}", stored.epoch)
+    assert store.events(0, 10) == []
+
+
+def test_what_was_committed_is_there(store: SQLiteBackend) -> None:
+    one, two = service(1), service(2, type=None, tags=[], metadata={}, ttl=1.5)
+    events = [event(1, token="t1"), event(2)]
+    store.commit({"s-1": one, "s-2": two}, events)
+    stored = store.load()
+    assert sorted(stored.services, key=lambda s: s.id) == [one, two]
+    assert (stored.seq, stored.answered) == (2, {"t1": "s-1"})
+    assert store.events(0, 10) == events
+
+
+def test_services_change_and_go(store: SQLiteBackend) -> None:
+    fill(store, 3)
+    changed = service(2, port=1, tags=["new"])
+    store.commit({"s-1": None, "s-2": changed, "never": None}, [event(4)])
+    assert sorted(store.load().services, key=lambda s: s.id) == [changed, service(3)]
+
+
+def test_any_json_comes_back_as_it_was(store: SQLiteBackend) -> None:
+    odd = "Ω \0 \" ' \n \U0001f600 %s ?"
+    value = {odd: [None, True, -0.5, 2**64, 10**30, {"": []}], "deep": [[[[odd]]]]}
+    full = service(
+        1, id=odd, name=odd, host=odd, type=odd, tags=[odd, ""], metadata=value, extra=value
+    )
+    body = f'{{"Ω":"{"x" * 100_000}"}}'.encode()
+    store.commit({odd: full}, [event(1, service_id=odd, type=odd, body=body, token=odd)])
+    assert store.load().services == [full]
+    assert store.load().answered == {odd: odd}
+    assert store.events(0, 1)[0].body == body
+
+
+@pytest.mark.parametrize("ttl", [1, 30, 86400, 1.5, 0.1 + 0.2 + 1])
+def test_a_ttl_comes_back_as_it_was(store: SQLiteBackend, ttl: float) -> None:
+    store.commit({"s-1": service(ttl=ttl)}, [])
+    got = store.load().services[0].ttl
+    assert got == ttl
+    assert type(got) is type(ttl)
+
+
+def test_more_than_fits_into_one_statement(store: SQLiteBackend) -> None:
+    fill(store, 2_500)
+    stored = store.load()
+    assert len(stored.services) == 2_500
+    assert stored.seq == 2_500
+    assert len(store.events(0, 10_000)) == 2_500
+    store.commit({f"s-{n}": None for n in range(2, 2_501)}, [])
+    assert store.load().services == [service(1)]
+
+
+def test_events_come_oldest_first(store: SQLiteBackend) -> None:
+    store.commit({}, [event(n) for n in (3, 1, 2)])
+    assert [e.seq for e in store.events(0, 10)] == [1, 2, 3]
+    assert [e.seq for e in store.events(1, 10)] == [2, 3]
+    assert [e.seq for e in store.events(0, 2)] == [1, 2]
+    assert store.events(3, 10) == []
+    assert store.events(10**6, 10) == []
+
+
+def test_a_commit_is_all_or_nothing(store: SQLiteBackend) -> None:
+    fill(store, 2)
+    taken = event(2)
+    with pytest.raises(StoreError, match=r"^can't write .*: UNIQUE"):
+        store.commit({"s-1": None, "s-9": service(9)}, [event(3), taken])
+    stored = store.load()
+    assert sorted(s.id for s in stored.services) == ["s-1", "s-2"]
+    assert stored.seq == 2
+    store.commit({"s-1": None}, [event(3)])
+    assert [s.id for s in store.load().services] == ["s-2"]
+
+
+def test_the_times_of_heartbeats(store: SQLiteBackend) -> None:
+    fill(store, 3)
+    store.touch({"s-1": 2_000, "s-3": 3_000, "gone": 4_000})
+    store.touch({})
+    assert {s.id: s.last_heartbeat for s in store.load().services} == {
+        "s-1": 2_000,
+        "s-2": 1_000,
+        "s-3": 3_000,
+    }
+
+
+def test_the_journal_is_cut_back_to_its_limit(store: SQLiteBackend) -> None:
+    """Once in a thousand events; most of the numbers are left out here."""
+    assert backend.JOURNAL_LIMIT == 10_000
+    oldest = []
+    for batch in ([1], [1_000], [1_001, 2_000], [10_999], [11_000], [11_001], [11_990, 12_010]):
+        store.commit({}, [event(n) for n in batch])
+        oldest.append(store.events(0, 1)[0].seq)
+    assert oldest == [1, 1, 1, 1, 1_001, 1_001, 10_999]
+    assert [e.seq for e in store.events(0, 10)] == [10_999, 11_000, 11_001, 11_990, 12_010]
+    assert store.load().seq == 12_010
+
+
+def test_initialize_and_close_may_be_repeated(store: SQLiteBackend) -> None:
+    fill(store, 2)
+    store.initialize()
+    assert len(store.load().services) == 2
+    store.close()
+    store.close()
+
+
+def test_a_closed_store_is_an_error_not_an_empty_one(store: SQLiteBackend) -> None:
+    fill(store, 1)
+    store.close()
+    for use in (
+        store.load,
+        lambda: store.events(0, 1),
+        lambda: store.commit({}, [event(2)]),
+        lambda: store.touch({"s-1": 1}),
+    ):
+        with pytest.raises(StoreError, match=r"^can't (read|write) "):
+            use()
+
+
+def test_another_thread_than_the_one_that_opened_it(store: SQLiteBackend) -> None:
+    got: list[object] = []
+
+    def use() -> None:
+        fill(store, 3)
+        got.append(store.load().seq)
+        store.close()
+        got.append("closed")
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert got == [3, "closed"]
+
+
+# -- memory
+
+
+def test_memory_leaves_nothing_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = InMemoryBackend()
+    store.initialize()
+    fill(store, 2)
+    assert store.describe() == "memory"
+    store.close()
+    assert list(tmp_path.iterdir()) == []
+    store.initialize()
+    assert store.load().services == []
+    store.close()
+
+
+def test_two_memories_are_two() -> None:
+    one, two = InMemoryBackend(), InMemoryBackend()
+    one.initialize()
+    two.initialize()
+    fill(one, 1)
+    assert two.load().services == []
+    assert one.load().epoch != two.load().epoch
+    one.close()
+    two.close()
+
+
+# -- files
+
+
+def test_a_file_keeps_everything_over_a_restart(path: Path) -> None:
+    with opened(path) as store:
+        fill(store, 3)
+        store.touch({"s-1": 2_000})
+        before = store.load()
+    with opened(path) as store:
+        assert store.load() == before
+        assert [e.seq for e in store.events(0, 10)] == [1, 2, 3]
+        assert store.describe() == str(path)
+
+
+def test_directories_are_made(tmp_path: Path) -> None:
+    with opened(tmp_path / "state" / "rsreg" / "registry.db") as store:
+        fill(store, 1)
+    assert (tmp_path / "state" / "rsreg" / "registry.db").exists()
+
+
+def test_a_file_survives_power_loss(path: Path) -> None:
+    """`synchronous` is of a connection: only the store's own can tell it."""
+    with opened(path) as store:
+        fill(store, 1)
+        assert outside(path, "PRAGMA journal_mode") == [[("wal",)]]
+        assert store._pragma("synchronous") == 2
+
+
+def test_another_program_may_read_the_file_meanwhile(path: Path) -> None:
+    with opened(path) as store:
+        fill(store, 3)
+        assert outside(path, "SELECT count(*) FROM service") == [[(3,)]]
+        fill_more = {"s-4": service(4)}
+        store.commit(fill_more, [event(4)])
+        assert outside(path, "SELECT max(seq) FROM event") == [[(4,)]]
+
+
+def test_a_write_that_another_program_holds_up_is_refused_soon_and_works_later(path: Path) -> None:
+    with opened(path) as store:
+        fill(store, 1)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for write in (
+                lambda: store.commit({"s-2": service(2)}, [event(2)]),
+                lambda: store.touch({"s-1": 5}),
+            ):
+                with pytest.raises(StoreError, match=f"^can't write {path}: database is locked$"):
+                    write()
+            assert store.load().seq == 1
+            other.execute("ROLLBACK")
+        store.commit({"s-2": service(2)}, [event(2)])
+        assert store.load().seq == 2
+
+
+USE = """
+from test_backend import *
+path = Path(sys.argv[1])
+"""
+HOLD = """
+with opened(path) as store:
+    fill(store, 1)
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_server_on_a_file_is_told_who_has_it(path: Path) -> None:
+    with python_process(USE + HOLD, path) as holder:
+        assert printed(holder) == "open"
+        with pytest.raises(StoreInUse) as caught:
+            SQLiteBackend(path).initialize()
+        assert re.fullmatch(
+            rf"{path} is in use by pid {holder.pid} on {re.escape(socket.gethostname())} "
+            r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
+            str(caught.value),
+        )
+        assert caught.value.hint == "stop that one, or choose another file with --db"
+        holder.communicate()
+    with opened(path) as store:
+        assert store.load().seq == 1
+
+
+def test_kill_9_frees_the_file(path: Path) -> None:
+    with python_process(USE + HOLD, path) as holder:
+        assert printed(holder) == "open"
+        holder.kill()
+    with opened(path) as store:
+        assert store.load().services == [service(1)]
+
+
+def test_two_stores_of_one_process_do_not_share_a_file(path: Path) -> None:
+    with opened(path) as store:
+        with pytest.raises(StoreInUse, match=f"in use by pid {os.getpid()} "):
+            SQLiteBackend(path).initialize()
+        fill(store, 1)
+    with opened(path) as store:
+        assert store.load().seq == 1
+
+
+COMMIT_FOR_EVER = """
+with opened(path) as store:
+    for n in range(1, 1_000_000):
+        store.commit({f"s-{n}": service(n), f"s-{n - 1}": None}, [event(n, token=f"t{n}")])
+        print(n, flush=True)
+"""
+
+
+def test_what_was_committed_survives_kill_9(path: Path) -> None:
+    with python_process(USE + COMMIT_FOR_EVER, path) as writer:
+        for _ in range(50):
+            acknowledged = int(printed(writer))
+        os.kill(writer.pid, signal.SIGKILL)
+        assert writer.stdout is not None
+        acknowledged = int((writer.stdout.read().split() or [acknowledged])[-1])
+    with opened(path) as store:
+        stored = store.load()
+        assert stored.seq in (acknowledged, acknowledged + 1)
+        assert stored.services == [service(stored.seq)]
+        assert len(stored.answered) == stored.seq
+        assert [e.seq for e in store.events(0, 10**6)] == list(range(1, stored.seq + 1))
+
+
+def test_a_store_is_there_in_whole_or_not_at_all(path: Path) -> None:
+    no_room = """
+limit_files(8192)
+try:
+    with opened(path):
+        print("made")
+except StoreError as error:
+    print(error)
+"""
+    with python_process(USE + LIMIT_FILES + no_room, path) as process:
+        output, _ = process.communicate()
+    assert output.startswith(f"can't create {path}: ")
+    assert not path.exists()
+    with opened(path) as store:
+        fill(store, 1)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["registry.db", "registry.db.lock"]
+
+
+def test_what_a_crash_left_of_a_new_store_is_made_again(path: Path) -> None:
+    path.with_name("registry.db.new").write_bytes(b"half of a database")
+    with opened(path) as store:
+        fill(store, 1)
+    assert not path.with_name("registry.db.new").exists()
+
+
+def test_a_full_disk_refuses_and_later_works_again(path: Path) -> None:
+    full = """
+done = 0
+with opened(path) as store:
+    limit_files(100_000)
+    try:
+        for n in range(1, 10_000):
+            store.commit({f"s-{n}": service(n)}, [event(n)])
+            done = n
+    except StoreError as error:
+        print(error)
+    assert store.load().seq == done, "a refused commit left its events"
+    assert len(store.load().services) == done, "a refused commit left its services"
+    limit_files(-1)
+    store.commit({"s-0": service(0)}, [event(done + 1)])
+print(done)
+"""
+    with python_process(USE + LIMIT_FILES + full, path) as process:
+        error, done = process.communicate()[0].splitlines()
+    assert error.startswith(f"can't write {path}: ")
+    assert int(done) > 1
+    with opened(path) as store:
+        assert store.load().seq == int(done) + 1
+        assert len(store.load().services) == int(done) + 1
+
+
+# -- files that are refused
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files but the lock."""
+    return {p.name: p.read_bytes() for p in directory.iterdir() if p.suffix != ".lock"}
+
+
+def refused(path: Path, match: str) -> StoreError:
+    """The error that opening and reading gives: one line; the files stay as they are."""
+    before = contents(path.parent)
+    with pytest.raises(StoreError, match=match) as caught, opened(path) as store:
+        store.load()
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert contents(path.parent).items() >= before.items()
+    return caught.value
+
+
+@pytest.fixture
+def filled(path: Path) -> Path:
+    """A closed store with 500 services."""
+    with opened(path) as store:
+        fill(store, 500)
+    return path
+
+
+def test_an_empty_file_is_refused(path: Path) -> None:
+    path.touch()
+    error = refused(path, "is empty")
+    assert error.hint == "put back a copy, or remove the file to start with an empty registry"
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+def test_a_file_that_was_cut_off_is_refused(filled: Path, part: float) -> None:
+    size = filled.stat().st_size
+    os.truncate(filled, int(size * part))
+    error = refused(filled, "is corrupt: ")
+    assert "put back a copy" in (error.hint or "")
+
+
+@pytest.mark.parametrize("page", [0, 1, 5, 20, -1])
+def test_a_corrupt_page_is_refused(filled: Path, page: int) -> None:
+    content = bytearray(filled.read_bytes())
+    start = page * 4096 % len(content)
+    content[start : start + 4096] = bytes(range(256)) * 16
+    filled.write_bytes(content)
+    refused(filled, "is corrupt: ")
+
+
+def test_a_corrupt_value_is_refused(filled: Path) -> None:
+    """A flipped bit in a text is no business of SQLite's checks."""
+    content = filled.read_bytes()
+    assert b'{"number":250}' in content
+    filled.write_bytes(content.replace(b'{"number":250}', b'{"number"!250}'))
+    refused(filled, "can't read .*: JSON is malformed")
+
+
+def test_a_text_file_is_refused(path: Path) -> None:
+    path.write_text("my shopping list\n" * 1_000)
+    refused(path, "is corrupt: file is not a database")
+
+
+def test_the_database_of_another_program_is_refused(path: Path) -> None:
+    outside(path, "CREATE TABLE bookmarks (url TEXT)", "INSERT INTO bookmarks VALUES ('x')")
+    error = refused(path, "is a database of another program$")
+    assert error.hint == "choose another file with --db"
+
+
+def test_a_newer_schema_is_refused(filled: Path) -> None:
+    outside(filled, "PRAGMA user_version = 2")
+    error = refused(filled, r"was written by a newer rsreg \(schema 2, this one knows 1\)")
+    assert error.hint == "start the newer rsreg, or choose another file with --db"
+
+
+def test_a_store_without_its_tables_is_refused(filled: Path) -> None:
+    outside(filled, "DROP TABLE event")
+    refused(filled, "can't read .*: no such table: event")
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "registry.db").mkdir()
+    with pytest.raises(StoreError, match=r"^can't open .*registry.db: "):
+        SQLiteBackend(tmp_path / "registry.db").initialize()
+
+
+def test_a_place_where_nothing_can_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"^can't open .*registry.db: "):
+        SQLiteBackend(tmp_path / "file" / "registry.db").initialize()
+
+
+def test_a_refused_file_can_be_opened_when_it_is_put_right(filled: Path) -> None:
+    outside(filled, "PRAGMA user_version = 2")
+    store = SQLiteBackend(filled)
+    with pytest.raises(StoreError):
+        store.initialize()
+    outside(filled, "PRAGMA user_version = 1")
+    store.initialize()
+    assert store.load().seq == 500
+    store.close()
+
+
+def test_no_open_file_is_left_behind(path: Path, filled: Path) -> None:
+    open_files = len(os.listdir("/dev/fd"))
+    for _ in range(3):
+        with opened(path), pytest.raises(StoreInUse):
+            SQLiteBackend(path).initialize()
+    outside(path, "PRAGMA user_version = 2")
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            SQLiteBackend(path).initialize()
+    assert len(os.listdir("/dev/fd")) == open_files

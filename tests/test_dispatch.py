@@ -1,0 +1,579 @@
+"""Each action and each refusal of the protocol, word by word, and input of any kind."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helpers import HandClock, UnreliableStore
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rsreg import InMemoryBackend, wire
+from rsreg.dispatch import MAX_EVENTS, Dispatcher
+from rsreg.errors import StoreError
+from rsreg.registry import Registry
+
+INFO = {"name": "example", "host": "192.168.1.10", "port": 8080}
+ABOUT = {"req_port": 1, "pub_port": 2, "hb_port": None, "pid": 5}
+
+
+class Desk:
+    """A dispatcher over a registry with one service; replies are read as clients read them."""
+
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.store = UnreliableStore(InMemoryBackend())
+        self.registry = Registry(self.store, clock=self.clock, wall=lambda: 1_617_293_054.7)
+        self.registry.open()
+        self.peer = "127.0.0.1"
+        self.stopped = 0
+        self.dispatcher = Dispatcher(
+            self.registry, lambda: 1_617_293_054.7, lambda: dict(ABOUT), self._stop
+        )
+        known = {**INFO, "id": "known", "type": "web", "tags": ["web", "api"]}
+        self.ask("register", service_info=known, ttl=30)
+
+    def _stop(self) -> None:
+        self.stopped += 1
+
+    def send(self, payload: bytes, failure: StoreError | None = None) -> dict[str, Any]:
+        """The reply to these bytes; what it changed is committed."""
+        body = self.dispatcher.answer(payload, lambda: self.peer, failure)
+        self.registry.commit()
+        return dict(json.loads(wire.encode(body)))
+
+    def ask(self, action: object = None, **fields: Any) -> dict[str, Any]:
+        """The reply to a request."""
+        request = fields if action is None else {"action": action, **fields}
+        return self.send(json.dumps(request).encode())
+
+    def picture(self) -> object:
+        """All that a request may change."""
+        records = [bytes(record) for record in self.registry.list_services()]
+        return records, self.registry.seq, self.store.load(), self.stopped
+
+    def refuse(self, payload: bytes, failure: StoreError | None = None) -> dict[str, Any]:
+        """The refusal of these bytes, which change nothing."""
+        before = self.picture()
+        reply = self.send(payload, failure)
+        assert reply["success"] is False
+        assert self.picture() == before
+        return reply
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    """A desk."""
+    made = Desk()
+    yield made
+    made.store.close()
+
+
+RECORD = {
+    "id": "known",
+    **INFO,
+    "type": "web",
+    "tags": ["web", "api"],
+    "metadata": {},
+    "ttl": 30,
+    "last_heartbeat": 1_617_293_054,
+    "health": "passing",
+}
+
+# -- what each action answers
+
+
+def test_register(desk: Desk) -> None:
+    reply = desk.ask(
+        "register",
+        service_info={**INFO, "type": "web", "tags": ["a"], "metadata": {"version": "1.0.0"}},
+        ttl=30,
+    )
+    service_id = reply.pop("service_id")
+    assert service_id.startswith("example-")
+    assert reply == {"success": True, "message": "Service registered successfully"}
+    assert desk.ask("get", service_id=service_id)["service"] == {
+        **RECORD,
+        "id": service_id,
+        "tags": ["a"],
+        "metadata": {"version": "1.0.0"},
+    }
+
+
+@pytest.mark.parametrize("ttl", [{}, {"ttl": None}])
+def test_a_ttl_may_be_left_out(desk: Desk, ttl: dict[str, None]) -> None:
+    service_id = desk.ask("register", service_info=INFO, **ttl)["service_id"]
+    assert desk.ask("get", service_id=service_id)["service"]["ttl"] == 30
+
+
+def test_a_resent_register_gets_the_same_answer(desk: Desk) -> None:
+    request = {"service_info": INFO, "ttl": 30, "request_id": "7"}
+    first = desk.ask("register", **request)
+    assert first["request_id"] == "7"
+    assert desk.ask("register", **request) == first
+    assert desk.ask("register", **{**request, "ttl": 31})["service_id"] != first["service_id"]
+    assert desk.registry.seq == 3
+
+
+def test_deregister(desk: Desk) -> None:
+    request = {"service_id": "known", "request_id": "7"}
+    done = {"success": True, "message": "Service deregistered successfully", "request_id": "7"}
+    assert desk.ask("deregister", **request) == done
+    assert desk.ask("deregister", **request) == done
+    assert desk.registry.seq == 2
+
+
+def test_renew(desk: Desk) -> None:
+    desk.clock.advance(20)
+    assert desk.ask("renew", service_id="known") == {
+        "success": True,
+        "message": "Service renewed successfully",
+    }
+    desk.clock.advance(20)
+    desk.registry.caught_up(desk.clock.now)
+    assert desk.ask("get", service_id="known")["service"]["health"] == "passing"
+    assert desk.registry.seq == 1
+
+
+def test_get(desk: Desk) -> None:
+    assert desk.ask("get", service_id="known") == {"success": True, "service": RECORD}
+    desk.clock.advance(30)
+    desk.registry.caught_up(desk.clock.now)
+    assert desk.ask("get", service_id="known")["service"] == {**RECORD, "health": "critical"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, [RECORD]),
+        ({"service_type": None}, [RECORD]),
+        ({"service_type": ""}, [RECORD]),
+        ({"service_type": "web"}, [RECORD]),
+        ({"service_type": "api"}, [RECORD]),
+        ({"service_type": "other"}, []),
+    ],
+)
+def test_list(desk: Desk, fields: dict[str, Any], found: list[object]) -> None:
+    assert desk.ask("list", **fields) == {
+        "success": True,
+        "services": found,
+        "seq": 1,
+        "epoch": desk.registry.epoch,
+    }
+
+
+def test_discover(desk: Desk) -> None:
+    assert desk.ask("discover", service_type="web") == {"success": True, "service": RECORD}
+    assert desk.ask("discover", service_type="api")["service"] == RECORD
+
+
+def test_health(desk: Desk) -> None:
+    answer = {"success": True, "status": "ok", "timestamp": 1_617_293_054}
+    assert desk.ask("health") == answer
+    assert desk.ask("health", unknown="field", request_id="") == {**answer, "request_id": ""}
+
+
+def test_info(desk: Desk) -> None:
+    position = {"seq": 1, "epoch": desk.registry.epoch}
+    answer = {"success": True, "status": "ok", **ABOUT, **position}
+    assert desk.ask("info") == {**answer, "services": [RECORD]}
+    assert desk.ask("info", services=True) == {**answer, "services": [RECORD]}
+    assert desk.ask("info", services=False) == answer
+
+
+def test_events(desk: Desk) -> None:
+    desk.ask("deregister", service_id="known")
+    position = {"success": True, "seq": 2, "epoch": desk.registry.epoch}
+    assert desk.ask("events") == {**position, "events": [], "reset": False}
+    reply = desk.ask("events", since=0)
+    assert reply["events"] == [
+        {
+            "type": kind,
+            "timestamp": 1_617_293_054,
+            "data": {"service_id": "known", "service_info": RECORD},
+            "seq": seq,
+            "epoch": desk.registry.epoch,
+        }
+        for seq, kind in ((1, "register"), (2, "deregister"))
+    ]
+    assert reply["reset"] is False
+    assert [e["seq"] for e in desk.ask("events", since=0, limit=1)["events"]] == [1]
+    assert [e["seq"] for e in desk.ask("events", since=1, limit=None)["events"]] == [2]
+    assert desk.ask("events", since=0, limit=0)["events"] == []
+    for fields in ({"since": 3}, {"since": 10**30}, {"since": 1, "epoch": "other"}):
+        assert desk.ask("events", **fields) == {**position, "events": [], "reset": True}
+    same = desk.ask("events", since=1, epoch=desk.registry.epoch)
+    assert [e["seq"] for e in same["events"]] == [2]
+
+
+def test_one_reply_holds_only_so_many_events(desk: Desk) -> None:
+    assert MAX_EVENTS == 1_000
+    for _ in range(1_005):
+        desk.dispatcher.answer(
+            json.dumps({"action": "register", "service_info": {**INFO, "id": "x"}}).encode(),
+            lambda: "",
+        )
+    desk.registry.commit()
+    for fields in ({}, {"limit": 10**6}):
+        reply = desk.ask("events", since=0, **fields)
+        assert [e["seq"] for e in reply["events"]] == list(range(1, 1_001))
+        assert reply["seq"] == 1_006
+
+
+def test_terminate_from_this_machine(desk: Desk) -> None:
+    for peer in ("127.0.0.1", "127.1.2.3"):
+        desk.peer = peer
+        assert desk.ask("terminate") == {
+            "success": True,
+            "status": "terminating",
+            "timestamp": 1_617_293_054,
+        }
+    assert desk.stopped == 2
+
+
+def test_terminate_from_this_machine_by_ipv6(desk: Desk) -> None:
+    desk.peer = "::1"
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            here = False
+        else:
+            here = True
+    assert desk.ask("terminate")["success"] is here
+
+
+# TEST-NET addresses: no machine has them.
+@pytest.mark.parametrize("peer", ["192.0.2.1", "2001:db8::1", "", "localhost", "inproc", "None"])
+def test_terminate_from_another_machine_is_refused(desk: Desk, peer: str) -> None:
+    desk.peer = peer
+    assert desk.refuse(b'{"action":"terminate"}') == {
+        "success": False,
+        "error": "terminate is taken only from the machine that the registry runs on",
+        "code": "forbidden",
+        "hint": 'log in there and run "rs_cs stop"',
+    }
+
+
+# -- refusals
+
+MISSING = "Missing required field: {}"
+UNKNOWN = {
+    "get": "Service not found",
+    "renew": "Service not found or could not be renewed",
+    "deregister": "Service not found or could not be deregistered",
+}
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "code"),
+    [
+        ({}, MISSING.format("action"), "invalid-request"),
+        ({"action": None}, MISSING.format("action"), "invalid-request"),
+        ({"action": ""}, MISSING.format("action"), "invalid-request"),
+        ({"action": 5}, "Invalid action: expected a string", "invalid-request"),
+        ({"action": ["get"]}, "Invalid action: expected a string", "invalid-request"),
+        ({"action": "dance"}, "Unknown action: dance", "unknown-action"),
+        ({"action": "GET"}, "Unknown action: GET", "unknown-action"),
+        ({"action": "register"}, MISSING.format("service_info"), "invalid-request"),
+        (
+            {"action": "register", "service_info": None},
+            "Invalid service_info: expected an object",
+            "invalid-request",
+        ),
+        (
+            {"action": "register", "service_info": {"name": "a", "host": "h"}},
+            "Missing required field in service_info: port",
+            "invalid-request",
+        ),
+        (
+            {"action": "register", "service_info": {**INFO, "port": 0}},
+            "Invalid service_info.port: …",
+            "invalid-request",
+        ),
+        (
+            {"action": "register", "service_info": INFO, "ttl": 0},
+            "Invalid ttl: …",
+            "invalid-request",
+        ),
+        (
+            {"action": "register", "service_info": INFO, "ttl": "30"},
+            "Invalid ttl: …",
+            "invalid-request",
+        ),
+        *(
+            ({"action": action, **field}, error, "invalid-request")
+            for action in ("get", "renew", "deregister")
+            for field, error in (
+                ({}, MISSING.format("service_id")),
+                ({"service_id": None}, MISSING.format("service_id")),
+                ({"service_id": ""}, MISSING.format("service_id")),
+                ({"service_id": 5}, "Invalid service_id: expected a string"),
+                ({"service_id": ["known"]}, "Invalid service_id: expected a string"),
+            )
+        ),
+        *(
+            ({"action": action, "service_id": "nobody"}, error, "unknown-service")
+            for action, error in UNKNOWN.items()
+        ),
+        ({"action": "discover"}, MISSING.format("service_type"), "invalid-request"),
+        (
+            {"action": "discover", "service_type": True},
+            "Invalid service_type: expected a string",
+            "invalid-request",
+        ),
+        (
+            {"action": "discover", "service_type": "PUNA"},
+            "No healthy service of type PUNA found",
+            "no-service",
+        ),
+        (
+            {"action": "list", "service_type": {}},
+            "Invalid service_type: expected a string",
+            "invalid-request",
+        ),
+        (
+            {"action": "list", "service_type": 0},
+            "Invalid service_type: expected a string",
+            "invalid-request",
+        ),
+        (
+            {"action": "events", "since": -1},
+            "Invalid since: …",
+            "invalid-request",
+        ),
+        (
+            {"action": "events", "since": "0"},
+            "Invalid since: …",
+            "invalid-request",
+        ),
+        (
+            {"action": "events", "limit": 1.5},
+            "Invalid limit: …",
+            "invalid-request",
+        ),
+        (
+            {"action": "events", "since": 0, "epoch": 5},
+            "Invalid epoch: expected a string",
+            "invalid-request",
+        ),
+    ],
+)
+@pytest.mark.parametrize("request_id", [None, "7f3a"])
+def test_a_refusal(
+    desk: Desk, request_: dict[str, Any], error: str, code: str, request_id: str | None
+) -> None:
+    echo = {} if request_id is None else {"request_id": request_id}
+    reply = desk.refuse(json.dumps({**request_, **echo}).encode())
+    reply.pop("hint", None)
+    sentence, ellipsis, _ = error.partition("…")
+    if ellipsis:
+        assert len(reply["error"]) > len(sentence)
+        reply["error"] = reply["error"][: len(sentence)]
+    assert reply == {"success": False, "error": sentence, "code": code, **echo}
+
+
+@pytest.mark.parametrize(
+    ("payload", "error", "code"),
+    [
+        (b"", "Invalid JSON format", "invalid-json"),
+        (b"hello", "Invalid JSON format", "invalid-json"),
+        (b'{"action":"health","x":NaN}', "Invalid JSON format", "invalid-json"),
+        (b'{"action":"\xff"}', "Invalid JSON format", "invalid-json"),
+        (b'{"action":"\\ud800"}', "Invalid JSON format", "invalid-json"),
+        (b"[]", "A request is a JSON object, not an array", "invalid-request"),
+        (b"null", "A request is a JSON object, not null", "invalid-request"),
+        (b"[" * 60_000, "The request is nested deeper than 32 levels", "invalid-request"),
+        (b" " * 65_537, "The request has 65537 bytes", "invalid-request"),
+        (b'{"action":"health","request_id":7}', "Invalid request_id", "invalid-request"),
+    ],
+)
+def test_what_is_no_request(desk: Desk, payload: bytes, error: str, code: str) -> None:
+    reply = desk.refuse(payload)
+    reply.pop("hint", None)
+    assert reply == {"success": False, "error": error, "code": code}
+
+
+def test_a_deep_request_is_refused_under_its_request_id(desk: Desk) -> None:
+    deep = b'{"action":"health","request_id":"7","x":%s}' % (b"[" * 32 + b"]" * 32)
+    assert desk.refuse(deep) == {
+        "success": False,
+        "error": "The request is nested deeper than 32 levels",
+        "code": "invalid-request",
+        "request_id": "7",
+    }
+
+
+def test_a_refusal_says_what_to_do(desk: Desk) -> None:
+    assert desk.ask("dance")["hint"] == (
+        "the actions are register, deregister, renew, get, list, discover, health, info, events, "
+        "terminate"
+    )
+    assert "not 0" in desk.ask("register", service_info={**INFO, "port": 0})["hint"]
+    assert desk.send(b"{")["hint"]
+
+
+def test_the_policies_are_refused_with_their_details(desk: Desk) -> None:
+    taken = {**INFO, "type": "web", "singleton": True}
+    assert desk.refuse(json.dumps({"action": "register", "service_info": taken}).encode()) == {
+        "success": False,
+        "error": "duplicate_service_type",
+        "code": "duplicate_service_type",
+        "hint": "example holds it on 192.168.1.10:8080",
+        "message": "Service type 'web' is already registered by service_id 'known'.",
+        "service_type": "web",
+        "existing_service_id": "known",
+    }
+    both = {**taken, "allow_duplicate_service_type": True}
+    assert desk.refuse(json.dumps({"action": "register", "service_info": both}).encode()) == {
+        "success": False,
+        "error": "invalid_service_type_policy",
+        "code": "invalid-request",
+        "message": "singleton and allow_duplicate_service_type cannot both be true.",
+    }
+
+
+def test_a_store_that_failed_refuses_changes_and_answers_questions(desk: Desk) -> None:
+    failure = StoreError("can't write registry.db: database or disk is full")
+    for request in (
+        {"action": "register", "service_info": INFO},
+        {"action": "deregister", "service_id": "known"},
+        {"action": "register"},
+    ):
+        assert desk.refuse(json.dumps({**request, "request_id": "7"}).encode(), failure) == {
+            "success": False,
+            "error": "The registry's store failed: can't write registry.db: "
+            "database or disk is full",
+            "code": "unavailable",
+            "hint": "nothing was changed; try again",
+            "request_id": "7",
+        }
+    for request in (
+        {"action": "renew", "service_id": "known"},
+        {"action": "get", "service_id": "known"},
+        {"action": "list"},
+        {"action": "discover", "service_type": "web"},
+        {"action": "health"},
+        {"action": "info"},
+        {"action": "events"},
+    ):
+        assert desk.send(json.dumps(request).encode(), failure)["success"] is True
+
+
+def test_a_journal_that_cannot_be_read_is_an_error(desk: Desk) -> None:
+    desk.store.reads_fail = True
+    reply = desk.refuse(b'{"action":"events","since":0}')
+    assert (reply["code"], reply["error"]) == (
+        "unavailable",
+        "The registry's store failed: the disk is gone",
+    )
+
+
+def test_a_fault_of_ours_is_an_answer_and_a_log_entry(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_services: object) -> Any:
+        raise RuntimeError("a strategy with a bug")
+
+    desk.registry._strategy = broken
+    reply = desk.refuse(b'{"action":"discover","service_type":"web","request_id":"7"}')
+    assert reply == {
+        "success": False,
+        "error": "The registry failed; its log says why",
+        "code": "internal",
+        "request_id": "7",
+    }
+    assert "a strategy with a bug" in caplog.text
+    assert '"discover"' in caplog.text
+
+
+# -- anything
+
+FIELDS = [
+    *("action", "service_info", "ttl", "service_id", "service_type", "request_id"),
+    *("since", "limit", "epoch", "services", "name", "host", "port", "type", "tags", "metadata"),
+    *("id", "singleton", "allow_duplicate_service_type"),
+]
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(0, 5),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["", "known", "web", "x" * 257, "x" * 600, 65536, 86401, 0.5]),
+)
+JSON = st.recursive(
+    VALUES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+SOUND = {
+    "service_info": st.fixed_dictionaries(
+        {"name": JSON | st.just("a"), "host": st.just("h"), "port": JSON | st.just(1)},
+        optional={
+            "id": st.just("known") | JSON,
+            "type": st.just("web") | JSON,
+            "tags": JSON,
+            "metadata": JSON,
+            "singleton": st.booleans() | JSON,
+        },
+    ),
+    "service_id": st.just("known"),
+    "service_type": st.just("web"),
+    "request_id": st.just("7"),
+}
+REQUEST = st.builds(
+    lambda action, sound, odd: {"action": action, **sound, **odd},
+    st.sampled_from(
+        [
+            *("register", "deregister", "renew", "get", "list", "discover"),
+            "health",
+            "info",
+            "events",
+        ]
+    ),
+    st.fixed_dictionaries({}, optional=SOUND),
+    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=2),
+)
+
+
+def check_answers(*payloads: bytes) -> None:
+    """Whatever comes is answered in standard JSON, and a refusal changes nothing."""
+    desk = Desk()
+    for payload in payloads:
+        before = desk.picture()
+        reply = desk.send(payload)
+        assert "error" not in reply or reply["success"] is False
+        if reply["success"] is not True:
+            assert reply["error"]
+            assert isinstance(reply["error"], str)
+            assert reply["code"] != "internal"
+            assert desk.picture() == before
+    desk.store.close()
+
+
+@given(st.lists(REQUEST, min_size=1, max_size=4))
+def test_any_requests_are_answered(requests: list[dict[str, Any]]) -> None:
+    check_answers(*(json.dumps(request).encode() for request in requests))
+
+
+@given(st.binary(max_size=50))
+def test_any_bytes_are_answered(payload: bytes) -> None:
+    check_answers(payload)
+
+
+@given(st.data())
+def test_any_damaged_request_is_answered(data: st.DataObject) -> None:
+    sound = {"action": "register", "service_info": {**INFO, "tags": ["Ω"]}, "ttl": 30}
+    payload = bytearray(json.dumps(sound, ensure_ascii=False).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    check_answers(bytes(payload))

@@ -1,0 +1,152 @@
+"""Events in order, once each, without gaps: told by hand what arrives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rsreg.calls import Record
+from rsreg.watch import Follower
+
+
+def event(seq: int, epoch: str = "e") -> Record:
+    """An event as it comes over the wire."""
+    return {"type": "register", "seq": seq, "epoch": epoch, "data": {"service_id": str(seq)}}
+
+
+def answer(*seqs: int, seq: int, epoch: str = "e", reset: bool = False) -> Record:
+    """The answer to `events`."""
+    return {"events": [event(n) for n in seqs], "seq": seq, "epoch": epoch, "reset": reset}
+
+
+def asked(follower: Follower) -> dict[str, Any]:
+    """What it would ask now."""
+    call = follower.question()
+    assert call.action == "events"
+    return dict(call.params)
+
+
+@pytest.fixture
+def follower() -> Follower:
+    """One that begins after event 5."""
+    follower = Follower()
+    assert follower.silence == 0.0
+    assert asked(follower) == {}
+    assert follower.answered(answer(seq=5)) == []
+    return follower
+
+
+def seqs(events: list[Record]) -> list[int]:
+    """The numbers of events."""
+    return [one["seq"] for one in events]
+
+
+def test_nothing_is_taken_before_the_position_is_known() -> None:
+    follower = Follower()
+    assert follower.published(event(6)) == []
+    assert follower.silence == 0.0
+
+
+def test_events_in_order(follower: Follower) -> None:
+    assert asked(follower) == {"since": 5, "epoch": "e"}
+    assert seqs(follower.published(event(6))) == [6]
+    assert seqs(follower.published(event(7))) == [7]
+    assert follower.silence > 0
+    assert asked(follower) == {"since": 7, "epoch": "e"}
+
+
+def test_what_it_has_already_is_dropped(follower: Follower) -> None:
+    assert follower.published(event(5)) == []
+    assert follower.published(event(4)) == []
+    assert follower.silence > 0
+    follower.published(event(6))
+    assert follower.published(event(6)) == []
+
+
+def test_a_gap_is_asked_for_at_once(follower: Follower) -> None:
+    assert follower.published(event(8)) == []
+    assert follower.silence == 0.0
+    assert asked(follower) == {"since": 5, "epoch": "e"}
+    assert seqs(follower.answered(answer(6, 7, 8, seq=8))) == [6, 7, 8]
+    assert follower.silence > 0
+    assert follower.published(event(8)) == []
+    assert seqs(follower.published(event(9))) == [9]
+
+
+def test_a_long_gap_is_asked_for_in_parts(follower: Follower) -> None:
+    assert seqs(follower.answered(answer(6, 7, seq=9))) == [6, 7]
+    assert follower.silence == 0.0
+    assert asked(follower) == {"since": 7, "epoch": "e"}
+    assert seqs(follower.answered(answer(8, 9, seq=9))) == [8, 9]
+    assert follower.silence > 0
+
+
+def test_events_that_arrived_meanwhile_are_not_handed_on_twice(follower: Follower) -> None:
+    follower.published(event(6))
+    assert seqs(follower.answered(answer(6, 7, seq=7))) == [7]
+    assert follower.answered(answer(6, 7, seq=7)) == []
+
+
+def test_silence_is_asked_about_less_and_less_often(follower: Follower) -> None:
+    silences = []
+    for _ in range(8):
+        silences.append(follower.silence)
+        assert follower.answered(answer(seq=5)) == []
+    assert silences == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
+    follower.answered(answer(6, seq=6))
+    assert follower.silence == 0.25
+
+
+def test_a_registry_that_does_not_answer_is_asked_again_later(follower: Follower) -> None:
+    follower.published(event(8))
+    follower.unanswered()
+    assert follower.silence == 5.0
+    assert asked(follower) == {"since": 5, "epoch": "e"}
+
+
+def test_another_epoch_is_asked_about(follower: Follower) -> None:
+    assert follower.published(event(6, epoch="new")) == []
+    assert follower.silence == 0.0
+    assert asked(follower) == {"since": 5, "epoch": "e"}
+
+
+def test_what_was_missed_for_good_is_said(
+    follower: Follower, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert follower.answered(answer(seq=2, epoch="new", reset=True)) == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "missed" in caplog.text
+    assert asked(follower) == {"since": 2, "epoch": "new"}
+    assert follower.silence > 0
+    assert seqs(follower.published(event(3, epoch="new"))) == [3]
+
+
+def test_the_first_answer_is_no_loss(follower: Follower, caplog: pytest.LogCaptureFixture) -> None:
+    assert follower.silence == 0.25
+    assert caplog.records == []
+
+
+@given(st.lists(st.sampled_from(["event", "lost", "again", "ask", "ask in vain"]), max_size=60))
+def test_whatever_is_lost_every_event_comes_once_in_order(happenings: list[str]) -> None:
+    """Against a registry with a journal, and a network that loses and repeats events."""
+    follower, newest, got = Follower(), 0, []
+    follower.answered(answer(seq=0))
+    for what in [*happenings, "ask"]:
+        if what in ("event", "lost"):
+            newest += 1
+        if what == "event":
+            got += follower.published(event(newest))
+        elif what == "again" and newest:
+            got += follower.published(event(max(1, newest - 1)))
+        elif what == "ask":
+            missed = range(asked(follower)["since"] + 1, newest + 1)
+            got += follower.answered(answer(*missed, seq=newest))
+        elif what == "ask in vain":
+            follower.unanswered()
+        assert seqs(got) == list(range(1, len(got) + 1))
+        if what == "event" and len(got) < newest:
+            assert follower.silence == 0.0
+    assert len(got) == newest

@@ -1,0 +1,254 @@
+"""What is said about a service: what is taken, what is refused, what it is found under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rsreg import records
+from rsreg.errors import AmbiguousName, InvalidRequest
+from rsreg.records import Service
+
+ASKED = {"name": "hexapod", "host": "10.0.0.5", "port": 5000}
+
+
+def service(**fields: Any) -> Service:
+    """A service with these fields."""
+    known: dict[str, Any] = {
+        "id": "hexapod-1",
+        "type": None,
+        "tags": [],
+        "metadata": {},
+        "ttl": 30,
+        "extra": {},
+        "last_heartbeat": 1_000,
+    }
+    return Service(**{**ASKED, **known, **fields})
+
+
+def test_the_fields_of_a_service_info() -> None:
+    info, extra = records.read_service_info(
+        {
+            **ASKED,
+            "type": "PUNA",
+            "tags": ["optics", "bench 2"],
+            "metadata": {"version": "1.0", "deep": [{"a": None}]},
+            "id": "mine",
+            "singleton": True,
+            "allow_duplicate_service_type": False,
+            "protocol": "udp",
+            "weights": [1, 2.5],
+        }
+    )
+    assert (info.name, info.host, info.port) == ("hexapod", "10.0.0.5", 5000)
+    assert (info.type, info.tags, info.id) == ("PUNA", ["optics", "bench 2"], "mine")
+    assert info.metadata == {"version": "1.0", "deep": [{"a": None}]}
+    assert (info.singleton, info.allow_duplicate_service_type) == (True, False)
+    assert extra == {"protocol": "udp", "weights": [1, 2.5]}
+
+
+def test_most_may_be_left_out_or_null() -> None:
+    bare, _ = records.read_service_info(ASKED)
+    optional = ("type", "tags", "metadata", "id", "singleton", "allow_duplicate_service_type")
+    with_nulls, extra = records.read_service_info({**ASKED, **dict.fromkeys(optional)})
+    assert bare == with_nulls
+    assert extra == {}
+
+
+def test_what_the_registry_computes_is_not_taken_from_a_service() -> None:
+    _, extra = records.read_service_info(
+        {**ASKED, "health": "passing", "last_heartbeat": 5, "ttl": 9}
+    )
+    assert extra == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("name", ["", "x" * 257, 5, None, [], True]),
+        ("host", ["", "x" * 257, 5, None, {}]),
+        ("port", [0, 65536, -1, 10**30, -(10**30), "5000", 5000.0, 5.5, True, None, []]),
+        ("type", ["", "x" * 257, 5, []]),
+        ("tags", ["optics", 5, {}, ["a"] * 65]),
+        ("metadata", ["x", 5, [], True]),
+        ("id", ["", "x" * 513, 5]),
+        ("singleton", [1, "yes", []]),
+        ("allow_duplicate_service_type", [0, "no"]),
+    ],
+)
+def test_a_wrong_field_is_refused_by_its_name(field: str, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(InvalidRequest) as caught:
+            records.read_service_info({**ASKED, field: value})
+        assert str(caught.value).startswith(f"Invalid service_info.{field}: expected "), value
+        assert caught.value.hint is None or field.rstrip("s") in caught.value.hint
+        assert caught.value.hint or field in ("singleton", "allow_duplicate_service_type")
+
+
+@pytest.mark.parametrize("tag", ["", "x" * 257, 5, None])
+def test_a_wrong_tag_is_refused_by_its_place(tag: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Invalid service_info.tags\[1\]: ") as caught:
+        records.read_service_info({**ASKED, "tags": ["fine", tag]})
+    assert caught.value.hint == "tags are a list of at most 64 texts of 1 to 256 characters"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, "x") for field in ("name", "host", "type", "id")),
+        ("tags", ["x"]),
+        ("tags", []),
+        ("name", "x" * 256),
+        ("host", "x" * 256),
+        ("type", "x" * 256),
+        ("id", "x" * 512),
+        ("port", 1),
+        ("port", 65535),
+        ("tags", ["x" * 256] * 64),
+        ("name", "Ωμέγα \0 \U0001f52d"),
+    ],
+)
+def test_the_smallest_and_the_largest_that_are_taken(field: str, value: object) -> None:
+    info, _ = records.read_service_info({**ASKED, field: value})
+    assert getattr(info, field) == value
+
+
+@pytest.mark.parametrize("field", ["name", "host", "port"])
+def test_what_must_be_said(field: str) -> None:
+    asked = {key: value for key, value in ASKED.items() if key != field}
+    with pytest.raises(InvalidRequest, match=f"^Missing required field in service_info: {field}$"):
+        records.read_service_info(asked)
+
+
+@pytest.mark.parametrize("asked", [None, [], "x", 5, True])
+def test_a_service_info_is_an_object(asked: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Invalid service_info: expected an object$"):
+        records.read_service_info(asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ttl"),
+    [(1, 1), (86400, 86400), (1.0, 1), (1.5, 1.5), (86400.0, 86400), (30, 30)],
+)
+def test_a_ttl_is_whole_where_it_can_be(asked: float, ttl: float) -> None:
+    got = records.read_ttl(asked)
+    assert got == ttl
+    assert type(got) is type(ttl)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *(0, 0.999, 86400.5, 86401, -1, -1.5, 10**30, 1e308, float("nan"), float("inf")),
+        *(True, False, None, "30", [], {}),
+    ],
+)
+def test_a_ttl_outside_is_refused(asked: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Invalid ttl: expected ") as caught:
+        records.read_ttl(asked)
+    assert caught.value.hint == "a ttl is a number of seconds from 1 to 86400"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kinds", "effective"),
+    [
+        ({}, set(), None),
+        ({"type": "PUNA"}, {"PUNA"}, "PUNA"),
+        ({"tags": ["a", "b", "a"]}, {"a", "b"}, None),
+        ({"metadata": {"type": "PUNA"}}, {"PUNA"}, "PUNA"),
+        (
+            {"type": "PUNA", "tags": ["optics"], "metadata": {"type": "old"}},
+            {"PUNA", "optics", "old"},
+            "PUNA",
+        ),
+        ({"metadata": {"type": 5}}, set(), None),
+        ({"metadata": {"type": ["PUNA"]}, "tags": ["a"]}, {"a"}, None),
+        ({"metadata": {"type": ""}}, set(), ""),
+    ],
+)
+def test_what_a_service_is_found_under(
+    fields: dict[str, Any], kinds: set[str], effective: str | None
+) -> None:
+    assert service(**fields).kinds() == kinds
+    assert service(**fields).effective_type == effective
+
+
+def test_the_record_on_the_wire() -> None:
+    shown = service(type="PUNA", tags=["a"], metadata={"v": 1}, extra={"protocol": "udp"}).body()
+    assert shown == {
+        "id": "hexapod-1",
+        **ASKED,
+        "type": "PUNA",
+        "tags": ["a"],
+        "metadata": {"v": 1},
+        "protocol": "udp",
+        "ttl": 30,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("hexapod", "hexapod"),
+        ("Puna CS #2", "puna-cs-2"),
+        ("a_b.c", "a_b.c"),
+        ("--x--", "x"),
+        ("Ωμέγα", "service"),
+        ("///", "service"),
+    ],
+)
+def test_the_readable_half_of_an_id(name: str, slug: str) -> None:
+    assert records.slug(name) == slug
+
+
+@pytest.mark.parametrize(
+    ("fields", "endpoint"),
+    [
+        ({"host": "10.0.0.5"}, "tcp://10.0.0.5:5000"),
+        ({"host": "::1"}, "tcp://[::1]:5000"),
+        ({"host": "[::1]"}, "tcp://[::1]:5000"),
+        ({"host": "lab", "protocol": "udp"}, "udp://lab:5000"),
+    ],
+)
+def test_the_endpoint_of_a_record(fields: dict[str, object], endpoint: str) -> None:
+    assert records.endpoint_of({"port": 5000, **fields}) == endpoint
+
+
+KNOWN = [
+    {"id": "hexapod-1", "name": "hexapod"},
+    {"id": "hexapod-2", "name": "hexapod"},
+    {"id": "filter-1", "name": "filter wheel"},
+    {"id": "filter wheel", "name": "odd one"},
+    {"id": "camera-1", "name": "cam"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("hexapod-2", "hexapod-2"),
+        ("filter wheel", "filter wheel"),  # an id goes before a name
+        ("cam", "camera-1"),
+        ("camer", "camera-1"),
+        ("odd", "filter wheel"),
+        ("nothing", None),
+    ],
+)
+def test_a_name_means_one_service(name: str, found: str | None) -> None:
+    picked = records.pick_by_name(KNOWN, name)
+    assert (picked and picked["id"]) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "candidates"),
+    [
+        ("hexapod", ["hexapod-1", "hexapod-2"]),
+        ("hexapod-", ["hexapod-1", "hexapod-2"]),
+        ("filter", ["filter-1", "filter wheel"]),
+    ],
+)
+def test_a_name_that_means_several_is_refused(name: str, candidates: list[str]) -> None:
+    with pytest.raises(AmbiguousName, match=f"^'{name}' fits 2 services$") as caught:
+        records.pick_by_name(KNOWN, name)
+    assert caught.value.candidates == candidates

@@ -1,0 +1,334 @@
+"""The registry against a plain model of its promises, whatever happens to it and in what order."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from helpers import HandClock, UnreliableStore
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from rsreg import SQLiteBackend, records
+from rsreg.errors import NoService, StoreError, UnknownService
+from rsreg.registry import Registry
+
+KINDS = ("A", "B", "C")
+
+
+class Request(NamedTuple):
+    """One request of a batch. With a `nonce` it has a request_id, so it may come again."""
+
+    action: str
+    target: str | None
+    kinds: tuple[str, ...] = ()
+    ttl: float = 30
+    nonce: int | None = None
+
+    @property
+    def token(self) -> str | None:
+        """What tells a resend."""
+        return None if self.nonce is None else repr(self)
+
+
+@dataclass
+class Known:
+    """What the model knows of a service."""
+
+    kinds: tuple[str, ...]
+    ttl: float
+    deadline: float
+    last_heartbeat: int
+    stored_heartbeat: int
+
+
+TARGETS = st.sampled_from(["a", "b", "c"])
+NONCES = st.sampled_from([None, None, 1, 2])
+REGISTERS = st.builds(
+    Request,
+    st.just("register"),
+    st.none() | TARGETS,
+    st.lists(st.sampled_from(KINDS), max_size=2, unique=True).map(tuple),
+    st.sampled_from([1, 2.5, 8]),
+    NONCES,
+)
+REQUESTS = st.one_of(
+    REGISTERS,
+    st.builds(Request, st.just("deregister"), TARGETS, nonce=NONCES),
+    st.builds(Request, st.just("renew"), st.none() | TARGETS),
+)
+
+
+class RegistryMachine(RuleBasedStateMachine):
+    """A registry on a file, and beside it what it promised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        path = Path(self.directory.name) / "registry.db"
+        self.store = UnreliableStore(SQLiteBackend(path))
+        self.clock = HandClock()
+        self.wall = HandClock(1_700_000_000)
+        self.registry = Registry(self.store, clock=self.clock, wall=self.wall)
+        self.registry.open()
+        self.epoch = self.registry.epoch
+        self.judged = self.clock.now
+        self.services: dict[str, Known] = {}
+        self.answered: dict[str, str] = {}
+        self.journal: list[tuple[str, str]] = []
+        self.given: set[str] = set()
+        self.asked: list[Request] = []
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.directory.cleanup()
+
+    # -- what happens
+
+    @initialize(batch=st.lists(REGISTERS, min_size=2, max_size=6))
+    def begin(self, batch: list[Request]) -> None:
+        """Some are there already."""
+        self.serve(batch, 1)
+
+    @rule(batch=st.lists(REQUESTS, min_size=1, max_size=5), fails=st.integers(0, 3))
+    def serve(self, batch: list[Request], fails: int) -> None:
+        """A batch comes; one in four times the store refuses it."""
+        promised = copy.deepcopy((self.services, self.answered, self.journal, self.asked))
+        for request in batch:
+            self.answer(request)
+        self.store.writes_fail = fails == 0
+        try:
+            self.registry.commit()
+        except StoreError:
+            self.services, self.answered, self.journal, self.asked = promised
+            for request in batch:
+                if request.action == "renew":
+                    self.renew(request)
+        self.store.writes_fail = False
+
+    @rule(which=st.integers(0, 1_000))
+    def resend(self, which: int) -> None:
+        """The reply to a request got lost, so it comes again."""
+        if self.asked:
+            self.answer(self.asked[which % len(self.asked)])
+            assert self.registry.commit() == []
+
+    def answer(self, request: Request) -> None:
+        """The registry and the model answer the same."""
+        getattr(self, request.action)(request)
+
+    def register(self, request: Request) -> None:
+        """A new service, an update, or a resend."""
+        asked = {"name": "s", "host": "h", "port": 1, "id": request.target}
+        info, extra = records.read_service_info({**asked, "tags": list(request.kinds)})
+        got = self.registry.register(info, extra, request.ttl, request.token)
+        if request.token in self.answered:
+            assert got == self.answered[request.token]
+            return
+        if request.target is None:
+            assert got not in self.given, "an id was given out twice"
+            self.given.add(got)
+        else:
+            assert got == request.target
+        now = int(self.wall.now)
+        self.services[got] = Known(
+            request.kinds, request.ttl, self.clock.now + request.ttl, now, now
+        )
+        self.happened("register", got, request)
+
+    def deregister(self, request: Request) -> None:
+        """It leaves, was not there, or had left already."""
+        target = str(request.target)
+        if self.answered.get(str(request.token)) == target:
+            self.registry.deregister(target, request.token)
+        elif target in self.services:
+            self.registry.deregister(target, request.token)
+            del self.services[target]
+            self.happened("deregister", target, request)
+        else:
+            with pytest.raises(UnknownService):
+                self.registry.deregister(target, request.token)
+
+    def renew(self, request: Request) -> None:
+        """A heartbeat of one, or of everybody."""
+        for target in [request.target] if request.target else list(self.services):
+            known = self.services.get(target)
+            if known is None:
+                with pytest.raises(UnknownService):
+                    self.registry.renew(target)
+            else:
+                self.registry.renew(target)
+                known.deadline = self.clock.now + known.ttl
+                known.last_heartbeat = int(self.wall.now)
+
+    def happened(self, event: str, service_id: str, request: Request) -> None:
+        """The model notes an event."""
+        self.journal.append((event, service_id))
+        if request.token is not None:
+            self.asked.append(request)
+            self.answered[request.token] = service_id
+
+    @rule(seconds=st.sampled_from([0.5, 1, 4]), empty=st.booleans())
+    def pass_time(self, seconds: float, empty: bool) -> None:
+        """Time goes by; the sockets are found empty, or requests wait in them."""
+        self.clock.advance(seconds)
+        self.wall.advance(seconds)
+        if empty:
+            self.registry.caught_up(self.clock.now)
+            self.judged = self.clock.now
+
+    @rule(seconds=st.sampled_from([-86_400, 3_600]))
+    def set_the_wall_clock(self, seconds: float) -> None:
+        """No lease may notice."""
+        self.wall.advance(seconds)
+
+    @rule(
+        seconds=st.sampled_from([0, 1, 8]),
+        limit=st.integers(1, 5),
+        fails=st.integers(0, 3),
+    )
+    def reap(self, seconds: float, limit: int, fails: int) -> None:
+        """After a while a pass of the reaper; one in four times the store refuses it."""
+        self.pass_time(seconds, seconds > 0)
+        lapsed = [key for key, known in self.services.items() if known.deadline <= self.judged]
+        lapsed = sorted(lapsed, key=lambda key: (self.services[key].deadline, key))[:limit]
+        assert self.registry.expire(limit) == len(lapsed)
+        self.store.writes_fail = fails == 0
+        try:
+            events = self.registry.commit()
+        except StoreError:
+            lapsed = []
+        else:
+            assert [(event.type, event.service_id) for event in events] == [
+                ("expire", key) for key in lapsed
+            ]
+        self.store.writes_fail = False
+        for key in lapsed:
+            del self.services[key]
+            self.journal.append(("expire", key))
+
+    @rule()
+    def stand_still(self) -> None:
+        """The server notices that it did not run for a while."""
+        self.registry.grant_grace()
+        self.fresh_leases()
+
+    @rule(seconds=st.sampled_from([0, 3_600]), killed=st.booleans())
+    def restart(self, seconds: float, killed: bool) -> None:
+        """Stopped or killed, and started again."""
+        if killed:
+            self.store.close()
+        else:
+            self.registry.close()
+        for known in self.services.values():
+            if killed:
+                known.last_heartbeat = known.stored_heartbeat
+            else:
+                known.stored_heartbeat = known.last_heartbeat
+        self.clock.advance(seconds)
+        self.registry = Registry(self.store, clock=self.clock, wall=self.wall)
+        self.registry.open()
+        self.judged = self.clock.now
+        self.fresh_leases()
+
+    def fresh_leases(self) -> None:
+        """The model gives every lease a full ttl from now."""
+        for known in self.services.values():
+            known.deadline = self.clock.now + known.ttl
+
+    # -- what was promised
+
+    def passing(self, kind: str | None = None) -> set[str]:
+        """The ids that discovery may give."""
+        return {
+            key
+            for key, known in self.services.items()
+            if known.deadline > self.judged and (kind is None or kind in known.kinds)
+        }
+
+    @invariant()
+    def what_is_listed_is_what_was_acknowledged(self) -> None:
+        passing = self.passing()
+        assert self.listed(None) == {
+            key: {
+                "id": key,
+                "name": "s",
+                "host": "h",
+                "port": 1,
+                "type": None,
+                "tags": list(known.kinds),
+                "metadata": {},
+                "ttl": known.ttl,
+                "last_heartbeat": known.last_heartbeat,
+                "health": "passing" if key in passing else "critical",
+            }
+            for key, known in self.services.items()
+        }
+        assert len(self.registry) == len(self.services)
+
+    @invariant()
+    def the_indexes_agree_with_the_list(self) -> None:
+        everything = self.listed(None)
+        for kind in KINDS:
+            of_kind = {key for key, known in self.services.items() if kind in known.kinds}
+            assert self.listed(kind) == {key: everything[key] for key in of_kind}
+
+    @invariant()
+    def only_passing_services_are_discovered(self) -> None:
+        for kind in KINDS:
+            try:
+                found = json.loads(bytes(self.registry.discover(kind)))
+            except NoService:
+                assert self.passing(kind) == set()
+            else:
+                assert found["id"] in self.passing(kind)
+                assert found["health"] == "passing"
+
+    @invariant()
+    def the_store_holds_what_was_acknowledged(self) -> None:
+        stored = self.store.load()
+        assert {
+            service.id: (tuple(service.tags), service.ttl, service.last_heartbeat)
+            for service in stored.services
+        } == {
+            key: (known.kinds, known.ttl, known.stored_heartbeat)
+            for key, known in self.services.items()
+        }
+        assert (stored.epoch, stored.seq) == (self.epoch, len(self.journal))
+        assert stored.answered == self.answered
+
+    @invariant()
+    def every_change_is_one_event_in_order(self) -> None:
+        assert (self.registry.epoch, self.registry.seq) == (self.epoch, len(self.journal))
+        events, reset = self.registry.events_since(0, self.epoch, 10_000)
+        assert not reset
+        assert [(event.type, event.service_id) for event in events] == self.journal
+        bodies = [json.loads(event.body) for event in events]
+        assert [body["seq"] for body in bodies] == list(range(1, len(bodies) + 1))
+        assert all(body["epoch"] == self.epoch for body in bodies)
+
+    @invariant()
+    def a_service_ends_once(self) -> None:
+        events, _ = self.registry.events_since(0, None, 10_000)
+        there: set[str] = set()
+        for event in events:
+            if event.type == "register":
+                there.add(event.service_id)
+            else:
+                there.remove(event.service_id)
+        assert there == set(self.services)
+
+    def listed(self, kind: str | None) -> dict[str, Any]:
+        """Records by id."""
+        raw = self.registry.list_services(kind)
+        return {record["id"]: record for record in map(json.loads, map(bytes, raw))}
+
+
+TestRegistryModel = RegistryMachine.TestCase
+TestRegistryModel.settings = settings(max_examples=80, stateful_step_count=40)
