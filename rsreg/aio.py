@@ -307,8 +307,7 @@ class AsyncRegistryClient:
                 try:
                     await self._ask(follower, channel)
                 except RegistryError as error:
-                    log.debug("events could not be asked for: %s", error)
-                    follower.unanswered()
+                    follower.unanswered(error)
         finally:
             socket.close()
             channel.close()

@@ -32,6 +32,8 @@ JOURNAL_LIMIT = 10_000
 _PRUNE_EVERY = 1_000
 #: Milliseconds to wait for another program's lock on the file; the whole server waits with us.
 _BUSY_TIMEOUT = 250
+#: Bytes of an SQLite file's header: a magic text first, the application id from byte 68.
+_HEADER = 100
 #: Rows in one INSERT: SQLite takes 32766 variables, a service has ten.
 _ROWS = 1_000
 
@@ -114,10 +116,11 @@ class SQLiteBackend:
             return None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                self._check_file()
             self._lock = FileLock(self.path)
             if not self.path.exists():
                 _create(self.path)
-            self._check_file()
             self._database.connect()
             self._check_contents()
             self._database.execute_sql("PRAGMA journal_mode = wal")
@@ -202,21 +205,30 @@ class SQLiteBackend:
             model.Event.delete().where(old).execute(self._database)
 
     def _check_file(self) -> None:
-        """Refuse before SQLite opens it what it would take for a new database."""
-        if self.path.stat().st_size == 0:
+        """Refuse what is not ours before anything is put beside it, or SQLite opens it.
+
+        SQLite would take an empty file for a new database.
+        """
+        with self.path.open("rb") as file:
+            header = file.read(_HEADER)
+        if not header:
             raise StoreError(
                 f"{self.path} is empty: it was cut off, it is no new database",
                 hint="put back a copy, or remove the file to start with an empty registry",
             )
-
-    def _check_contents(self) -> None:
-        """Refuse what is not ours, newer, or corrupt."""
-        ours = self._pragma("application_id") == model.APPLICATION_ID
-        if not ours:
+        if not header.startswith(b"SQLite format 3\0"):
+            raise StoreError(
+                f"{self.path} is corrupt: file is not a database",
+                hint="choose another file with --db; if it was the registry's, put back a copy",
+            )
+        if int.from_bytes(header[68:72], "big") != model.APPLICATION_ID:
             raise StoreError(
                 f"{self.path} is a database of another program",
                 hint="choose another file with --db",
             )
+
+    def _check_contents(self) -> None:
+        """Refuse what is newer, or corrupt."""
         version = int(self._pragma("user_version"))
         if version > model.SCHEMA_VERSION:
             raise StoreError(

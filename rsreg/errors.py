@@ -138,7 +138,8 @@ class AmbiguousName(RegistryError):
     """A name or a prefix fits several services; `candidates` holds their ids."""
 
     def __init__(self, message: str, candidates: list[str]) -> None:
-        super().__init__(message, hint="use one of the ids: " + ", ".join(candidates))
+        more = f" and {len(candidates) - 5} more" if len(candidates) > 5 else ""
+        super().__init__(message, hint="use one of the ids: " + ", ".join(candidates[:5]) + more)
         self.candidates = candidates
 
 

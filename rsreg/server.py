@@ -204,7 +204,10 @@ class RegistryServer:
                     f"port {port} is in use by {self._holder_of(port)}",
                     hint="it may be the registry you want (rs_cs status); else choose other ports",
                 ) from error
-            raise ConfigurationError(f"can't listen on {self.bind}:{port}: {error}") from error
+            raise ConfigurationError(
+                f"can't listen on {self.bind}:{port}: {error}",
+                hint="an address of this machine, or * for all, is needed",
+            ) from error
         host, _, bound = socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")
         setattr(self, name, int(bound))
         self._host = host

@@ -60,6 +60,7 @@ class Follower:
         self._epoch: str | None = None
         self._seq: int | None = None
         self._patience = _SILENCE_FIRST
+        self._away = False
         self.silence = 0.0
 
     def question(self) -> Call[Record]:
@@ -68,6 +69,9 @@ class Follower:
 
     def answered(self, reply: Mapping[str, Any]) -> list[Record]:
         """The events of an answer that are new."""
+        if self._away:
+            log.warning("the registry answers again; events go on from #%s", self._seq)
+            self._away = False
         epoch, seq = str(reply["epoch"]), int(reply["seq"])
         if self._seq is None or reply.get("reset"):
             if self._seq is not None:
@@ -84,8 +88,11 @@ class Follower:
         self.silence = 0.0 if self._seq < seq else self._patience
         return new
 
-    def unanswered(self) -> None:
+    def unanswered(self, error: RegistryError) -> None:
         """The question got no answer: wait, then ask again."""
+        if not self._away:
+            log.warning("no events for now, trying on: %s", error)
+            self._away = True
         self.silence = _SILENCE_MOST
 
     def published(self, event: Record) -> list[Record]:
@@ -171,8 +178,7 @@ class EventListener:
         except Disconnected:
             raise
         except RegistryError as error:
-            log.debug("events could not be asked for: %s", error)
-            self._follower.unanswered()
+            self._follower.unanswered(error)
 
     def _ask(self) -> None:
         reply = self._channel.run(self._follower.question(), self._timeout)

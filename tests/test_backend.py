@@ -490,11 +490,13 @@ def test_a_corrupt_value_is_refused(filled: Path) -> None:
 def test_a_text_file_is_refused(path: Path) -> None:
     path.write_text("my shopping list\n" * 1_000)
     refused(path, "is corrupt: file is not a database")
+    assert list(path.parent.iterdir()) == [path], "nothing is put beside a file that is not ours"
 
 
 def test_the_database_of_another_program_is_refused(path: Path) -> None:
     outside(path, "CREATE TABLE bookmarks (url TEXT)", "INSERT INTO bookmarks VALUES ('x')")
     error = refused(path, "is a database of another program$")
+    assert list(path.parent.iterdir()) == [path]
     assert error.hint == "choose another file with --db"
 
 

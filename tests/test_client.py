@@ -429,6 +429,20 @@ def test_a_subscriber_follows_the_registry_over_a_restart(process: ServerProcess
         assert heard == ["before", "after"]
 
 
+def test_a_listener_says_that_the_registry_is_away_and_back(
+    process: ServerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="rsreg.watch")
+    process.start()
+    with RegistryClient(process.endpoint, timeout=0.5) as client:
+        client.start_event_listener()
+        process.kill()
+        wait_until(lambda: "no events for now" in caplog.text)
+        process.start()
+        wait_until(lambda: "the registry answers again" in caplog.text)
+        assert len(caplog.records) == 2, caplog.text
+
+
 def test_a_heartbeat_needs_a_registration_and_a_positive_interval(client: RegistryClient) -> None:
     with pytest.raises(ConfigurationError, match="nothing to keep alive"):
         client.start_heartbeat()

@@ -57,7 +57,7 @@ def test_an_endpoint_may_be_written_short(text: str, endpoint: str) -> None:
     ],
 )
 def test_what_is_no_endpoint_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="^not an endpoint: ") as caught:
+    with pytest.raises(ConfigurationError, match=r"^not an endpoint: ") as caught:
         config.normal_endpoint(text)
     assert caught.value.hint
 
@@ -117,5 +117,5 @@ def test_any_other_timeout_is_taken(timeout: float) -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), 86400.5])
 def test_a_timeout_is_more_than_nothing_and_ends(timeout: float) -> None:
-    with pytest.raises(ConfigurationError, match="^a timeout is more than 0 and at most 86400 s"):
+    with pytest.raises(ConfigurationError, match=r"^a timeout is more than 0 and at most 86400 s"):
         config.ClientSettings(None, None, None, timeout, "me")

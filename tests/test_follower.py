@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsreg.calls import Record
+from rsreg.errors import RequestTimeout
 from rsreg.watch import Follower
 
 
@@ -102,7 +103,7 @@ def test_silence_is_asked_about_less_and_less_often(follower: Follower) -> None:
 
 def test_a_registry_that_does_not_answer_is_asked_again_later(follower: Follower) -> None:
     follower.published(event(8))
-    follower.unanswered()
+    follower.unanswered(RequestTimeout("away"))
     assert follower.silence == 5.0
     assert asked(follower) == {"since": 5, "epoch": "e"}
 
@@ -145,7 +146,7 @@ def test_whatever_is_lost_every_event_comes_once_in_order(happenings: list[str])
             missed = range(asked(follower)["since"] + 1, newest + 1)
             got += follower.answered(answer(*missed, seq=newest))
         elif what == "ask in vain":
-            follower.unanswered()
+            follower.unanswered(RequestTimeout("away"))
         assert seqs(got) == list(range(1, len(got) + 1))
         if what == "event" and len(got) < newest:
             assert follower.silence == 0.0

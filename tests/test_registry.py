@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from helpers import LIMIT_FILES, HandClock, UnreliableStore, python_process
 
-from rsreg import InMemoryBackend, SQLiteBackend, records, registry
+from rsreg import InMemoryBackend, RegistryBackend, SQLiteBackend, records, registry
 from rsreg.errors import (
     DuplicateServiceType,
     InvalidRequest,
@@ -30,8 +30,8 @@ from rsreg.registry import Registry
 class House:
     """A registry, its clocks and its store; what it says is read as JSON."""
 
-    def __init__(self, store: Any, **options: Any) -> None:
-        self.store = UnreliableStore(store)
+    def __init__(self, make_store: Callable[[], RegistryBackend], **options: Any) -> None:
+        self.make_store = make_store
         self.clock = HandClock()
         self.wall = HandClock(1_700_000_000.9)
         self.options = options
@@ -39,6 +39,7 @@ class House:
         self.registry = self._open()
 
     def _open(self) -> Registry:
+        self.store = UnreliableStore(self.make_store())
         made = Registry(self.store, clock=self.clock, wall=self.wall, **self.options)
         made.open()
         return made
@@ -94,8 +95,10 @@ class House:
         return {record["id"]: record for record in found}
 
     def discover(self, kind: str) -> str:
-        """The id of a service."""
-        return str(json.loads(bytes(self.registry.discover(kind)))["id"])
+        """The id of a passing service."""
+        record = json.loads(bytes(self.registry.discover(kind)))
+        assert record["health"] == "passing"
+        return str(record["id"])
 
     def health(self, service_id: str) -> str:
         """passing or critical."""
@@ -117,7 +120,7 @@ class House:
 @pytest.fixture
 def house() -> Iterator[House]:
     """A house in memory."""
-    made = House(InMemoryBackend())
+    made = House(InMemoryBackend)
     yield made
     made.store.close()
 
@@ -125,7 +128,7 @@ def house() -> Iterator[House]:
 @pytest.fixture
 def on_file(tmp_path: Path) -> Iterator[House]:
     """A house on a file."""
-    made = House(SQLiteBackend(tmp_path / "registry.db"))
+    made = House(lambda: SQLiteBackend(tmp_path / "registry.db"))
     yield made
     made.store.close()
 
@@ -219,6 +222,16 @@ def test_deregister(house: House) -> None:
         with pytest.raises(UnknownService):
             question()
     assert house.commit() == []
+
+
+def test_a_critical_service_may_leave(house: House) -> None:
+    service_id = house.register(ttl=10)
+    house.pass_time(10)
+    house.registry.deregister(service_id, None)
+    (event,) = house.commit()
+    assert event["type"] == "deregister"
+    assert event["data"]["service_info"]["health"] == "critical"
+    assert house.expire() == []
 
 
 def test_nothing_is_found_where_nothing_is(house: House) -> None:
@@ -346,17 +359,18 @@ def test_a_step_of_the_wall_clock_changes_no_lease(house: House, step: float) ->
     assert house.expire() == [service_id]
 
 
-def test_services_that_come_and_go_leave_no_deadlines_behind(house: House) -> None:
-    house.register("first", ttl=20_000, id="first")
-    for _ in range(9_000):
-        house.stage("a", ttl=10_000, id="a")
+def test_services_that_come_and_go_leave_nothing_behind(house: House) -> None:
+    for name, ttl in (("third", 30), ("second", 20), ("first", 10)):
+        house.register(name, ttl=ttl, id=name, type=name)
+    for n in range(9_000):
+        house.stage("last", ttl=40, id="last", tags=[str(n)])
     house.commit()
     assert len(house.registry._view._deadlines) < 5_000
-    house.pass_time(10_000)
-    assert house.expire() == ["a"]
-    house.pass_time(10_000)
-    assert house.expire() == ["first"]
+    for name in ("first", "second", "third", "last"):
+        house.pass_time(10)
+        assert house.expire() == [name]
     assert house.registry._view._deadlines == []
+    assert house.registry._view._by_kind == {}
 
 
 # -- restarts
@@ -627,7 +641,7 @@ def test_a_locked_file_refuses_and_later_works_again(on_file: House, tmp_path: P
 FULL_DISK = """
 from test_registry import *
 
-house = House(SQLiteBackend(sys.argv[1]))
+house = House(lambda: SQLiteBackend(sys.argv[1]))
 acknowledged = []
 def refused(change):
     before = house.picture()
@@ -674,8 +688,7 @@ def test_a_stop_that_cannot_store_heartbeats_says_so_and_frees_the_file(on_file:
     on_file.store.writes_fail = True
     with pytest.raises(StoreError, match="the disk is full"):
         on_file.registry.close()
-    on_file.store.writes_fail = False
-    on_file.restart(killed=True)
+    on_file.registry = on_file._open()
     assert list(on_file.list()) == [service_id]
 
 
@@ -789,7 +802,7 @@ def test_a_journal_that_was_emptied_says_so(house: House) -> None:
 def test_duplicate_policies(
     unique: bool, held: dict[str, Any], asked: dict[str, Any], taken: bool
 ) -> None:
-    house = House(InMemoryBackend(), unique_service_types=unique)
+    house = House(InMemoryBackend, unique_service_types=unique)
     house.register("holder", id="one", **held)
     before = house.picture()
     if taken:
@@ -844,7 +857,7 @@ def test_a_strategy_chooses_among_the_passing() -> None:
         asked.append([service.name for service in services])
         return max(services, key=lambda service: int(service.metadata["weight"]))
 
-    house = House(InMemoryBackend(), strategy=by_weight)
+    house = House(InMemoryBackend, strategy=by_weight)
     house.register("light", type="A", metadata={"weight": 1})
     heavy = house.register("heavy", type="A", metadata={"weight": 5})
     house.register("heaviest", ttl=1, type="A", metadata={"weight": 9})

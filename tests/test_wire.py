@@ -342,7 +342,7 @@ def test_without_a_request_id_nobody_can_tell_a_resend(request_id: dict[str, Any
 )
 def test_what_is_no_json_is_refused_before_it_is_sent(metadata: dict[Any, Any]) -> None:
     with pytest.raises(
-        ConfigurationError, match="^this request can't be written as JSON: "
+        ConfigurationError, match=r"^this request can't be written as JSON: "
     ) as caught:
         wire.request_frames({"action": "register", "service_info": {"metadata": metadata}})
     assert caught.value.hint
@@ -351,14 +351,14 @@ def test_what_is_no_json_is_refused_before_it_is_sent(metadata: dict[Any, Any]) 
 def test_a_loop_in_a_request_is_refused() -> None:
     loop: list[Any] = []
     loop.append(loop)
-    with pytest.raises(ConfigurationError, match="^this request can't be written as JSON: "):
+    with pytest.raises(ConfigurationError, match=r"^this request can't be written as JSON: "):
         wire.request_frames({"a": loop})
 
 
 def test_too_large_a_request_is_refused_before_it_is_sent() -> None:
     assert wire.request_frames({"a": "x" * 65_527})
     with pytest.raises(
-        ConfigurationError, match="^this request has 65537 bytes, the registry takes 65536$"
+        ConfigurationError, match=r"^this request has 65537 bytes, the registry takes 65536$"
     ):
         wire.request_frames({"a": "x" * 65_528})
 
