@@ -120,7 +120,7 @@ def encode(body: Mapping[str, Any]) -> bytes:
 
 
 def request_frames(message: Mapping[str, Any]) -> list[bytes]:
-    """The frames of a request from a DEALER of ours; raises ConfigurationError for no such thing."""
+    """The frames of a request from a DEALER of ours; ConfigurationError if it can't be one."""
     try:
         payload = json.dumps(message, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
