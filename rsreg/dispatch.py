@@ -136,10 +136,10 @@ class Dispatcher:
         return {"success": True, "service": service}
 
     def _health(self, _request: Mapping[str, Any], _peer: Peer) -> Body:
-        return {"success": True, "status": "ok", "timestamp": int(self._wall())}
+        return {"success": True, **self._state(), "timestamp": int(self._wall())}
 
     def _info(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        body = {"success": True, "status": "ok", **self._about(), **self._position()}
+        body = {"success": True, **self._state(), **self._about(), **self._position()}
         if request.get("services") is not False:
             body["services"] = self._registry.list_services()
         return body
@@ -164,6 +164,10 @@ class Dispatcher:
             )
         self._terminate()
         return {"success": True, "status": "terminating", "timestamp": int(self._wall())}
+
+    def _state(self) -> Body:
+        trouble = self._registry.trouble
+        return {"status": "degraded", "reason": str(trouble)} if trouble else {"status": "ok"}
 
     def _position(self) -> Body:
         return {"seq": self._registry.seq, "epoch": self._registry.epoch}

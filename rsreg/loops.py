@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -113,7 +114,6 @@ class RequestLoop:
         try:
             events = self._registry.commit()
         except StoreError as error:
-            log.error("changes were refused: %s", error)
             bodies = self._answers(batch, error)
         for (socket, envelope, _), body in zip(batch, bodies, strict=True):
             if envelope.reply_to is not None:
@@ -207,7 +207,6 @@ class Reaper:
         self._registry = registry
         self._publish = publish
         self._interval = interval
-        self._failing = False
 
     def run(self, stop: Flag) -> None:
         """Make a pass every interval until `stop` is set."""
@@ -216,15 +215,8 @@ class Reaper:
 
     def step(self) -> None:
         """One pass. What the store refuses to remove stays, critical, for the next."""
-        try:
+        with contextlib.suppress(StoreError):
             while self._registry.expire(EXPIRE_BATCH):
                 self._publish(self._registry.commit())
                 gevent.sleep(0)
-        except StoreError as error:
-            if not self._failing:
-                log.error("lapsed services could not be removed, trying on: %s", error)
-            self._failing = True
-            return
-        if self._failing:
-            log.info("lapsed services are removed again")
-        self._failing = False
+        self._registry.check_store()

@@ -5,9 +5,11 @@ Loads gevent and the database only in the process that serves.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -52,7 +54,7 @@ class ServerSettings:
 
 
 def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
-    """Serve until SIGTERM or SIGINT; a second SIGINT kills.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second SIGINT kills, `nohup` is respected.
 
     Once it serves, `ready` gets what `info` would say, and the `endpoint`. Logs to stderr. Raises
     what `RegistryServer.start` raises, and RegistryError if a fault ended the server.
@@ -82,6 +84,9 @@ def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
 
     on_interrupt = gevent.signal_handler(signal.SIGINT, interrupted)
     gevent.signal_handler(signal.SIGTERM, server.request_stop)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        gevent.signal_handler(signal.SIGHUP, server.request_stop)
+    _allow_many_connections()
     server.start()
     ready({**server.about(), "endpoint": server.endpoint})
     try:
@@ -171,6 +176,14 @@ class _SafeFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:
         return "\n".join(map(printable, super().formatException(ei).splitlines()))
+
+
+def _allow_many_connections() -> None:
+    """Each client holds a file descriptor; the usual limit of 1024 is for interactive programs."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems have no hard limit, and refuse to go beyond one that they don't tell.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _database(settings: ServerSettings) -> Path:

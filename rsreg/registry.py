@@ -6,6 +6,7 @@ Every question is answered from memory. A change is applied to the live view at 
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 import uuid
@@ -27,6 +28,8 @@ from rsreg.errors import (
 from rsreg.live import Lease, LiveView
 from rsreg.records import Event, Service, ServiceInfo
 from rsreg.timing import Clock
+
+log = logging.getLogger(__name__)
 
 #: A discovery strategy: chooses one of the passing services of a type; never called with none.
 Strategy = Callable[[Sequence[Service]], Service]
@@ -60,6 +63,8 @@ class Registry:
     ) -> None:
         self.epoch = ""
         self.seq = 0
+        #: What is wrong with the store, or None.
+        self.trouble: StoreError | None = None
         self.unique_service_types = unique_service_types
         self._backend = backend
         self._clock = clock
@@ -90,11 +95,12 @@ class Registry:
     def close(self) -> None:
         """Store the times of the last heartbeats, and close the store."""
         try:
-            self._backend.touch(
-                {lease.service.id: lease.last_heartbeat for lease in self._view.all()}
-            )
+            self._backend.touch(self._heartbeats())
         finally:
             self._backend.close()
+
+    def _heartbeats(self) -> dict[str, int]:
+        return {lease.service.id: lease.last_heartbeat for lease in self._view.all()}
 
     # -- time
 
@@ -226,14 +232,35 @@ class Registry:
         }
         try:
             self._backend.commit(changes, self._staged)
-        except StoreError:
+        except StoreError as error:
             self._roll_back()
+            self._note(error)
             raise
+        self._note(None)
         events = self._staged
         self._staged, self._before = [], {}
         while len(self._answered) > _MAX_ANSWERED:
             del self._answered[next(iter(self._answered))]
         return events
+
+    def check_store(self) -> None:
+        """See whether a store in trouble can be written again; it tells no one by itself."""
+        if self.trouble is None:
+            return
+        try:
+            self._backend.touch(self._heartbeats())
+        except StoreError as error:
+            self._note(error)
+        else:
+            self._note(None)
+
+    def _note(self, trouble: StoreError | None) -> None:
+        """An outage of the store is two lines in the log, however many changes are refused."""
+        if trouble is not None and self.trouble is None:
+            log.error("the store failed, changes are refused: %s", trouble)
+        elif trouble is None and self.trouble is not None:
+            log.warning("the store takes changes again")
+        self.trouble = trouble
 
     def _check_policy(self, info: ServiceInfo, service: Service) -> None:
         if info.singleton and info.allow_duplicate_service_type:
@@ -266,7 +293,7 @@ class Registry:
     def _take_out(self, event_type: str, lease: Lease, token: str | None) -> None:
         self._remember(lease.service.id)
         self._view.remove(lease)
-        self._stage(event_type, lease, event_type != "expire" and self._passing(lease), token)
+        self._stage(event_type, lease, self._passing(lease), token)
 
     # -- staging
 

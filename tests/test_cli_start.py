@@ -72,7 +72,7 @@ def start(*words: str, **variables: str) -> Running:
 # -- in the foreground
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_in_order(home: Home, number: signal.Signals) -> None:
     for round_ in range(2):
         with start("--json", **home.variables) as running:
@@ -116,6 +116,14 @@ def caught_signals(pid: int) -> set[int]:
     found = re.search(r"SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
     assert found
     return {number for number in range(1, 65) if int(found[1], 16) >> (number - 1) & 1}
+
+
+def test_it_allows_itself_as_many_files_as_it_may(home: Home) -> None:
+    pid = home.start("--db", ":memory:")["pid"]
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    found = re.search(r"Max open files +(\d+) +(\d+)", limits)
+    assert found is not None
+    assert found[1] == found[2]
 
 
 def test_the_banner_says_where_it_is(home: Home) -> None:

@@ -162,9 +162,17 @@ class FailingBackend(InMemoryBackend):
 
     def commit(self, changes: Any, events: Any) -> None:
         """See RegistryBackend."""
+        self._check()
+        super().commit(changes, events)
+
+    def touch(self, heartbeats: Any) -> None:
+        """See RegistryBackend."""
+        self._check()
+        super().touch(heartbeats)
+
+    def _check(self) -> None:
         if self.broken:
             raise StoreError("can't write memory: disk is full")
-        super().commit(changes, events)
 
 
 def test_a_store_that_fails_refuses_changes_and_recovers(
@@ -189,8 +197,11 @@ def test_a_store_that_fails_refuses_changes_and_recovers(
         with pytest.raises(Unavailable, match="disk is full"):
             client.deregister(kept)
         assert client.renew(kept)
-        wait_until(lambda: "could not be removed" in caplog.text)
+        wait_until(lambda: client.get_service(lapsing)["health"] == "critical")
+        assert client.health_check() is False
         during = client.server_status()
+        assert during["status"] == "degraded"
+        assert "disk is full" in during["reason"]
         assert (during["seq"], heard) == (before["seq"], ["register", "register"])
         assert {known["id"]: known["health"] for known in during["services"]} == {
             kept: "passing",
@@ -201,7 +212,12 @@ def test_a_store_that_fails_refuses_changes_and_recovers(
         assert client.deregister(kept)
         wait_until(lambda: len(heard) == 4)
         assert heard == ["register", "register", "expire", "deregister"]
-        assert caplog.text.count("could not be removed") == 1
+        assert client.health_check()
+        outage = [record.message for record in caplog.records if "the store" in record.message]
+        assert outage == [
+            "the store failed, changes are refused: can't write memory: disk is full",
+            "the store takes changes again",
+        ]
 
 
 def test_three_framings_at_once(server: RegistryServer) -> None:
