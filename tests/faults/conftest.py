@@ -1,0 +1,51 @@
+"""What the fault tests share: how much of a fault, what it needs, and the figure it gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test here is of the kind `fault`."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.fault)
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form was asked for (run.py), or the short one of the default suite."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Write down what a fault showed: `figure(fault, injected, promise, what_was_measured)`."""
+    path: str | None = request.config.getoption("--figures")
+
+    def note(fault: str, injected: str, promise: str, measured: str) -> None:
+        row = [fault, injected, promise, measured]
+        if path is not None:
+            with Path(path).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    return note
+
+
+def need(*tools: str, root: bool = False) -> None:
+    """Skip where a tool or the rights are missing; with CI set that is a failure."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if root and os.geteuid() != 0:
+        missing.append("root")
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"needs {', '.join(missing)}: see .ci/run")
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")

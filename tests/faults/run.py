@@ -1,0 +1,37 @@
+"""Runs the fault tests in their long form, and prints what each showed as a table.
+
+    python tests/faults/run.py [pytest's options]
+
+Needs root, strace, libfaketime, nftables and iproute2 for all of it; what is missing is skipped. Takes
+about half an hour, on loopback only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def main(options: list[str]) -> int:
+    """Run, print the table, and give pytest's exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures"
+        figures.touch()
+        chosen = options or [str(HERE)]
+        fixed = ["--full", "--figures", str(figures), "-p", "no:randomly", "--timeout", "1800"]
+        code = pytest.main([*fixed, *chosen])
+        rows = [json.loads(line) for line in figures.read_text().splitlines()]
+    sys.stdout.write("\n| fault | how injected | promise | figure |\n| --- | --- | --- | --- |\n")
+    for row in rows:
+        sys.stdout.write(f"| {' | '.join(row)} |\n")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
