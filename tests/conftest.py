@@ -16,6 +16,12 @@ settings.register_profile("rsreg", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("rsreg")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the fault tests; see faults/run.py."""
+    parser.addoption("--full", action="store_true", help="fault tests in their long form")
+    parser.addoption("--figures", metavar="PATH", help="where fault tests write their figures")
+
+
 @pytest.fixture
 def clock() -> HandClock:
     """A clock that the test moves."""

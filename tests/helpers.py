@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import gevent
+import pytest
 import zmq
 
 from rsreg import RegistryBackend, RegistryServer
@@ -281,3 +283,14 @@ def scripted_server(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -
         over.set()
         thread.join()
         socket.close()
+
+
+def need(*tools: str, root: bool = False) -> None:
+    """Skip where a tool or the rights are missing; with CI set that is a failure."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if root and os.geteuid() != 0:
+        missing.append("root")
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"needs {', '.join(missing)}: see .ci/run")
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")

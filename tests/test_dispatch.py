@@ -177,6 +177,20 @@ def test_health(desk: Desk) -> None:
     assert desk.ask("health", unknown="field", request_id="") == {**answer, "request_id": ""}
 
 
+def test_a_registry_whose_store_fails_says_so(desk: Desk) -> None:
+    desk.store.writes_fail = True
+    desk.dispatcher.answer(b'{"action":"deregister","service_id":"known"}', lambda: "")
+    with pytest.raises(StoreError):
+        desk.registry.commit()
+    state = {"success": True, "status": "degraded", "reason": "the disk is full"}
+    assert desk.ask("health") == {**state, "timestamp": 1_617_293_054}
+    assert desk.ask("info", services=False).items() >= state.items()
+    desk.store.writes_fail = False
+    desk.ask("deregister", service_id="known")
+    assert desk.ask("health")["status"] == "ok"
+    assert "reason" not in desk.ask("info")
+
+
 def test_info(desk: Desk) -> None:
     position = {"seq": 1, "epoch": desk.registry.epoch}
     answer = {"success": True, "status": "ok", **ABOUT, **position}

@@ -619,6 +619,64 @@ def test_a_renewal_between_changes_that_are_refused_is_not_lost(house: House) ->
     assert house.health("one") == "passing"
 
 
+def refuse_one(house: House) -> None:
+    """A change that the store refuses."""
+    house.store.writes_fail = True
+    house.stage("refused")
+    with pytest.raises(StoreError):
+        house.registry.commit()
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """What was logged."""
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+FAILED = ("ERROR", "the store failed, changes are refused: the disk is full")
+WORKS = ("WARNING", "the store takes changes again")
+
+
+def test_trouble_with_the_store_is_said_when_it_begins_and_when_it_is_over(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.register()
+    assert house.registry.trouble is None
+    for _ in range(3):
+        refuse_one(house)
+        assert str(house.registry.trouble) == "the disk is full"
+    assert said(caplog) == [FAILED]
+    house.store.writes_fail = False
+    house.register()
+    assert house.registry.trouble is None
+    house.register()
+    assert said(caplog) == [FAILED, WORKS]
+
+
+def test_a_store_in_trouble_is_tried_without_a_change(
+    on_file: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = on_file
+    service_id = house.register()
+    house.pass_time(5)
+    house.registry.renew(service_id)
+    refuse_one(house)
+    house.registry.check_store()
+    assert house.registry.trouble is not None
+    house.store.writes_fail = False
+    house.registry.check_store()
+    assert house.registry.trouble is None
+    assert said(caplog) == [FAILED, WORKS]
+    (stored,) = house.store.load().services
+    assert (stored.id, stored.last_heartbeat) == (service_id, 1_700_000_005)
+
+
+def test_a_store_that_is_well_is_not_written_for_nothing(house: House) -> None:
+    house.register()
+    house.store.writes_fail = True
+    house.registry.check_store()
+    assert house.registry.trouble is None
+
+
 def test_a_locked_file_refuses_and_later_works_again(on_file: House, tmp_path: Path) -> None:
     house = on_file
     kept = house.register("kept", type="A")

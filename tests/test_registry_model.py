@@ -315,13 +315,12 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_service_ends_once(self) -> None:
-        events, _ = self.registry.events_since(0, None, 10_000)
         there: set[str] = set()
-        for event in events:
-            if event.type == "register":
-                there.add(event.service_id)
+        for event, service_id in self.journal:
+            if event == "register":
+                there.add(service_id)
             else:
-                there.remove(event.service_id)
+                there.remove(service_id)
         assert there == set(self.services)
 
     def listed(self, kind: str | None) -> dict[str, Any]:
@@ -331,4 +330,4 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 TestRegistryModel = RegistryMachine.TestCase
-TestRegistryModel.settings = settings(max_examples=80, stateful_step_count=40)
+TestRegistryModel.settings = settings(max_examples=60, stateful_step_count=40)

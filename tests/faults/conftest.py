@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,14 +36,3 @@ def figure(request: pytest.FixtureRequest) -> Callable[..., None]:
                 file.write(json.dumps(row) + "\n")
 
     return note
-
-
-def need(*tools: str, root: bool = False) -> None:
-    """Skip where a tool or the rights are missing; with CI set that is a failure."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if root and os.geteuid() != 0:
-        missing.append("root")
-    if missing and os.environ.get("CI"):
-        pytest.fail(f"needs {', '.join(missing)}: see .ci/run")
-    if missing:
-        pytest.skip(f"needs {', '.join(missing)}")
