@@ -209,6 +209,7 @@ def test_restarts(version: str, process: ServerProcess, client: RegistryClient) 
         # 0.14.1 waits for hours for the answer to a heartbeat that the kill below may prevent.
         if version != "0.14.1":
             drivers.append(Driver(one, client, "sync", 30))
+        beat_for(1, drivers)
         known = client.list_services()
         process.kill()
         process.start()

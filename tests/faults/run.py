@@ -2,8 +2,8 @@
 
     python tests/faults/run.py [pytest's options]
 
-Needs root, strace, libfaketime, nftables and iproute2 for all of it; what is missing is skipped. Takes
-about half an hour, on loopback only.
+Needs root, strace, libfaketime, nftables and iproute2 for all of it; what is missing is skipped.
+Takes about half an hour, on loopback and in network namespaces of its own.
 """
 
 from __future__ import annotations
