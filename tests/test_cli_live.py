@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 import zmq
 from commands import Running, data, rs_cs
-from helpers import ServerProcess, received
+from helpers import ServerProcess, UnreliableStore, received, serving
 
-from rsreg import RegistryClient
+from rsreg import InMemoryBackend, RegistryClient
+from rsreg.errors import Unavailable
 
 
 @pytest.fixture
@@ -165,3 +166,20 @@ def test_an_answer_without_sense_is_no_traceback(silent: zmq.Socket[bytes]) -> N
         "error: rs_cs itself failed: KeyError: 'services'",
         'hint:  "python -X dev -m rsreg" and the same words show where',
     ]
+
+
+def test_status_tells_of_a_store_in_trouble() -> None:
+    store = UnreliableStore(InMemoryBackend())
+    with (
+        serving(0, 0, backend=store, cleanup_interval=60) as server,
+        RegistryClient(server.endpoint, timeout=10) as client,
+    ):
+        store.writes_fail = True
+        with pytest.raises(Unavailable):
+            client.register("puna_cs", "egse3", 5000)
+        done = rs_cs("status", "-e", server.endpoint)
+        assert done.returncode == 1
+        assert "degraded   changes are refused: the disk is full" in done.stdout
+        store.writes_fail = False
+        client.register("puna_cs", "egse3", 5000)
+        assert rs_cs("status", "-e", server.endpoint).returncode == 0

@@ -14,7 +14,15 @@ from typing import Any
 import gevent
 import pytest
 import zmq
-from helpers import HandClock, ServerProcess, raw_socket, received, serving, wait_until
+from helpers import (
+    HandClock,
+    ServerProcess,
+    UnreliableStore,
+    raw_socket,
+    received,
+    serving,
+    wait_until,
+)
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
 from rsreg.errors import ConfigurationError, PortInUse, StoreError, Unavailable
@@ -155,30 +163,10 @@ def test_a_crashed_greenlet_ends_the_server_with_its_error(
     assert "Traceback" in caplog.text
 
 
-class FailingBackend(InMemoryBackend):
-    """A store that can't write while `broken`."""
-
-    broken = False
-
-    def commit(self, changes: Any, events: Any) -> None:
-        """See RegistryBackend."""
-        self._check()
-        super().commit(changes, events)
-
-    def touch(self, heartbeats: Any) -> None:
-        """See RegistryBackend."""
-        self._check()
-        super().touch(heartbeats)
-
-    def _check(self) -> None:
-        if self.broken:
-            raise StoreError("can't write memory: disk is full")
-
-
 def test_a_store_that_fails_refuses_changes_and_recovers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    backend = FailingBackend()
+    backend = UnreliableStore(InMemoryBackend())
     with (
         serving(0, 0, backend=backend) as server,
         RegistryClient(f"127.0.0.1:{server.req_port}", timeout=10) as client,
@@ -191,7 +179,7 @@ def test_a_store_that_fails_refuses_changes_and_recovers(
         lapsing = client.register("lapsing", "egse3", 5001, ttl=1)
         wait_until(lambda: len(heard) == 2)
         before = client.server_status()
-        backend.broken = True
+        backend.writes_fail = True
         with pytest.raises(Unavailable, match="disk is full"):
             client.register("refused", "egse3", 5002)
         with pytest.raises(Unavailable, match="disk is full"):
@@ -207,7 +195,7 @@ def test_a_store_that_fails_refuses_changes_and_recovers(
             kept: "passing",
             lapsing: "critical",
         }
-        backend.broken = False
+        backend.writes_fail = False
         wait_until(lambda: client.get_service(lapsing) is None)
         assert client.deregister(kept)
         wait_until(lambda: len(heard) == 4)
@@ -215,7 +203,7 @@ def test_a_store_that_fails_refuses_changes_and_recovers(
         assert client.health_check()
         outage = [record.message for record in caplog.records if "the store" in record.message]
         assert outage == [
-            "the store failed, changes are refused: can't write memory: disk is full",
+            "the store failed, changes are refused: the disk is full",
             "the store takes changes again",
         ]
 

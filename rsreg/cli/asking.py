@@ -30,14 +30,15 @@ from rsreg.text import age, printable
 
 _LIST_COLUMNS = {"TYPE": True, "NAME": True, "ENDPOINT": True, "HEALTH": False, "BEAT": False}
 _NOTHING_FOUND = 4
+_DEGRADED = 1
 
 
 @click.command(epilog=examples("rs_cs status", "rs_cs -e egse1 status --json"))
 @registry_option()
 @common_options()
 @pass_settings
-def status(settings: Settings) -> None:
-    """Say how the registry and its services are."""
+def status(settings: Settings) -> int:
+    """Say how the registry and its services are; exits with 1 if it can't store changes."""
     with settings.client() as registry:
         asked = time.monotonic()
         about = registry.server_status()
@@ -47,6 +48,7 @@ def status(settings: Settings) -> None:
         write_json(about)
     else:
         write_facts(_status_facts(about, where, took))
+    return 0 if about["status"] == "ok" else _DEGRADED
 
 
 @click.command("list", epilog=examples("rs_cs list", "rs_cs list PUNA --json"))
@@ -191,6 +193,8 @@ def _status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str,
     ports = {"requests": "req_port", "events": "pub_port", "heartbeats": "hb_port"}
     yield "ports", ", ".join(f"{what} {about[port]}" for what, port in ports.items() if about[port])
     yield "store", about["store"]
+    if about["status"] != "ok":
+        yield about["status"], f"changes are refused: {about['reason']}"
     yield (
         "services",
         f"{len(services) or 'none'}"

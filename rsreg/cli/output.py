@@ -15,7 +15,7 @@ from rsreg.text import printable
 #: Columns of a table that goes to a file or a pipe.
 _WIDTH = 100
 #: Words that are to catch the eye.
-_COLORS = {"critical": "red"}
+_COLORS = {"critical": "red", "degraded": "red"}
 
 
 def write(text: str) -> None:
