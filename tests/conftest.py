@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from rsreg import InMemoryBackend, RegistryClient, RegistryServer
 # A loaded machine is no failure.
 settings.register_profile("rsreg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rsreg")
+
+
+def pytest_configure() -> None:
+    """Let interrupts through: a suite that runs in the background inherits that they are ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

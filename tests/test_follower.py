@@ -118,16 +118,34 @@ def test_what_was_missed_for_good_is_said(
     follower: Follower, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert follower.answered(answer(seq=2, epoch="new", reset=True)) == []
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "missed" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "events were missed for good: the journal does not reach back"
+    ]
     assert asked(follower) == {"since": 2, "epoch": "new"}
     assert follower.silence > 0
     assert seqs(follower.published(event(3, epoch="new"))) == [3]
 
 
-def test_the_first_answer_is_no_loss(follower: Follower, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_answer_is_no_loss(caplog: pytest.LogCaptureFixture) -> None:
+    follower = Follower()
+    assert follower.answered(answer(seq=5)) == []
     assert follower.silence == 0.25
     assert caplog.records == []
+
+
+def test_an_outage_is_said_when_it_begins_and_when_it_is_over(
+    follower: Follower, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = [
+        "no events for now, trying on: away",
+        "the registry answers again; events go on from #5",
+    ]
+    for times in (1, 2):
+        for _ in range(3):
+            follower.unanswered(RequestTimeout("away"))
+        for _ in range(3):
+            follower.answered(answer(seq=5))
+        assert [record.getMessage() for record in caplog.records] == outage * times
 
 
 @given(st.lists(st.sampled_from(["event", "lost", "again", "ask", "ask in vain"]), max_size=60))

@@ -84,8 +84,7 @@ def imports(node: ast.AST, path: Path, offered: bool = False) -> Iterator[Found]
     elif isinstance(node, ast.ImportFrom):
         assert node.level == 0, f"{where}: a relative import"
         for alias in node.names:
-            name = f"{node.module}.{alias.name}" if node.module == "rsreg" else str(node.module)
-            yield Found(module_of(path), name, offered, where)
+            yield Found(module_of(path), f"{node.module}.{alias.name}", offered, where)
     if isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
         offered = True
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -100,11 +99,12 @@ IMPORTS = [found for path in FILES for found in imports(ast.parse(path.read_text
 
 def inner(found: Found) -> str | None:
     """The module of ours that is imported, or None: `from rsreg import X` is where X lives."""
-    package, _, name = found.imported.partition(".")
+    package, name, *_ = [*found.imported.split("."), ""]
     if package != "rsreg":
         return None
-    home = rsreg._HOME.get(name, f"rsreg.{name}").split(".")[1]
-    return "rsreg" if home == "__version__" else home
+    if name in ("", "__version__"):
+        return "rsreg"
+    return rsreg._HOME.get(name, name).removeprefix("rsreg.")
 
 
 def test_every_module_has_its_place() -> None:

@@ -119,7 +119,7 @@ def ours(program: str) -> str:
 def run(program: str, endpoint: str) -> str:
     """What a program prints; it must end well and warn of nothing."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         env=os.environ | {"RSREG_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
