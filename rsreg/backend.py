@@ -120,6 +120,7 @@ class SQLiteBackend:
                 self._check_file()
             self._lock = FileLock(self.path)
             if not self.path.exists():
+                self._check_no_remains()
                 _create(self.path)
             self._database.connect()
             self._check_contents()
@@ -214,7 +215,7 @@ class SQLiteBackend:
         if not header:
             raise StoreError(
                 f"{self.path} is empty: it was cut off, it is no new database",
-                hint="put back a copy, or remove the file to start with an empty registry",
+                hint="put back a copy, or remove it and its -wal to start with an empty registry",
             )
         if not header.startswith(b"SQLite format 3\0"):
             raise StoreError(
@@ -225,6 +226,15 @@ class SQLiteBackend:
             raise StoreError(
                 f"{self.path} is a database of another program",
                 hint="choose another file with --db",
+            )
+
+    def _check_no_remains(self) -> None:
+        """Refuse the log of a database that is gone: SQLite would play it into the new one."""
+        remains = Path(f"{self.path}-wal")
+        if remains.exists():
+            raise StoreError(
+                f"{remains} holds changes of a database that is gone",
+                hint=f"put {self.path.name} back, or remove {remains.name} too",
             )
 
     def _check_contents(self) -> None:
@@ -328,7 +338,7 @@ def _refusing(what: str) -> Iterator[None]:
 def _corrupt(path: Path, verdict: str) -> StoreError:
     return StoreError(
         f"{path} is corrupt: {verdict}",
-        hint="put back a copy, or move the file away to start with an empty registry: "
+        hint="put back a copy, or move it and its -wal away to start with an empty registry: "
         "running services come back by themselves",
     )
 

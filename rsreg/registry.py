@@ -86,7 +86,11 @@ class Registry:
     def open(self) -> None:
         """Load what is stored; every service gets a fresh ttl."""
         self._backend.initialize()
-        stored = self._backend.load()
+        try:
+            stored = self._backend.load()
+        except StoreError:
+            self._backend.close()
+            raise
         self.epoch, self.seq, self._answered = stored.epoch, stored.seq, stored.answered
         self._judged = now = self._clock()
         for service in stored.services:

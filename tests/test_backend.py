@@ -482,7 +482,9 @@ def filled(path: Path) -> Path:
 def test_an_empty_file_is_refused(path: Path) -> None:
     path.touch()
     error = refused(path, "is empty")
-    assert error.hint == "put back a copy, or remove the file to start with an empty registry"
+    assert (
+        error.hint == "put back a copy, or remove it and its -wal to start with an empty registry"
+    )
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
@@ -571,3 +573,21 @@ def test_no_open_file_is_left_behind(path: Path) -> None:
         with pytest.raises(StoreError):
             SQLiteBackend(path).initialize()
     assert len(os.listdir("/dev/fd")) == open_files
+
+
+def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(path: Path) -> None:
+    write_and_die = (
+        "import os, signal; from rsreg import SQLiteBackend; from rsreg.records import Event\n"
+        "store = SQLiteBackend(sys.argv[1]); store.initialize()\n"
+        "store.commit({}, [Event(seq=1, type='expire', service_id='a', body=b'{}')])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with python_process(write_and_die, path) as killed:
+        killed.wait()
+    assert Path(f"{path}-wal").stat().st_size > 0
+    path.unlink()
+    error = refused(path, "-wal holds changes of a database that is gone$")
+    assert error.hint == "put registry.db back, or remove registry.db-wal too"
+    Path(f"{path}-wal").unlink()
+    with opened(path) as store:
+        assert store.load().services == []

@@ -756,6 +756,15 @@ def test_a_store_that_cannot_be_opened_is_no_empty_registry(tmp_path: Path) -> N
         Registry(SQLiteBackend(tmp_path / "registry.db")).open()
 
 
+def test_a_store_that_cannot_be_read_is_an_error_and_let_go(on_file: House, tmp_path: Path) -> None:
+    on_file.store.close()
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as other:
+        other.execute("DROP TABLE event")
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"^can't read .*: no such table: event$"):
+            Registry(SQLiteBackend(tmp_path / "registry.db")).open()
+
+
 # -- the journal
 
 
