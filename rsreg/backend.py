@@ -233,7 +233,7 @@ class SQLiteBackend:
         remains = Path(f"{self.path}-wal")
         if remains.exists():
             raise StoreError(
-                f"{remains} holds changes of a database that is gone",
+                f"{self.path} is gone, but not {remains.name}, which holds its last changes",
                 hint=f"put {self.path.name} back, or remove {remains.name} too",
             )
 

@@ -18,7 +18,7 @@ settings.load_profile("rsreg")
 
 
 def pytest_configure() -> None:
-    """Let interrupts through: a suite that runs in the background inherits that they are ignored."""
+    """Let interrupts through: a suite in the background inherits that they are ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

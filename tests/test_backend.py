@@ -586,7 +586,7 @@ def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(path: P
         killed.wait()
     assert Path(f"{path}-wal").stat().st_size > 0
     path.unlink()
-    error = refused(path, "-wal holds changes of a database that is gone$")
+    error = refused(path, "is gone, but not registry.db-wal, which holds its last changes$")
     assert error.hint == "put registry.db back, or remove registry.db-wal too"
     Path(f"{path}-wal").unlink()
     with opened(path) as store:
