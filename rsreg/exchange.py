@@ -71,7 +71,12 @@ def exchange(
 
 def _answer(call: Call[T], reply: Mapping[str, Any]) -> T:
     if reply.get("success") is True:
-        return call.read(reply)
+        try:
+            return call.read(reply)
+        except (KeyError, TypeError, ValueError) as fault:
+            raise errors.ServerError(
+                f"the registry's answer to {call.action} can't be understood: {fault!r}"
+            ) from fault
     error = errors.from_body(reply)
     if error.code in call.otherwise:
         return call.otherwise[error.code]

@@ -18,8 +18,9 @@ settings.load_profile("rsreg")
 
 
 def pytest_configure() -> None:
-    """Let interrupts through: a suite in the background inherits that they are ignored."""
+    """Let signals through: a suite in the background inherits that some are ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -99,12 +99,16 @@ def serving(*args: Any, **options: Any) -> Iterator[RegistryServer]:
 class ServerProcess:
     """A real server process, on ports that it keeps over restarts.
 
-    `store` is a path, or None for memory. Signals go by process id; `stop` ends it in any case.
+    `store` is a path, or None for memory; `under` is a command that runs it: `ip netns exec …`.
+    Signals go by process id; `stop` ends it in any case.
     """
 
-    def __init__(self, store: Path | None = None, **options: Any) -> None:
+    def __init__(
+        self, store: Path | None = None, *, under: Sequence[str] = (), **options: Any
+    ) -> None:
         self.options = {"bind": "127.0.0.1", "cleanup_interval": 0.5, **options}
         self.store = store
+        self.under = under
         self.ports: list[int | None] = [0, 0, 0]
         self.process: subprocess.Popen[str] | None = None
 
@@ -116,7 +120,7 @@ class ServerProcess:
             "options": self.options,
         }
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "serve.py"), json.dumps(settings)],
+            [*self.under, sys.executable, str(ROOT / "tests" / "serve.py"), json.dumps(settings)],
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
@@ -130,12 +134,12 @@ class ServerProcess:
     @property
     def endpoint(self) -> str:
         """Of requests."""
-        return f"tcp://127.0.0.1:{self.ports[0]}"
+        return f"tcp://{self.options['bind']}:{self.ports[0]}"
 
     @property
     def hb_endpoint(self) -> str:
         """Of heartbeats."""
-        return f"tcp://127.0.0.1:{self.ports[2]}"
+        return f"tcp://{self.options['bind']}:{self.ports[2]}"
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""

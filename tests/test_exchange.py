@@ -276,6 +276,26 @@ def test_only_true_is_success(hand: Hand, success: object) -> None:
         hand.flow.send(reply(**body))
 
 
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        (calls.register(calls.registration("a", "h", 1, None, None, 30)), {}),
+        (calls.get("i"), {}),
+        (calls.get("i"), {"service": None}),
+        (calls.discover("X"), {"service": "ab"}),
+        (calls.list_services(), {"services": 5}),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_of_the_tree(
+    clock: HandClock, call: Call[Any], body: dict[str, Any]
+) -> None:
+    hand = Hand(call, clock)
+    answer = reply(success=True, request_id=hand.request["request_id"], **body)
+    said = f"^the registry's answer to {call.action} can't be understood: "
+    with pytest.raises(ServerError, match=said):
+        hand.flow.send(answer)
+
+
 # -- requests
 
 

@@ -271,6 +271,8 @@ class RegistryMachine(RuleBasedStateMachine):
             for key, known in self.services.items()
         }
         assert len(self.registry) == len(self.services)
+        for key, record in self.listed(None).items():
+            assert json.loads(bytes(self.registry.get(key))) == record
 
     @invariant()
     def the_indexes_agree_with_the_list(self) -> None:

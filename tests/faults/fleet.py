@@ -1,0 +1,25 @@
+"""Many services for tests, with a heartbeat each: prints their ids, then what heartbeats log.
+
+    fleet.py ENDPOINT COUNT TTL
+
+Ends with its standard input.
+"""
+
+import json
+import logging
+import sys
+
+from rsreg import RegistryClient, calls
+from rsreg.heartbeat import Heartbeat
+
+endpoint, count, ttl = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+ids = []
+with RegistryClient(endpoint, timeout=20) as client:
+    for number in range(count):
+        what = (f"fleet {number}", "127.0.0.1", 5000, "FLEET", None, ttl)
+        ids.append(client.register(*what))
+        Heartbeat(calls.registration(*what, service_id=ids[-1]), endpoint).start()
+sys.stdout.write(json.dumps(ids) + "\n")
+sys.stdout.flush()
+logging.basicConfig(stream=sys.stdout, level="INFO", format="%(message)s")
+sys.stdin.read()
