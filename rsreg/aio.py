@@ -30,19 +30,24 @@ T = TypeVar("T")
 
 
 class AsyncChannel:
-    """The asyncio driver of an exchange: one DEALER, one call at a time."""
+    """The asyncio driver of an exchange: one DEALER, one call at a time; opened when needed."""
 
     def __init__(self, endpoint: str, context: zmq.asyncio.Context) -> None:
         self.endpoint = endpoint
         self._context = context
         self._socket: Any = None
         self._turn = asyncio.Lock()
+        self._closed = False
+
+    def open(self) -> None:
+        """Take calls again after a `close`."""
+        self._closed = False
 
     def close(self) -> None:
-        """Close the socket; the next call opens another."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Take no more calls; one that is under way comes to its end, and closes the socket."""
+        self._closed = True
+        if not self._turn.locked():
+            self._drop_socket()
 
     async def run(self, call: Call[T], timeout: float) -> T:
         """The call's answer, or what `exchange` raises; Disconnected if the socket fails."""
@@ -58,9 +63,13 @@ class AsyncChannel:
         try:
             return await self._exchange(call, max(0.0, timeout - (time.monotonic() - start)))
         finally:
+            if self._closed:
+                self._drop_socket()
             self._turn.release()
 
     async def _exchange(self, call: Call[T], timeout: float) -> T:
+        if self._closed:
+            raise Disconnected("this client is closed", hint="call connect() to use it again")
         if self._socket is None:
             self._socket = sockets.dealer(self._context, self.endpoint)
         socket = self._socket
@@ -77,11 +86,16 @@ class AsyncChannel:
             return answer
         except (RequestTimeout, asyncio.CancelledError):
             # What is still queued would be sent, stale, when the registry is back.
-            self.close()
+            self._drop_socket()
             raise
         except zmq.ZMQError as error:
-            self.close()
+            self._drop_socket()
             raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
+
+    def _drop_socket(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 class AsyncRegistryClient:
@@ -110,7 +124,6 @@ class AsyncRegistryClient:
         self._registration: Registration | None = None
         self._heartbeat: Heartbeat | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"<AsyncRegistryClient {self.settings.client_id} on {self.settings.req_endpoint}>"
@@ -126,14 +139,13 @@ class AsyncRegistryClient:
 
     def connect(self) -> Awaitable[None]:
         """See RegistryClient; await it or not."""
-        self._closed = False
+        self._channel.open()
         return _Connected()
 
     async def disconnect(self) -> None:
         """See RegistryClient."""
         await self.stop_heartbeat()
         await self.stop_event_listener()
-        self._closed = True
         self._channel.close()
 
     close = disconnect
@@ -329,8 +341,6 @@ class AsyncRegistryClient:
     # -- carrying calls
 
     async def _run(self, call: Call[T], timeout: float | None = None) -> T:
-        if self._closed:
-            raise Disconnected("this client is closed", hint="call connect() to use it again")
         limit = self.settings.timeout
         return await self._channel.run(call, limit if timeout is None else min(timeout, limit))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -23,6 +23,7 @@ from rsreg.errors import (
     StoreError,
     UnknownAction,
 )
+from rsreg.records import Event
 from rsreg.registry import Registry
 from rsreg.timing import Clock
 
@@ -35,6 +36,8 @@ Handler = Callable[[Mapping[str, Any], Peer], Body]
 
 #: Events in one reply, at most and by default.
 MAX_EVENTS = 1_000
+#: Bytes of events in one reply: a client takes no message of any size, and a slow line none soon.
+_MAX_EVENTS_SIZE = 1024 * 1024
 
 _Count = Annotated[int, Meta(ge=0)]
 
@@ -151,7 +154,7 @@ class Dispatcher:
         events, reset = self._registry.events_since(since, epoch, limit)
         return {
             "success": True,
-            "events": registry.bodies(events),
+            "events": registry.bodies(_fitting(events)),
             "reset": reset,
             **self._position(),
         }
@@ -171,6 +174,16 @@ class Dispatcher:
 
     def _position(self) -> Body:
         return {"seq": self._registry.seq, "epoch": self._registry.epoch}
+
+
+def _fitting(events: Sequence[Event]) -> Sequence[Event]:
+    """As many of the first events as go into one reply: at least one."""
+    size = 0
+    for count, event in enumerate(events):
+        size += len(event.body)
+        if count and size > _MAX_EVENTS_SIZE:
+            return events[:count]
+    return events
 
 
 def _text(request: Mapping[str, Any], field: str) -> str:

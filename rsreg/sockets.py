@@ -16,13 +16,16 @@ from rsreg.wire import MAX_REQUEST
 _HEARTBEAT_IVL, _HEARTBEAT_TIMEOUT = 5_000, 15_000
 #: Milliseconds for a handshake; silent connections hold a file descriptor that long.
 _HANDSHAKE_IVL = 5_000
+#: Milliseconds to connect, before it is tried anew: the kernel's own tries are up to a minute apart
+#: after a long outage, and so much later would a client notice its end.
+_CONNECT_TIMEOUT = 3_000
 #: Messages queued for each peer of a ROUTER, either way. With `MAX_REQUEST` it bounds the memory
 #: that one peer can take.
 _ROUTER_HWM = 200
 #: Events queued for one slow subscriber; it learns from `seq` what it lost.
 _PUB_HWM = 10_000
-#: Bytes of a reply or event that a client takes.
-_MAX_REPLY = 32 * 1024 * 1024
+#: Bytes of a reply or event that a client takes: a list of 100,000 services has 35 million.
+_MAX_REPLY = 256 * 1024 * 1024
 
 _own: tuple[int, zmq.Context[Any]] | None = None
 
@@ -83,6 +86,7 @@ def _connected(context: zmq.Context[Any], kind: int, endpoint: str) -> Any:
     # Random, since libzmq itself has no jitter once a maximum is set.
     socket.reconnect_ivl = random.randint(100, 300)
     socket.reconnect_ivl_max = 2_000
+    socket.connect_timeout = _CONNECT_TIMEOUT
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

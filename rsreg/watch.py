@@ -175,10 +175,9 @@ class EventListener:
             return
         try:
             self._ask()
-        except Disconnected:
-            raise
         except RegistryError as error:
-            self._follower.unanswered(error)
+            if not self._stop.is_set():
+                self._follower.unanswered(error)
 
     def _ask(self) -> None:
         reply = self._channel.run(self._follower.question(), self._timeout)

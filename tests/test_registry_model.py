@@ -99,28 +99,29 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(batch=st.lists(REQUESTS, min_size=1, max_size=5), fails=st.integers(0, 3))
     def serve(self, batch: list[Request], fails: int) -> None:
         """A batch comes; one in four times the store refuses it."""
-        promised = copy.deepcopy((self.services, self.answered, self.journal, self.asked))
+        promised = copy.deepcopy((self.services, self.answered, self.journal))
         for request in batch:
             self.answer(request)
         self.store.writes_fail = fails == 0
         try:
             self.registry.commit()
         except StoreError:
-            self.services, self.answered, self.journal, self.asked = promised
+            self.services, self.answered, self.journal = promised
             for request in batch:
                 if request.action == "renew":
                     self.renew(request)
         self.store.writes_fail = False
 
-    @rule(which=st.integers(0, 1_000))
-    def resend(self, which: int) -> None:
-        """The reply to a request got lost, so it comes again."""
+    @rule(which=st.integers(0, 1_000), fails=st.integers(0, 3))
+    def resend(self, which: int, fails: int) -> None:
+        """The reply to a request got lost, or it was refused: it comes again."""
         if self.asked:
-            self.answer(self.asked[which % len(self.asked)])
-            assert self.registry.commit() == []
+            self.serve([self.asked[which % len(self.asked)]], fails)
 
     def answer(self, request: Request) -> None:
         """The registry and the model answer the same."""
+        if request.token is not None:
+            self.asked.append(request)
         getattr(self, request.action)(request)
 
     def register(self, request: Request) -> None:
@@ -171,7 +172,6 @@ class RegistryMachine(RuleBasedStateMachine):
         """The model notes an event."""
         self.journal.append((event, service_id))
         if request.token is not None:
-            self.asked.append(request)
             self.answered[request.token] = service_id
 
     @rule(seconds=st.sampled_from([0.5, 1, 4]), empty=st.booleans())
@@ -332,4 +332,4 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 TestRegistryModel = RegistryMachine.TestCase
-TestRegistryModel.settings = settings(max_examples=60, stateful_step_count=40)
+TestRegistryModel.settings = settings(max_examples=120, stateful_step_count=40)
