@@ -36,6 +36,8 @@ _BUSY_TIMEOUT = 250
 _HEADER = 100
 #: Rows in one INSERT: SQLite takes 32766 variables, a service has ten.
 _ROWS = 1_000
+#: Writes to the file, and changes nothing.
+_WRITE = f"PRAGMA user_version = {model.SCHEMA_VERSION}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ class RegistryBackend(Protocol):
         """
 
     def touch(self, heartbeats: Mapping[str, int]) -> None:
-        """Store the time of the last heartbeat of each id; called at a clean stop."""
+        """Store the time of the last heartbeat of each id.
+
+        Called at a clean stop, and, also without any, to see whether a store that failed can be
+        written again.
+        """
 
     def close(self) -> None:
         """Close the store; a second call does nothing."""
@@ -157,7 +163,7 @@ class SQLiteBackend:
         """See RegistryBackend."""
         gone = [service_id for service_id, service in changes.items() if service is None]
         kept = [_row(service) for service in changes.values() if service is not None]
-        with _refusing(f"can't write {self.describe()}"), self._database.atomic():
+        with self._transaction():
             for ids in chunked(gone, _ROWS):
                 query = model.Service.delete().where(model.Service.id.in_(ids))
                 query.execute(self._database)
@@ -178,7 +184,8 @@ class SQLiteBackend:
         """See RegistryBackend."""
         query = 'UPDATE "service" SET "last_heartbeat" = ? WHERE "id" = ?'
         rows = [(seconds, service_id) for service_id, seconds in heartbeats.items()]
-        with _refusing(f"can't write {self.describe()}"), self._database.atomic():
+        with self._transaction():
+            self._database.execute_sql(_WRITE)
             self._database.cursor().executemany(query, rows)
 
     def close(self) -> None:
@@ -192,6 +199,29 @@ class SQLiteBackend:
     def describe(self) -> str:
         """See RegistryBackend."""
         return str(self.path)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing of what is written meanwhile; a StoreError says why it is nothing."""
+        with _refusing(f"can't write {self.describe()}"), self._database.manual_commit():
+            self._database.begin()
+            try:
+                yield
+                self._database.commit()
+            except BaseException:
+                self._undo()
+                raise
+
+    def _undo(self) -> None:
+        """Roll back, and take what was refused out of the log.
+
+        If only the sync failed, all of it stands there, and a server that is killed now would find
+        it when it is started again. So something else is written in its place.
+        """
+        for statement in ("ROLLBACK", _WRITE):
+            # SQLite may have rolled back by itself, and the second write may fail like the first.
+            with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
+                self._database.execute_sql(statement)
 
     def _rows(self, query: Any) -> Collection[Any]:
         return list(query.execute(self._database))

@@ -27,6 +27,9 @@ MAX_BATCH = 64
 TICK = 0.25
 #: Seconds beyond its tick after which the loop counts as having stood still.
 STALL = 1.0
+#: The event loop's highest priority. One turn of the loop: `gevent.sleep(0)` would let timers and
+#: signals wait for 50 batches, and the default priority for a moment without any input.
+_FIRST = 2
 #: Services that expire in one transaction.
 EXPIRE_BATCH = 200
 
@@ -54,7 +57,7 @@ class Readiness:
         """Return when there is something to read, or after a tick; others have run meanwhile."""
         self._flag.clear()
         if any(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN for socket in self._sockets):
-            gevent.sleep(0)
+            gevent.idle(_FIRST)
         else:
             self._flag.wait()
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import gevent
 import pytest
@@ -99,21 +99,33 @@ def serving(*args: Any, **options: Any) -> Iterator[RegistryServer]:
 class ServerProcess:
     """A real server process, on ports that it keeps over restarts.
 
-    `store` is a path, or None for memory; `under` is a command that runs it: `ip netns exec …`.
+    `store` is a path, or None for memory; `under` is a command that runs it: `ip netns exec …`;
+    `log` is where its log goes, stderr if nowhere.
     Signals go by process id; `stop` ends it in any case.
     """
 
     def __init__(
-        self, store: Path | None = None, *, under: Sequence[str] = (), **options: Any
+        self,
+        store: Path | None = None,
+        *,
+        under: Sequence[str] = (),
+        log: IO[str] | None = None,
+        **options: Any,
     ) -> None:
         self.options = {"bind": "127.0.0.1", "cleanup_interval": 0.5, **options}
         self.store = store
         self.under = under
+        self.log = log
         self.ports: list[int | None] = [0, 0, 0]
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> ServerProcess:
         """Start it and wait until it serves."""
+        assert self.launch(), f"the server did not start: exit code {self.wait()}"
+        return self
+
+    def launch(self) -> bool:
+        """Start it and wait until it serves or ends; whether it serves."""
         settings = {
             "ports": self.ports,
             "store": str(self.store) if self.store else None,
@@ -122,19 +134,25 @@ class ServerProcess:
         self.process = subprocess.Popen(
             [*self.under, sys.executable, str(ROOT / "tests" / "serve.py"), json.dumps(settings)],
             stdout=subprocess.PIPE,
+            stderr=self.log,
             text=True,
             cwd=ROOT,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, f"the server did not start: exit code {self.process.wait(10)}"
-        self.ports = json.loads(line)
-        return self
+        if line:
+            self.ports = json.loads(line)
+        return bool(line)
 
     @property
     def endpoint(self) -> str:
         """Of requests."""
         return f"tcp://{self.options['bind']}:{self.ports[0]}"
+
+    @property
+    def pub_endpoint(self) -> str:
+        """Of events."""
+        return f"tcp://{self.options['bind']}:{self.ports[1]}"
 
     @property
     def hb_endpoint(self) -> str:

@@ -1,6 +1,7 @@
 """Runs one registry server for a test; prints its ports as JSON once it serves."""
 
 import json
+import logging
 import signal
 import sys
 
@@ -9,6 +10,7 @@ import gevent
 from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend
 
 settings = json.loads(sys.argv[1])
+logging.basicConfig(format="%(created).3f %(levelname)s %(message)s")
 store = settings["store"]
 server = RegistryServer(
     *settings["ports"],

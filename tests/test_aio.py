@@ -238,3 +238,17 @@ def test_sync_and_async_clients_side_by_side(endpoint: str, client: RegistryClie
 
     asyncio.run(main())
     assert wait_until(lambda: client.discover_service("PUNA"))
+
+
+def test_a_close_lets_the_call_under_way_come_to_its_end() -> None:
+    async def main(endpoint: str) -> None:
+        client = AsyncRegistryClient(endpoint, timeout=10)
+        under_way = asyncio.create_task(client.discover_service("A"))
+        await asyncio.sleep(0.1)
+        await client.close()
+        with pytest.raises(Disconnected):
+            await client.discover_service("B")
+        assert await under_way == {"name": "A"}
+
+    with scripted_server(slow_once(0.5)) as endpoint:
+        asyncio.run(main(endpoint))

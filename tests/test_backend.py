@@ -544,6 +544,18 @@ def test_a_directory_is_refused(tmp_path: Path) -> None:
             SQLiteBackend(tmp_path / "registry.db").initialize()
 
 
+def test_a_file_that_another_program_keeps_to_itself_is_refused_until_it_lets_go(
+    filled: Path,
+) -> None:
+    with closing(sqlite3.connect(filled, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = exclusive")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError, match=f"^can't open {filled}: database is locked$"):
+            SQLiteBackend(filled).initialize()
+    with opened(filled) as store:
+        assert store.load().seq == 500
+
+
 def test_a_place_where_nothing_can_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"^can't open .*registry.db: "):

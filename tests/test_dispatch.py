@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from helpers import HandClock, UnreliableStore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg import InMemoryBackend, wire
+from rsreg import InMemoryBackend, dispatch, wire
 from rsreg.dispatch import MAX_EVENTS, Dispatcher
 from rsreg.errors import StoreError
 from rsreg.registry import Registry
@@ -236,6 +237,29 @@ def test_one_reply_holds_only_so_many_events(desk: Desk) -> None:
         reply = desk.ask("events", since=0, **fields)
         assert [e["seq"] for e in reply["events"]] == list(range(1, 1_001))
         assert reply["seq"] == 1_006
+
+
+def test_one_reply_holds_only_so_many_bytes_of_events(desk: Desk) -> None:
+    for n in range(40):
+        desk.ask("register", service_info={**INFO, "id": str(n), "metadata": {"x": "y" * 60_000}})
+    replies = []
+    since = 0
+    while since < desk.registry.seq:
+        replies.append([e["seq"] for e in desk.ask("events", since=since)["events"]])
+        since = replies[-1][-1]
+    assert list(itertools.chain(*replies)) == list(range(1, 42))
+    # The first event is a small one; seventeen large ones fit into a mebibyte.
+    assert [len(reply) for reply in replies] == [18, 17, 6]
+
+
+@pytest.mark.parametrize("most", [0, 1, 300])
+def test_one_reply_holds_one_event_at_least(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(dispatch, "_MAX_EVENTS_SIZE", most)
+    desk.ask("deregister", service_id="known")
+    assert [e["seq"] for e in desk.ask("events", since=0)["events"]] == [1]
+    assert [e["seq"] for e in desk.ask("events", since=1)["events"]] == [2]
 
 
 def test_terminate_from_this_machine(desk: Desk) -> None:

@@ -119,3 +119,14 @@ def test_an_ambiguous_name_says_what_it_may_mean() -> None:
     assert str(error) == "'a' fits 2 services"
     assert error.candidates == ["a-1", "a-2"]
     assert error.hint == "use one of the ids: a-1, a-2"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(5, "a1, a2, a3, a4, a5"), (6, "a1, a2, a3, a4, a5 and 1 more")],
+)
+def test_a_name_that_may_mean_many_says_the_first_few(number: int, said: str) -> None:
+    ids = [f"a{n}" for n in range(1, number + 1)]
+    error = errors.AmbiguousName("'a' fits many services", ids)
+    assert error.candidates == ids
+    assert error.hint == f"use one of the ids: {said}"

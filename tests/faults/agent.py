@@ -3,7 +3,7 @@
     agent.py ENDPOINT TIMEOUT
 
 `[method, arguments, named arguments]` gets `[answer, seconds]`, or `[{"error": class}, seconds]`;
-the method "heard" gets the events that the listener handed on so far.
+"heard" gets the events that the listener handed on so far, "allow" changes the timeout.
 """
 
 import json
@@ -17,11 +17,15 @@ from rsreg.errors import RegistryError
 with RegistryClient(sys.argv[1], timeout=float(sys.argv[2])) as client:
     heard: list[dict[str, Any]] = []
     client.on_any_event(heard.append)
+    methods = {
+        "heard": lambda: heard,
+        "allow": lambda seconds: setattr(client.settings, "timeout", seconds),
+    }
     for line in sys.stdin:
         method, arguments, named = json.loads(line)
         started = time.monotonic()
         try:
-            said = heard if method == "heard" else getattr(client, method)(*arguments, **named)
+            said = (methods.get(method) or getattr(client, method))(*arguments, **named)
         except RegistryError as error:
             said = {"error": type(error).__name__}
         sys.stdout.write(json.dumps([said, time.monotonic() - started]) + "\n")

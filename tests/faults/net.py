@@ -27,9 +27,7 @@ SERVER, CLIENT = "10.213.77.1", "10.213.77.2"
 _ESTABLISHED = "01"
 
 
-def spawn(
-    script: str, *arguments: object, under: Sequence[str] = ()
-) -> subprocess.Popen[str]:
+def spawn(script: str, *arguments: object, under: Sequence[str] = ()) -> subprocess.Popen[str]:
     """A process that runs a script of this folder, with pipes to its standard input and output."""
     return subprocess.Popen(
         [*under, sys.executable, str(HERE / script), *map(str, arguments)],
@@ -98,7 +96,8 @@ class Network:
             (pytest.fail if os.environ.get("CI") else pytest.skip)("needs network namespaces")
         here, there = self._spaces
         self._must("ip", "netns", "add", there)
-        self._must("ip", "-n", here, "link", "add", "e0", "type", "veth", "peer", "e0", "netns", there)
+        link = ["type", "veth", "peer", "e0", "netns", there]
+        self._must("ip", "-n", here, "link", "add", "e0", *link)
         for space, address in ((here, SERVER), (there, CLIENT)):
             self._must("ip", "-n", space, "address", "add", f"{address}/30", "dev", "e0")
             for device in ("lo", "e0"):
@@ -126,6 +125,16 @@ class Network:
         chain, _, what = rule.partition(" ")
         side = "iifname" if chain == "input" else "oifname"
         self._nft(f"add rule ip faults {chain} {side} e0 {what}")
+
+    def swallow(self) -> None:
+        """Lose all packets, as a cut beyond a switch does: to both sides the link seems up."""
+        for chain in ("input", "output"):
+            self.refuse(f"{chain} drop")
+
+    def lose(self, percent: int) -> None:
+        """Lose so many of the packets, in both directions."""
+        for chain in ("input", "output"):
+            self.refuse(f"{chain} numgen random mod 100 < {percent} drop")
 
     def narrow(self, rate: str) -> None:
         """Let the server send at most `rate`."""
@@ -156,13 +165,13 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def connections(pid: int, port: int | None) -> int:
-    """Ends of established TCP connections to a port that there are in a process's network."""
-    wanted = f":{port:04X}"
+def connections(pid: int, address: str) -> int:
+    """Established TCP connections with an address that there are in a process's network."""
+    far = tcp.inet_aton(address)[::-1].hex().upper()
     lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
     return sum(
-        state == _ESTABLISHED and (local.endswith(wanted) or remote.endswith(wanted))
-        for _, local, remote, state, *_ in map(str.split, lines)
+        state == _ESTABLISHED and remote.startswith(far)
+        for _, _, remote, state, *_ in map(str.split, lines)
     )
 
 
@@ -247,7 +256,7 @@ class Proxy:
                 self._pump(reader, far_writer, self.requests),
                 self._pump(far_reader, writer, self.replies),
             )
-        except (OSError, _Lost):
+        except (OSError, _Lost, asyncio.CancelledError):
             _reset(writer)
         finally:
             far_writer.close()
