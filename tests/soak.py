@@ -161,6 +161,10 @@ class Soak:
 
     # -- how long a service may be there
 
+    def sent(self, name: str) -> float:
+        """When anybody last sent for a service; one that was resumed may end before it does."""
+        return max(owner.book.get(slot, SENT) for owner, slot in list(self.had[name]))
+
     def lease_end(self, sent: float, until: float) -> float:
         """When the lease of a service ended whose last message left at `sent`, at the latest."""
         deadline = sent + TTL
@@ -196,7 +200,7 @@ class Soak:
         self.counts["lists compared"] += 1
         listed = {service["name"]: service for service in self.snapshot.services}
         for name, (owner, slot, known, woke) in before.items():
-            sent, ended = owner.book.get(slot, SENT), owner.book.get(slot, ENDED)
+            sent, ended = self.sent(name), owner.book.get(slot, ENDED)
             if self.where[name] != (owner, slot):
                 continue
             if not ended and owner.killed is None:
@@ -245,10 +249,8 @@ class Soak:
 
     def _may_be_found(self, found: Record, asked: float) -> None:
         self.read_lines()
-        owner, slot = self.where[found["name"]]
-        sent = owner.book.get(slot, SENT)
-        end = self.lease_end(sent, asked)
-        if sent and asked > end + SLACK:
+        end = self.lease_end(self.sent(found["name"]), asked)
+        if asked > end + SLACK:
             self.complain(f"found {asked - end:.2f} s late: {self.evidence(found['name'])}")
 
     def annoy(self) -> None:
@@ -404,7 +406,8 @@ class Soak:
             self.populated = False
             beats = [owner.stop() for owner in self.drivers]
             self.counts["beats answered (of processes that were not killed)"] = sum(beats)
-            last = max(self.lease_end(o.killed or 0, time.monotonic()) for o in self.all)
+            ends = [self.lease_end(o.killed or 0, time.monotonic()) for o in self.all]
+            last = max(ends, default=time.monotonic())
             time.sleep(max(0.0, last + CLEANUP + SLACK - time.monotonic()))
             self._finish(threads)
             self.look()
@@ -481,9 +484,8 @@ class Soak:
                 self.complain(f"{event['type']} of what was not there: {event}")
             if event["type"] == "expire":
                 self.judge_expiry(name, event)
-        for name, (owner, slot) in self.where.items():
-            sent = owner.book.get(slot, SENT)
-            limit = self.lease_end(sent, ended.get(name, 0.0)) + CLEANUP + SLACK
+        for name in self.where:
+            limit = self.lease_end(self.sent(name), ended.get(name, 0.0)) + CLEANUP + SLACK
             if name in ended and ended[name] > limit:
                 late = ended[name] - limit
                 self.complain(f"gone {late:.2f} s too late: {self.evidence(name)}")
@@ -527,7 +529,7 @@ class Soak:
         if left is not None:
             yield left, float("inf")
         elif owner.book.get(slot, ENDED) or owner.killed is not None:
-            yield owner.book.get(slot, SENT), float("inf")
+            yield self.sent(name), float("inf")
 
     def _left(self, name: str, moment: float) -> float:
         """When the process that had a service before `moment` last sent something for it."""
@@ -613,6 +615,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     random.seed(options.seed)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     logging.basicConfig(level=logging.ERROR)
     print(f"seed {options.seed}, pid {os.getpid()}", flush=True)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
