@@ -40,6 +40,7 @@ from drivers import ENDED, KINDS, KNOWN, SENT, WOKE, Drivers, Plan
 from history import History, Snapshot, broken
 from hostile import Hostile
 from net import percentile
+from usage import memory
 
 TTL = 10.0
 CLEANUP = 2.0
@@ -596,15 +597,6 @@ class Soak:
         rows.append(f"| memory of the server, at most | {self.memory / 1e6:.0f} MB |")
         rows.append(f"| broken promises | {len(self.broken)} |")
         return "\n".join(["| what | count |", "| --- | --- |", *rows])
-
-
-def memory(pid: int) -> int:
-    """The bytes of memory that a process has, 0 if it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/statm").read_text()
-    except OSError:
-        return 0
-    return int(status.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> int:

@@ -109,8 +109,10 @@ class OneService:
         self._wanted = calls.registration(*what, service_id=service_id)
 
     def sent(self) -> None:
-        """A request leaves; a long pause before it is written down."""
+        """A request leaves; a long pause before it is written down. A goodbye is no beat."""
         book, now = self.owner.book, time.monotonic()
+        if book.get(self.slot, ENDED):
+            return
         before = book.get(self.slot, SENT)
         if before and now - before > self.owner.plan.ttl / 2:
             book.say("gap", self.name, before, now)
@@ -120,19 +122,23 @@ class OneService:
     def _life(self, service_id: str | None) -> Flow[None]:
         """The whole of it."""
         plan, book = self.owner.plan, self.owner.book
-        yield from _pause(random.uniform(0, 0.5 if service_id else plan.ttl / 3))
-        if not (yield from self._register(first=service_id is None)):
-            return
+        new = service_id is not None
+        wait = random.uniform(0, 0.5)
+        if not new:
+            yield from _pause(random.uniform(0, plan.ttl / 3))
+            if not (yield from self._register(first=True)):
+                return
+            wait = jitter(plan.ttl / 3)
         backoff = Backoff(0.25, min(5.0, plan.ttl / 3))
-        wait = jitter(plan.ttl / 3)
         while True:
             yield from _pause(min(wait, self._ends - time.monotonic()))
             if time.monotonic() >= self._ends:
                 break
             try:
-                again = random.random() < plan.again
+                again = new or random.random() < plan.again
                 if again or not (yield from self._renew()):
                     yield from self._register(first=False)
+                new = False
                 wait = jitter(plan.ttl / 3)
                 backoff.reset()
             except RegistryError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -56,6 +57,7 @@ class Hostile:
 
     def __init__(self, seed: int, *, changes: bool) -> None:
         self._random = random.Random(seed)
+        self._numbers = itertools.count()
         self._seeds = _READS + _CHANGES * 2 if changes else _READS
         self._payloads: list[Callable[[], bytes]] = [
             self._valid,
@@ -93,7 +95,7 @@ class Hostile:
     def _request(self) -> dict[str, Any]:
         request = json.loads(json.dumps(self._random.choice(self._seeds)))
         if self._random.random() < 0.3:
-            request["request_id"] = f"id-{self._random.randrange(10**6)}"
+            request["request_id"] = f"id-{next(self._numbers)}"
         return dict(request)
 
     def _valid(self) -> bytes:

@@ -138,7 +138,7 @@ class Network:
 
     def narrow(self, rate: str) -> None:
         """Let the server send at most `rate`."""
-        shape = ["tbf", "rate", rate, "burst", "8kb", "latency", "400ms"]
+        shape = ["tbf", "rate", rate, "burst", "8kb", "latency", "100ms"]
         self._must("tc", "-n", self._spaces[0], "qdisc", "add", "dev", "e0", "root", *shape)
 
     def heal(self) -> None:

@@ -1,0 +1,30 @@
+"""The beginning of a ZeroMQ connection, said by hand: ZMTP 3 with the mechanism NULL."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+_READY_BODY = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+READY = b"\x04" + bytes([len(_READY_BODY)]) + _READY_BODY
+
+
+def frame(body: bytes, *, more: bool) -> bytes:
+    """One frame of a message on the wire."""
+    if len(body) < 256:
+        return bytes([more, len(body)]) + body
+    return bytes([more | 2]) + struct.pack(">Q", len(body)) + body
+
+
+def dealer(port: int | None) -> socket.socket:
+    """A connection to a ROUTER of this machine, after the handshake."""
+    peer = socket.create_connection(("127.0.0.1", port), timeout=20)
+    peer.sendall(GREETING + READY)
+    said = b""
+    while b"READY" not in said:
+        more = peer.recv(1000)
+        assert more, "no ROUTER"
+        said += more
+    return peer
