@@ -1,6 +1,6 @@
 """Runs the fault tests in their long form, and prints what each showed as a table.
 
-    python tests/faults/run.py [pytest's options]
+    python tests/faults/run.py [pytest's options, or tests]
 
 Needs root, strace, libfaketime, nftables and iproute2 for all of it; what is missing is skipped.
 Takes about half an hour, on loopback and in network namespaces of its own.
@@ -23,9 +23,9 @@ def main(options: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures"
         figures.touch()
-        chosen = options or [str(HERE)]
+        paths = [option for option in options if Path(option.partition("::")[0]).exists()]
         fixed = ["--full", "--figures", str(figures), "-p", "no:randomly", "--timeout", "1800"]
-        code = pytest.main([*fixed, *chosen])
+        code = pytest.main([*fixed, *options, *([] if paths else [str(HERE)])])
         rows = [json.loads(line) for line in figures.read_text().splitlines()]
     sys.stdout.write("\n| fault | how injected | promise | figure |\n| --- | --- | --- | --- |\n")
     for row in rows:
