@@ -36,6 +36,8 @@ _BUSY_TIMEOUT = 250
 _HEADER = 100
 #: Rows in one INSERT: SQLite takes 32766 variables, a service has ten.
 _ROWS = 1_000
+#: What SQLite calls a database that is in no file.
+_MEMORY = ":memory:"
 #: Writes to the file, and changes nothing.
 _WRITE = f"PRAGMA user_version = {model.SCHEMA_VERSION}"
 
@@ -120,6 +122,8 @@ class SQLiteBackend:
         """See RegistryBackend; StoreError says which file, why, and what to do."""
         if not self._database.is_closed():
             return None
+        if str(self.path) == _MEMORY:
+            raise StoreError(f"{_MEMORY} is no file", hint="use InMemoryBackend()")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
@@ -228,7 +232,10 @@ class SQLiteBackend:
 
     def _meta(self, key: str) -> str:
         query = model.Meta.select(model.Meta.value).where(model.Meta.key == key)
-        return str(query.scalar(self._database))
+        value = query.scalar(self._database)
+        if value is None:
+            raise _corrupt(self.path, f"it has no {key}")
+        return str(value)
 
     def _prune(self, events: Sequence[Event]) -> None:
         if events and (events[0].seq - 1) // _PRUNE_EVERY != events[-1].seq // _PRUNE_EVERY:
@@ -288,7 +295,7 @@ class InMemoryBackend(SQLiteBackend):
     """The same tables in memory: nothing is on disk, and all is gone with the server."""
 
     def __init__(self) -> None:
-        super().__init__(":memory:")
+        super().__init__(_MEMORY)
 
     def initialize(self) -> object:
         """See RegistryBackend."""

@@ -47,13 +47,13 @@ def no_color() -> bool:
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
-def normal_endpoint(text: str) -> str:
+def normal_endpoint(text: str, default_port: int = DEFAULT_RS_REQ_PORT) -> str:
     """`tcp://host:port` from that, `host:port` or `host`; other transports as they are."""
     scheme, separator, rest = text.strip().rpartition("://")
     if separator and scheme != "tcp":
         return text.strip()
     parts = _HOST_AND_PORT.fullmatch(rest)
-    port = int(parts[2] or DEFAULT_RS_REQ_PORT) if parts else 0
+    port = int(parts[2] or default_port) if parts else 0
     if not parts or not 0 < port < 65536:
         raise ConfigurationError(
             f"not an endpoint: {text!r}",
@@ -83,7 +83,9 @@ class ClientSettings:
                 f"a timeout is more than 0 and at most {MAX_TIMEOUT} seconds, not {timeout}"
             )
         self.req_endpoint = normal_endpoint(req_endpoint) if req_endpoint else default_endpoint()
-        self.sub_endpoint = normal_endpoint(sub_endpoint) if sub_endpoint else None
-        self.hb_endpoint = normal_endpoint(hb_endpoint) if hb_endpoint else None
+        self.sub_endpoint = (
+            normal_endpoint(sub_endpoint, DEFAULT_RS_PUB_PORT) if sub_endpoint else None
+        )
+        self.hb_endpoint = normal_endpoint(hb_endpoint, DEFAULT_RS_HB_PORT) if hb_endpoint else None
         self.timeout = timeout
         self.client_id = client_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import zmq
@@ -13,7 +13,7 @@ from gevent.event import Event as Flag
 from gevent.queue import SimpleQueue
 
 from rsreg import wire
-from rsreg.dispatch import Body, Dispatcher, Peer
+from rsreg.dispatch import Dispatcher
 from rsreg.errors import StoreError
 from rsreg.records import Event
 from rsreg.registry import Registry
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: Requests taken from one socket before the others, and the other greenlets, have their turn.
 MAX_BATCH = 64
+#: Bytes of replies after which they have theirs: lists of thousands of services are long.
+MAX_BATCH_SIZE = 4 * 1024 * 1024
 #: Seconds between two looks at idle sockets: how old the judgement of a lease can be.
 TICK = 0.25
 #: Seconds beyond its tick after which the loop counts as having stood still.
@@ -68,6 +70,18 @@ class Readiness:
             watcher.close()
 
 
+class Request(NamedTuple):
+    """A request that has arrived."""
+
+    socket: zmq.Socket[bytes]
+    envelope: wire.Envelope
+    identity: zmq.Frame
+
+    def peer(self) -> str:
+        """The address of who sent it."""
+        return str(self.identity.get("Peer-Address"))
+
+
 class RequestLoop:
     """Takes requests in batches, commits what they change at once, and only then answers.
 
@@ -111,16 +125,15 @@ class RequestLoop:
         # process is stopped at any of the next lines.
         now = self._clock()
         self._notice_stall(now)
-        batch, emptied = self._receive()
-        bodies = self._answers(batch, None)
+        batch, replies, emptied = self._serve()
         events: list[Event] = []
         try:
             events = self._registry.commit()
         except StoreError as error:
-            bodies = self._answers(batch, error)
-        for (socket, envelope, _), body in zip(batch, bodies, strict=True):
-            if envelope.reply_to is not None:
-                self._send(socket, wire.close_reply(envelope.reply_to, body))
+            replies = [self._answer(request, error) for request in batch]
+        for request, reply in zip(batch, replies, strict=True):
+            if request.envelope.reply_to is not None:
+                self._send(request.socket, wire.close_reply(request.envelope.reply_to, reply))
         self._publish(events)
         if emptied:
             self._registry.caught_up(now)
@@ -133,42 +146,37 @@ class RequestLoop:
             self._registry.grant_grace()
         self._awake = now
 
-    def _receive(self) -> tuple[list[tuple[zmq.Socket[bytes], wire.Envelope, Peer]], bool]:
-        """A batch in order of arrival, and whether it left every socket empty."""
-        batch = []
-        emptied = True
+    def _serve(self) -> tuple[list[Request], list[bytes], bool]:
+        """A batch in order of arrival, its replies, and whether it left every socket empty."""
+        batch, replies, emptied = [], [], True
         for socket in self._sockets:
-            for _ in range(MAX_BATCH):
+            taken = size = 0
+            while taken < MAX_BATCH and size < MAX_BATCH_SIZE:
                 try:
                     # A Frame, not bytes: only it knows the peer's address.
                     identity = socket.recv(zmq.DONTWAIT, copy=False)
                     frames = socket.recv_multipart(zmq.DONTWAIT)
                 except zmq.Again:
                     break
+                taken += 1
                 envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
                 if envelope is not None:
-                    batch.append((socket, envelope, _address_of(identity)))
+                    batch.append(Request(socket, envelope, identity))
+                    replies.append(self._answer(batch[-1], None))
+                    size += len(replies[-1])
             else:
                 emptied = False
-        return batch, emptied
+        return batch, replies, emptied
 
-    def _answers(
-        self,
-        batch: Sequence[tuple[zmq.Socket[bytes], wire.Envelope, Peer]],
-        failure: StoreError | None,
-    ) -> list[Body]:
+    def _answer(self, request: Request, failure: StoreError | None) -> bytes:
         answer = self._dispatcher.answer
-        return [answer(envelope.payload, peer, failure) for _, envelope, peer in batch]
+        return wire.encode(answer(request.envelope.payload, request.peer, failure))
 
     def _send(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
         try:
             socket.send_multipart(frames, zmq.DONTWAIT)
         except zmq.ZMQError:
             self.dropped += 1
-
-
-def _address_of(frame: zmq.Frame) -> Peer:
-    return lambda: str(frame.get("Peer-Address"))
 
 
 class Publisher:

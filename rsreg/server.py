@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 _LINGER = 1_000
 #: Seconds to find out who has a port.
 _ASK_HOLDER = 0.5
+#: What listens on all addresses, and where this machine finds it.
+_ANY = {"tcp://0.0.0.0": "tcp://127.0.0.1", "tcp://[::]": "tcp://[::1]"}
 
 
 class RegistryServer:
@@ -51,8 +53,9 @@ class RegistryServer:
     CGSE's clients: without one it is 4244 beside the default request port, none beside another.
     Port 0 is a free one; the attributes hold the real ports once it is started. `backend` is an
     SQLiteBackend on the default file unless given. `cleanup_interval` is in seconds. `bind` is the
-    local address, `*` for all. `unique_service_types` allows one service of each type.
-    `strategy` chooses in discovery. `cgse_reply` is `REP` for CGSE's clients of mid-2025.
+    local address, `*` for all of IPv4, `::` for all. `unique_service_types` allows one service of
+    each type. `strategy` chooses in discovery. `cgse_reply` is `REP` for CGSE's clients of
+    mid-2025.
 
     It belongs to the hub of the thread that starts it. Patches nothing, installs no signal handler.
     """
@@ -115,7 +118,7 @@ class RegistryServer:
     @property
     def endpoint(self) -> str:
         """Where clients on this machine find it, once it is started."""
-        return f"{self._host.replace('0.0.0.0', '127.0.0.1')}:{self.req_port}"
+        return f"{_ANY.get(self._host, self._host)}:{self.req_port}"
 
     def start(self) -> None:
         """Bind, open the store, and serve from now on; returns at once.
@@ -196,8 +199,10 @@ class RegistryServer:
         socket = make(self._context)
         self._open.append(socket)
         port = getattr(self, name)
+        host = f"[{self.bind}]" if ":" in self.bind else self.bind
+        socket.ipv6 = ":" in self.bind
         try:
-            socket.bind(f"tcp://{self.bind}:{port}")
+            socket.bind(f"tcp://{host}:{port}")
         except zmq.ZMQError as error:
             if error.errno == zmq.EADDRINUSE:
                 raise PortInUse(
@@ -214,7 +219,7 @@ class RegistryServer:
         return socket
 
     def _holder_of(self, port: int) -> str:
-        host = "localhost" if self.bind == "*" else self.bind
+        host = {"*": "localhost", "::": "[::1]"}.get(self.bind, self.bind)
         try:
             with RegistryClient(f"{host}:{port}", timeout=_ASK_HOLDER) as client:
                 about = client.server_status()

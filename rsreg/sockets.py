@@ -87,6 +87,8 @@ def _connected(context: zmq.Context[Any], kind: int, endpoint: str) -> Any:
     socket.reconnect_ivl = random.randint(100, 300)
     socket.reconnect_ivl_max = 2_000
     socket.connect_timeout = _CONNECT_TIMEOUT
+    # Only where it is asked for: a name that has addresses of both kinds is mostly served on IPv4.
+    socket.ipv6 = "[" in endpoint
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

@@ -109,9 +109,9 @@ def fingerprint(request: Mapping[str, Any]) -> str | None:
     return hashlib.blake2b(canonical, digest_size=16).hexdigest()
 
 
-def close_reply(reply_to: list[bytes], body: Mapping[str, Any]) -> list[bytes]:
-    """The frames of a reply."""
-    return [*reply_to, encode(body)]
+def close_reply(reply_to: list[bytes], payload: bytes) -> list[bytes]:
+    """The frames of a reply with this JSON."""
+    return [*reply_to, payload]
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

@@ -257,6 +257,14 @@ def test_two_memories_are_two() -> None:
     two.close()
 
 
+def test_the_name_of_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="no file") as caught:
+        SQLiteBackend(":memory:").initialize()
+    assert "InMemoryBackend" in str(caught.value.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
 # -- files
 
 
@@ -269,6 +277,17 @@ def test_a_file_keeps_everything_over_a_restart(path: Path) -> None:
         assert store.load() == before
         assert [e.seq for e in store.events(0, 10)] == [1, 2, 3]
         assert store.describe() == str(path)
+
+
+def test_a_file_that_lost_its_epoch_is_refused(path: Path) -> None:
+    with opened(path) as store:
+        fill(store, 1)
+    outside(path, "DELETE FROM meta")
+    with (
+        opened(path) as store,
+        pytest.raises(StoreError, match="is corrupt: it has no epoch"),
+    ):
+        store.load()
 
 
 def test_directories_are_made(tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def test_an_endpoint_may_be_written_short(text: str, endpoint: str) -> None:
     assert config.normal_endpoint(text) == endpoint
 
 
+def test_each_endpoint_has_its_own_default_port() -> None:
+    settings = config.ClientSettings("labhost", "labhost", "labhost", 2, "me")
+    ports = [settings.req_endpoint, settings.sub_endpoint, settings.hb_endpoint]
+    assert ports == [f"tcp://labhost:{port}" for port in (4242, 4243, 4244)]
+
+
 @pytest.mark.parametrize(
     "text",
     [

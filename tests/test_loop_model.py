@@ -268,3 +268,32 @@ def test_batches_agree_with_store_journal_events_and_replies(bench: Bench) -> No
         bench.step(fails=False)
     kinds = {kind for kind, _ in bench.model.journal}
     assert kinds == {"register", "deregister", "expire"}
+
+
+def test_long_replies_end_a_batch_before_they_fill_the_memory(bench: Bench) -> None:
+    """The rest waits; the other sockets have their turn, and leases are not judged."""
+    lists, other = bench.clients
+    info = {"host": "h", "port": 1, "metadata": {"x": 60_000 * "x"}}
+    for number in range(40):
+        about = {"name": f"s{number}", **info}
+        request = {"action": "register", "service_info": about, "ttl": 5}
+        lists.send_multipart([b"", json.dumps(request).encode()])
+    bench.loop.step()
+    for _ in range(40):
+        said(lists)
+    for _ in range(10):
+        lists.send_multipart([b"", b'{"action":"list"}'])
+    bench.clock.advance(6 - TICK)
+    bench.loop._awake = bench.clock.now
+    answered = 0
+    while answered < 10:
+        other.send_multipart([b"", b'{"action":"renew","service_id":"nobody"}'])
+        bench.loop.step()
+        assert said(other)["code"] == "unknown-service"
+        before = answered
+        while lists.poll(0):
+            assert len(said(lists)["services"]) == 40
+            answered += 1
+        assert 1 <= answered - before <= 2
+        if answered < 10:
+            assert bench.registry.expire(1) == 0

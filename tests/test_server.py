@@ -95,6 +95,23 @@ def test_settings_that_cannot_be_are_refused() -> None:
         pass
 
 
+@pytest.mark.parametrize(("bind", "found"), [("::1", "[::1]"), ("::", "[::1]")])
+def test_ipv6(bind: str, found: str) -> None:
+    with serving(0, 0, backend=InMemoryBackend(), bind=bind) as server:
+        assert server.endpoint == f"tcp://{found}:{server.req_port}"
+        with RegistryClient(server.endpoint, timeout=10) as client:
+            heard: list[Any] = []
+            client.on_any_event(heard.append)
+            client.start_event_listener()
+            client.register("puna_cs", "fd00::5", 5000, "PUNA")
+            assert client.get_endpoint("PUNA") == "tcp://[fd00::5]:5000"
+            wait_until(lambda: heard)
+        if bind == "::":
+            with RegistryClient(f"127.0.0.1:{server.req_port}", timeout=10) as client:
+                assert client.terminate_registry_server()
+                wait_until(lambda: not server.started)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly_within_two_seconds(
     process: ServerProcess, number: signal.Signals

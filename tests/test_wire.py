@@ -41,11 +41,7 @@ JSON = b'{"action":"health"}'
 def test_a_request_is_answered_in_its_framing(frames: list[bytes], prefix: list[bytes]) -> None:
     envelope = wire.open_request([ID, *frames])
     assert envelope == (JSON, [ID, *prefix])
-    assert wire.close_reply(envelope.reply_to or [], {"success": True}) == [
-        ID,
-        *prefix,
-        b'{"success":true}',
-    ]
+    assert wire.close_reply(envelope.reply_to or [], b"{}") == [ID, *prefix, b"{}"]
 
 
 def test_the_reply_frame_of_mid_2025() -> None:
@@ -387,7 +383,7 @@ def test_the_registry_reads_what_we_send(message: dict[str, Any]) -> None:
     request = wire.read_request(envelope.payload)
     wire.check_depth(envelope.payload, request)
     assert request == message
-    reply = wire.close_reply(envelope.reply_to or [], request)
+    reply = wire.close_reply(envelope.reply_to or [], wire.encode(request))
     assert reply[0] == ID
     assert wire.read_reply(reply[1:]) == message
 

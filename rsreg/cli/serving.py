@@ -94,7 +94,9 @@ def _announce(settings: Settings, wanted: process.ServerSettings, about: Record)
         write_json({"success": True, **about})
         return
     # Where the others find it: of all addresses the name is the one to tell.
-    where = f"tcp://{about['host']}:" if wanted.bind in ("*", "0.0.0.0") else about["endpoint"]
+    where = (
+        f"tcp://{about['host']}:" if wanted.bind in ("*", "0.0.0.0", "::") else about["endpoint"]
+    )
     ports = {"requests": "req_port", "events": "pub_port", "heartbeats": "hb_port"}
     facts = {
         what: config.on_port(where, about[port]) for what, port in ports.items() if about[port]
