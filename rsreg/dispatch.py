@@ -132,7 +132,7 @@ class Dispatcher:
         everything = request.get("service_type") in (None, "")
         kind = None if everything else _text(request, "service_type")
         services = self._registry.list_services(kind)
-        return {"success": True, "services": services, **self._position()}
+        return {"success": True, "services": services, **self._position(), **self._leases(request)}
 
     def _discover(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         service = self._registry.discover(_text(request, "service_type"))
@@ -157,6 +157,7 @@ class Dispatcher:
             "events": registry.bodies(_fitting(events)),
             "reset": reset,
             **self._position(),
+            **self._leases(request),
         }
 
     def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:
@@ -174,6 +175,13 @@ class Dispatcher:
 
     def _position(self) -> Body:
         return {"seq": self._registry.seq, "epoch": self._registry.epoch}
+
+    def _leases(self, request: Mapping[str, Any]) -> Body:
+        wanted = request.get("leases")
+        if wanted is None or not records.checked(wanted, bool, "leases"):
+            return {}
+        ends = self._registry.ending_leases()
+        return {"leases": {"within": registry.LEASES_WITHIN, "ends": ends}}
 
 
 def _fitting(events: Sequence[Event]) -> Sequence[Event]:

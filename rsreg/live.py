@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ from rsreg.records import Service
 
 #: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
 _HEAP_SLACK = 4
+#: Seconds for which a look at all leases serves to tell which of them end soon.
+_LOOK_AHEAD = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +56,9 @@ class LiveView:
         self._leases: dict[str, Lease] = {}
         self._by_kind: dict[str, dict[str, Lease]] = {}
         self._deadlines: list[tuple[float, str]] = []
+        #: What may end before the horizon: all that does, and what was renewed or removed since.
+        self._ending: list[Lease] = []
+        self._horizon = -math.inf
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -76,6 +82,8 @@ class LiveView:
         self._leases[lease.service.id] = lease
         for kind in lease.service.kinds():
             self._by_kind.setdefault(kind, {})[lease.service.id] = lease
+        if lease.deadline < self._horizon:
+            self._ending.append(lease)
         self._look_again(lease)
 
     def remove(self, lease: Lease) -> None:
@@ -86,6 +94,17 @@ class LiveView:
             del found[lease.service.id]
             if not found:
                 del self._by_kind[kind]
+
+    def ending(self, before: float) -> list[Lease]:
+        """The leases that end before a moment. It looks at all of them once a second at most."""
+        if before > self._horizon:
+            self._horizon = before + _LOOK_AHEAD
+            self._ending = [each for each in self._leases.values() if each.deadline < self._horizon]
+        return [
+            lease
+            for lease in self._ending
+            if lease.deadline < before and self._leases.get(lease.service.id) is lease
+        ]
 
     def lapsed(self, judged: float) -> Lease | None:
         """The lease that ended longest before `judged`, or None; it stays until it is removed."""

@@ -36,6 +36,10 @@ Strategy = Callable[[Sequence[Service]], Service]
 
 #: Requests remembered, so that a resend is no second one; as many as the journal keeps events.
 _MAX_ANSWERED = 10_000
+#: Seconds that a lease still holds, unless `ending_leases` names it.
+LEASES_WITHIN = 15
+#: Seconds told of a lease that has run out, but counts until the waiting requests are read.
+_LAST_MOMENT = 0.001
 
 
 def random_choice(services: Sequence[Service]) -> Service:
@@ -163,6 +167,16 @@ class Registry:
                 return [], True
         events += [event for event in self._staged if event.seq > since]
         return events[:limit], False
+
+    def ending_leases(self) -> dict[str, float]:
+        """Id -> seconds left, 0 if lapsed, of the leases that end within LEASES_WITHIN."""
+        now = self._clock()
+        return {
+            lease.service.id: max(_LAST_MOMENT, round(lease.deadline - now, 3))
+            if self._passing(lease)
+            else 0
+            for lease in self._view.ending(now + LEASES_WITHIN)
+        }
 
     def _passing_of(self, kind: str) -> list[Lease]:
         return [lease for lease in self._view.of_kind(kind) if self._passing(lease)]

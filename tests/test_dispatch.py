@@ -225,6 +225,38 @@ def test_events(desk: Desk) -> None:
     assert [e["seq"] for e in same["events"]] == [2]
 
 
+def test_leases_that_end_soon(desk: Desk) -> None:
+    """`known` has a ttl of 30; the others are told as the registry judges them, at any moment."""
+
+    def ends(**fields: Any) -> dict[str, float]:
+        reply = desk.ask("events", leases=True, **fields)
+        assert reply["leases"]["within"] == 15
+        assert desk.ask("list", leases=True)["leases"] == reply["leases"]
+        told: dict[str, float] = reply["leases"]["ends"]
+        return told
+
+    assert ends() == {}
+    desk.ask("register", service_info={**INFO, "id": "brief"}, ttl=2)
+    assert ends(since=0) == {"brief": 2}
+    desk.clock.advance(1.2504)
+    assert ends() == {"brief": 0.75}
+    desk.ask("renew", service_id="brief")
+    assert ends() == {"brief": 2}
+    desk.clock.advance(2.5)
+    assert desk.ask("get", service_id="brief")["service"]["health"] == "passing"
+    assert ends() == {"brief": 0.001}, "its heartbeat may be waiting to be read"
+    desk.registry.caught_up(desk.clock.now)
+    assert desk.ask("get", service_id="brief")["service"]["health"] == "critical"
+    assert ends() == {"brief": 0}
+    desk.ask("deregister", service_id="brief")
+    assert ends() == {}
+    desk.clock.advance(11.5)
+    assert ends() == {"known": 14.75}
+    for fields in ({}, {"leases": False}, {"leases": None}):
+        assert "leases" not in desk.ask("events", **fields)
+        assert "leases" not in desk.ask("list", **fields)
+
+
 def test_one_reply_holds_only_so_many_events(desk: Desk) -> None:
     assert MAX_EVENTS == 1_000
     for _ in range(1_005):
@@ -377,6 +409,16 @@ UNKNOWN = {
         (
             {"action": "list", "service_type": 0},
             "Invalid service_type: expected a string",
+            "invalid-request",
+        ),
+        (
+            {"action": "events", "leases": 1},
+            "Invalid leases: …",
+            "invalid-request",
+        ),
+        (
+            {"action": "list", "leases": "true"},
+            "Invalid leases: …",
             "invalid-request",
         ),
         (
