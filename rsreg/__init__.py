@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rsreg.backend import InMemoryBackend, RegistryBackend, SQLiteBackend
     from rsreg.client import RegistryClient
     from rsreg.server import RegistryServer
+    from rsreg.watch import ServiceCache
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "RegistryClient",
     "RegistryServer",
     "SQLiteBackend",
+    "ServiceCache",
 ]
 
 _HOME = {
@@ -36,6 +38,7 @@ _HOME = {
     "RegistryClient": "rsreg.client",
     "RegistryServer": "rsreg.server",
     "SQLiteBackend": "rsreg.backend",
+    "ServiceCache": "rsreg.watch",
 }
 
 

@@ -20,9 +20,10 @@ from rsreg import calls, config, records, sockets, wire
 from rsreg.calls import Record, Registration
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call, exchange
+from rsreg.follower import Follower
 from rsreg.heartbeat import Heartbeat
 from rsreg.waiting import Waiting
-from rsreg.watch import Follower, Handler, Handlers
+from rsreg.watch import Handler, Handlers
 
 log = logging.getLogger(__name__)
 

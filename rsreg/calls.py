@@ -89,6 +89,11 @@ def list_services(service_type: str | None = None) -> Call[list[Record]]:
     return _call("list", lambda reply: list(reply["services"]), service_type=service_type)
 
 
+def picture() -> Call[Record]:
+    """All services, the position at which they are so, and their `leases`."""
+    return _call("list", _with_leases, leases=True)
+
+
 def discover(service_type: str) -> Call[Record | None]:
     """One passing service of a type, or None."""
     return _call("discover", _service, {NoService.code: None}, service_type=service_type)
@@ -114,6 +119,11 @@ def events(since: int | None, epoch: str | None, limit: int | None = None) -> Ca
     return _call("events", dict, since=since, epoch=epoch, limit=limit)
 
 
+def news(since: int | None, epoch: str | None) -> Call[Record]:
+    """The journal after `since`, and the `leases` now."""
+    return _call("events", _with_leases, since=since, epoch=epoch, leases=True)
+
+
 def _call(action: str, read: Any, otherwise: Any = None, /, **params: Any) -> Call[Any]:
     said = {name: value for name, value in params.items() if value is not None}
     return Call(action, said, read, otherwise or {})
@@ -121,6 +131,12 @@ def _call(action: str, read: Any, otherwise: Any = None, /, **params: Any) -> Ca
 
 def _service(reply: Mapping[str, Any]) -> Record:
     return dict(reply["service"])
+
+
+def _with_leases(reply: Mapping[str, Any]) -> Record:
+    # A server that does not know `leases` is found out here, where it is an error to who asked.
+    leases = reply["leases"]
+    return {**reply, "leases": {"within": float(leases["within"]), "ends": dict(leases["ends"])}}
 
 
 def _done(_reply: Mapping[str, Any]) -> bool:

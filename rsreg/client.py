@@ -19,6 +19,7 @@ from rsreg.calls import Record, Registration
 from rsreg.channel import Channel
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call
+from rsreg.follower import Follower
 from rsreg.heartbeat import Heartbeat
 from rsreg.waiting import Waiting
 from rsreg.watch import EventListener, Handler, Handlers
@@ -262,17 +263,8 @@ class RegistryClient:
     def start_event_listener(self) -> None:
         """Listen to events from now on; raises RequestTimeout if the registry can't be reached."""
         self.stop_event_listener()
-        sub_endpoint = self.settings.sub_endpoint
-        if sub_endpoint is None:
-            about = self._run(calls.info(services=False))
-            sub_endpoint = config.on_port(self.settings.req_endpoint, about["pub_port"])
-        settings = self.settings
         self._listener = EventListener(
-            self._handlers,
-            settings.req_endpoint,
-            sub_endpoint,
-            self._given_context,
-            settings.timeout,
+            self._handlers, Follower(), self.settings, self._given_context
         )
         self._listener.start()
 

@@ -4,7 +4,8 @@
     ├── ConfigurationError           an argument or setting is wrong          (also ValueError)
     ├── TransportError               question or answer got lost
     │   ├── RequestTimeout           no answer within the timeout             (also TimeoutError)
-    │   └── Disconnected             the client is closed, or nothing can be sent
+    │   ├── Disconnected             the client is closed, or nothing can be sent
+    │   └── Stale                    a cache got no answer for too long
     ├── ServerError                  the registry answered "no": .code, .hint, .details
     │   ├── InvalidRequest           invalid-request
     │   │   ├── InvalidJSON          invalid-json
@@ -53,6 +54,10 @@ class RequestTimeout(TransportError, TimeoutError):
 
 class Disconnected(TransportError):
     """The client is closed, or nothing more can be sent."""
+
+
+class Stale(TransportError):
+    """A cache got no answer for too long; it goes on asking, and answers again after one."""
 
 
 class ServerError(RegistryError):

@@ -68,10 +68,7 @@ class Service(Struct, frozen=True, kw_only=True):
 
     def kinds(self) -> set[str]:
         """What the service is found under: its type, its tags and `metadata.type`."""
-        found = {self.effective_type, *self.tags}
-        if isinstance(kind := self.metadata.get("type"), str):
-            found.add(kind)
-        return {kind for kind in found if kind}
+        return kinds_of(self.type, self.tags, self.metadata)
 
     @property
     def effective_type(self) -> str | None:
@@ -136,6 +133,11 @@ def checked(value: object, kind: Any, label: str) -> Any:
         raise InvalidRequest(
             f"Invalid {field}: {what[:1].lower()}{what[1:]}", hint=_HINTS.get(known)
         ) from error
+
+
+def kinds_of(kind: str | None, tags: Iterable[str], metadata: Mapping[str, Any]) -> set[str]:
+    """What a service with these is found under."""
+    return {one for one in (kind, metadata.get("type"), *tags) if one and isinstance(one, str)}
 
 
 def slug(name: str) -> str:

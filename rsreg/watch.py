@@ -1,24 +1,25 @@
-"""Events in order, once each, and without gaps."""
+"""Follows one registry on a thread: events for handlers, and the cache that answers from them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import zmq
 
-from rsreg import calls, native, sockets, wire
+from rsreg import calls, config, native, sockets, wire
 from rsreg.calls import Record
 from rsreg.channel import Channel, readable
-from rsreg.errors import Disconnected, RegistryError
-from rsreg.exchange import Call
+from rsreg.config import ClientSettings
+from rsreg.errors import Disconnected, RegistryError, Stale
+from rsreg.follower import Follower
+from rsreg.mirror import Mirror
 
 log = logging.getLogger(__name__)
 
-#: Seconds of silence before the first question to the journal, and at most. It starts short since
-#: a subscription takes a moment to reach the server, and doubles while nothing was missed.
-_SILENCE_FIRST, _SILENCE_MOST = 0.25, 5.0
 #: Seconds that `stop` waits for the thread.
 _JOIN = 1.0
 
@@ -50,105 +51,41 @@ class Handlers:
         ]
 
 
-class Follower:
-    """Puts the events of one registry in order. No I/O: it is told, and says what to ask.
-
-    `silence` is how long to wait for the next event before asking, 0.0 when there is a known gap.
-    """
-
-    def __init__(self) -> None:
-        self._epoch: str | None = None
-        self._seq: int | None = None
-        self._patience = _SILENCE_FIRST
-        self._away = False
-        self.silence = 0.0
-
-    def question(self) -> Call[Record]:
-        """What to ask after a silence."""
-        return calls.events(self._seq, self._epoch)
-
-    def answered(self, reply: Mapping[str, Any]) -> list[Record]:
-        """The events of an answer that are new."""
-        if self._away:
-            log.warning("the registry answers again; events go on from #%s", self._seq)
-            self._away = False
-        epoch, seq = str(reply["epoch"]), int(reply["seq"])
-        if self._seq is None or reply.get("reset"):
-            if self._seq is not None:
-                log.warning("events were missed for good: the journal does not reach back")
-            self._epoch, self._seq = epoch, seq
-            self.silence = self._patience
-            return []
-        new = [event for event in reply["events"] if event["seq"] > self._seq]
-        if new:
-            self._seq = int(new[-1]["seq"])
-            self._patience = _SILENCE_FIRST
-        else:
-            self._patience = min(_SILENCE_MOST, 2 * self._patience)
-        self.silence = 0.0 if self._seq < seq else self._patience
-        return new
-
-    def unanswered(self, error: RegistryError) -> None:
-        """The question got no answer: wait, then ask again."""
-        if not self._away:
-            log.warning("no events for now, trying on: %s", error)
-            self._away = True
-        self.silence = _SILENCE_MOST
-
-    def published(self, event: Record) -> list[Record]:
-        """The event, if it is the next one; a gap or another epoch is asked for first."""
-        if self._seq is None or event.get("epoch") != self._epoch:
-            self.silence = 0.0
-            return []
-        seq = int(event["seq"])
-        if seq == self._seq + 1:
-            self._seq = seq
-            return [event]
-        if seq > self._seq:
-            self.silence = 0.0
-        return []
-
-
 class EventListener:
     """Follows the events of one registry and calls handlers, on a thread of its own.
 
     With a green context it is a greenlet of the hub that starts it, else a real OS thread, also in
     a monkey-patched process. What a handler raises is logged, and no other handler's business.
+    Where the events are published is asked of the registry, if the settings don't say it.
     """
 
     def __init__(
         self,
         handlers: Handlers,
-        req_endpoint: str,
-        sub_endpoint: str,
+        follower: Follower,
+        settings: ClientSettings,
         context: zmq.Context[Any] | None,
-        timeout: float,
     ) -> None:
         self._handlers = handlers
-        self._endpoint = sub_endpoint
+        self._follower = follower
+        self._settings = settings
         self._context = context
-        self._timeout = timeout
         self._stop = native.Stop()
-        self._channel = Channel(req_endpoint, context, self._stop)
-        self._follower = Follower()
+        self._channel = Channel(settings.req_endpoint, context, self._stop)
         self._socket: Any = None
         self._runs_on: int | None = None
         self._thread: Any = None
 
     def start(self) -> None:
         """Listen from now on; no event after the return of this call is missed."""
-        self._socket = sockets.subscriber(self._context or sockets.own_context(), self._endpoint)
         try:
+            endpoint = self._sub_endpoint()
+            self._socket = sockets.subscriber(self._context or sockets.own_context(), endpoint)
             self._ask()
         except RegistryError:
             self._close()
             raise
-        if is_green(self._context):
-            import gevent
-
-            self._thread = gevent.spawn(self.run, self._stop)
-        else:
-            self._thread = native.Thread(lambda: self.run(self._stop))
+        self._thread = spawn(self._context, lambda: self.run(self._stop))
 
     def stop(self) -> None:
         """Stop listening; a handler may call it too."""
@@ -169,7 +106,8 @@ class EventListener:
 
     def step(self) -> None:
         """Hand on the next event, or ask for what may have been missed."""
-        if self._follower.silence and readable(self._socket, self._follower.silence, self._stop):
+        silence = self._follower.silence
+        if silence and readable(self._socket, silence, self._stop):
             event = wire.read_event(self._socket.recv_multipart(zmq.DONTWAIT))
             self._hand_on(self._follower.published(event) if event else [])
             return
@@ -180,7 +118,7 @@ class EventListener:
                 self._follower.unanswered(error)
 
     def _ask(self) -> None:
-        reply = self._channel.run(self._follower.question(), self._timeout)
+        reply = self._channel.run(self._follower.question(), self._settings.timeout)
         self._hand_on(self._follower.answered(reply))
 
     def _hand_on(self, events: list[Record]) -> None:
@@ -191,9 +129,138 @@ class EventListener:
                 except Exception:
                     log.exception("a handler of %r events failed", event["type"])
 
+    def _sub_endpoint(self) -> str:
+        settings = self._settings
+        if settings.sub_endpoint is not None:
+            return settings.sub_endpoint
+        about = self._channel.run(calls.info(services=False), settings.timeout)
+        return config.on_port(settings.req_endpoint, about["pub_port"])
+
     def _close(self) -> None:
         self._channel.close()
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
+
+
+class ServiceCache:
+    """Knows all services of a registry, and answers in microseconds, without asking.
+
+    It follows the events on a thread of its own (with a green context: a greenlet). `health` is
+    what is sure: a service whose lease may have ended is critical. `last_heartbeat` is from when
+    the service registered, or the cache listed it. Answers are the caller's, in any thread.
+
+    `start` and `stop` it, or use it as a context manager, with `async with` in asyncio; the
+    endpoints are those of RegistryClient, `timeout` is for one question to the registry. Without an
+    answer for more than 10 s it answers no more: its methods raise Stale until the registry is
+    back. They raise Disconnected if it is not started. In a forked child it has to be started anew,
+    else it gets stale.
+    """
+
+    def __init__(
+        self,
+        registry_req_endpoint: str | None = None,
+        registry_sub_endpoint: str | None = None,
+        timeout: float = config.DEFAULT_TIMEOUT,
+        *,
+        context: zmq.Context[Any] | None = None,
+    ) -> None:
+        self.settings = ClientSettings(
+            registry_req_endpoint, registry_sub_endpoint, None, timeout, "service-cache"
+        )
+        self._context = context
+        self._listener: EventListener | None = None
+        self._mirror: Mirror | None = None
+
+    def __repr__(self) -> str:
+        return f"<ServiceCache on {self.settings.req_endpoint}>"
+
+    def __enter__(self) -> ServiceCache:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> ServiceCache:
+        import asyncio
+
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.stop)
+
+    def start(self) -> None:
+        """Follow from now on; returns when all services are known.
+
+        Raises RequestTimeout if the registry can't be reached.
+        """
+        self.stop()
+        mirror = Mirror(time.monotonic)
+        self._listener = EventListener(Handlers(), mirror, self.settings, self._context)
+        try:
+            self._listener.start()
+        except RegistryError:
+            self._listener = None
+            raise
+        self._mirror = mirror
+
+    def stop(self) -> None:
+        """Follow no longer; returns within a second."""
+        listener, self._listener, self._mirror = self._listener, None, None
+        if listener is not None:
+            listener.stop()
+
+    @property
+    def as_of(self) -> float:
+        """What happened before this moment of `time.monotonic` is known; -inf: nothing is."""
+        mirror = self._mirror
+        return -math.inf if mirror is None else mirror.as_of
+
+    @property
+    def stale(self) -> float | None:
+        """Seconds since the registry last answered, if that is too long ago, else None.
+
+        Infinite for a cache that is not started.
+        """
+        mirror = self._mirror
+        return math.inf if mirror is None else mirror.stale()
+
+    def get_service(self, service_id: str) -> Record | None:
+        """The record of one service, or None."""
+        return self._fresh().get(service_id)
+
+    def list_services(self, service_type: str | None = None) -> list[Record]:
+        """The records of all services, or of those found under a type, passing or not."""
+        return self._fresh().list_services(service_type or None)
+
+    def discover_service(self, service_type: str) -> Record | None:
+        """The record of one passing service of a type, a random one, or None."""
+        return self._fresh().discover(service_type)
+
+    def _fresh(self) -> Mirror:
+        mirror = self._mirror
+        if mirror is None:
+            raise Disconnected("this cache is not started", hint="call start() first")
+        age = mirror.stale()
+        if age is not None:
+            raise Stale(
+                f"no registry answers on {self.settings.req_endpoint}; what this cache knows is "
+                f"{age:.1f} s old",
+                hint="see whether the registry runs; the cache goes on asking for it by itself",
+            )
+        return mirror
+
+
+def spawn(context: object, target: Callable[[], None]) -> Any:
+    """Run `target` beside the caller: in a greenlet for a green context, else on an OS thread."""
+    if is_green(context):
+        import gevent
+
+        return gevent.spawn(target)
+    return native.Thread(target)
 
 
 def is_green(context: object) -> bool:

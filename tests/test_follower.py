@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rsreg.calls import Record
 from rsreg.errors import RequestTimeout
-from rsreg.watch import Follower
+from rsreg.follower import Follower
 
 
 def event(seq: int, epoch: str = "e") -> Record:
