@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Awaitable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 import zmq
@@ -18,15 +18,17 @@ import zmq.asyncio
 
 from rsreg import calls, config, records, sockets, wire
 from rsreg.calls import Record, Registration
+from rsreg.clientcache import ClientCache
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call, exchange
 from rsreg.follower import Follower
 from rsreg.heartbeat import Heartbeat
 from rsreg.waiting import Waiting
-from rsreg.watch import Handler, Handlers
+from rsreg.watch import Handler, Handlers, ServiceCache
 
 log = logging.getLogger(__name__)
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -114,6 +116,7 @@ class AsyncRegistryClient:
         timeout: float = config.DEFAULT_TIMEOUT,
         client_id: str = "registry-client",
         *,
+        cache: bool = False,
         context: zmq.asyncio.Context | None = None,
     ) -> None:
         self.settings = config.ClientSettings(
@@ -125,6 +128,8 @@ class AsyncRegistryClient:
         self._registration: Registration | None = None
         self._heartbeat: Heartbeat | None = None
         self._listener: asyncio.Task[None] | None = None
+        # On a thread of its own, like the heartbeat: it is up to date after the loop was blocked.
+        self._cache = ClientCache(self.settings, None) if cache else None
 
     def __repr__(self) -> str:
         return f"<AsyncRegistryClient {self.settings.client_id} on {self.settings.req_endpoint}>"
@@ -141,12 +146,16 @@ class AsyncRegistryClient:
     def connect(self) -> Awaitable[None]:
         """See RegistryClient; await it or not."""
         self._channel.open()
+        if self._cache is not None:
+            self._cache.open()
         return _Connected()
 
     async def disconnect(self) -> None:
         """See RegistryClient."""
         await self.stop_heartbeat()
         await self.stop_event_listener()
+        if self._cache is not None:
+            await asyncio.to_thread(self._cache.close)
         self._channel.close()
 
     close = disconnect
@@ -195,7 +204,7 @@ class AsyncRegistryClient:
         if own is not None and own.service_id == target:
             await self.stop_heartbeat()
             self._registration = None
-        return await self._run(calls.deregister(target))
+        return await self._change(calls.deregister(target))
 
     async def renew(self, service_id: str | None = None) -> bool:
         """See RegistryClient."""
@@ -219,15 +228,19 @@ class AsyncRegistryClient:
     async def get_service(self, service_id: str | None = None) -> Record | None:
         """See RegistryClient."""
         target = self._own_id(service_id)
-        return None if target is None else await self._run(calls.get(target))
+        if target is None:
+            return None
+        return self._known(ServiceCache.get_service, target) or await self._run(calls.get(target))
 
     async def list_services(self, service_type: str | None = None) -> list[Record]:
         """See RegistryClient."""
-        return await self._run(calls.list_services(service_type))
+        known = self._known(ServiceCache.list_services, service_type)
+        return known if known is not None else await self._run(calls.list_services(service_type))
 
     async def discover_service(self, service_type: str) -> Record | None:
         """See RegistryClient."""
-        return await self._run(calls.discover(service_type))
+        known = self._known(ServiceCache.discover_service, service_type)
+        return known or await self._run(calls.discover(service_type))
 
     async def get_endpoint(self, service_type: str) -> str | None:
         """See RegistryClient."""
@@ -345,8 +358,19 @@ class AsyncRegistryClient:
         limit = self.settings.timeout
         return await self._channel.run(call, limit if timeout is None else min(timeout, limit))
 
+    def _known(self, read: Callable[[ServiceCache, A], T], asked: A) -> T | None:
+        return None if self._cache is None else self._cache.answer(read, asked)
+
+    async def _change(self, call: Call[T]) -> T:
+        try:
+            return await self._run(call)
+        finally:
+            # After a timeout too: the change may have happened.
+            if self._cache is not None:
+                self._cache.changed()
+
     async def _register(self, wanted: Registration) -> str:
-        service_id = await self._run(calls.register(wanted))
+        service_id = await self._change(calls.register(wanted))
         self._registration = wanted.with_id(service_id)
         if self._heartbeat is not None:
             self._heartbeat.follow(self._registration)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
@@ -17,18 +17,20 @@ import zmq
 from rsreg import calls, config, native, records
 from rsreg.calls import Record, Registration
 from rsreg.channel import Channel
+from rsreg.clientcache import ClientCache
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call
 from rsreg.follower import Follower
 from rsreg.heartbeat import Heartbeat
 from rsreg.waiting import Waiting
-from rsreg.watch import EventListener, Handler, Handlers
+from rsreg.watch import EventListener, Handler, Handlers, ServiceCache
 
 if TYPE_CHECKING:
     from rsreg.aio import AsyncRegistryClient
 
 __all__ = ["AsyncRegistryClient", "RegistryClient"]
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 #: Seconds that `close` waits for a call under way in another thread.
@@ -48,6 +50,11 @@ class RegistryClient:
     `registry_req_endpoint` is `tcp://host:port`, `host:port` or `host`; the default is
     `RSREG_ENDPOINT`, else this machine. The endpoints for events and heartbeats are asked of the
     server where they are needed and not given. `client_id` names this client in its `repr`.
+
+    With `cache` it follows the registry from the first question on, and answers `get_service`,
+    `list_services`, `discover_service`, and what is made of them, from a ServiceCache: only passing
+    services, and only as long as that is sure. It asks for all else, and for five seconds or so
+    after it changed something itself.
     """
 
     _pid: int
@@ -64,9 +71,11 @@ class RegistryClient:
         timeout: float = config.DEFAULT_TIMEOUT,
         client_id: str = "registry-client",
         *,
+        cache: bool = False,
         context: zmq.Context[Any] | None = None,
     ) -> None:
         self._given_context = context
+        self._wants_cache = cache
         self.settings = config.ClientSettings(
             registry_req_endpoint, registry_sub_endpoint, registry_hb_endpoint, timeout, client_id
         )
@@ -91,6 +100,8 @@ class RegistryClient:
         self._closed = False
         with self._alone(self.settings.timeout):
             self._channel.open()
+        if self._cache is not None:
+            self._cache.open()
 
     def disconnect(self) -> None:
         """Stop the heartbeat and the events, and close the sockets.
@@ -101,6 +112,8 @@ class RegistryClient:
         self.stop_heartbeat()
         self.stop_event_listener()
         self._closed = True
+        if self._cache is not None:
+            self._cache.close()
         # A call under way in another thread closes the socket itself when it is over.
         with contextlib.suppress(RequestTimeout), self._alone(_CLOSE):
             self._channel.close()
@@ -160,7 +173,7 @@ class RegistryClient:
         if own is not None and own.service_id == target:
             self.stop_heartbeat()
             self._registration = None
-        return self._run(calls.deregister(target))
+        return self._change(calls.deregister(target))
 
     def renew(self, service_id: str | None = None) -> bool:
         """Send one heartbeat; False if the registry knows no such service."""
@@ -187,18 +200,22 @@ class RegistryClient:
     def get_service(self, service_id: str | None = None) -> Record | None:
         """The record of one service, this client's own by default, or None."""
         target = self._own_id(service_id)
-        return None if target is None else self._run(calls.get(target))
+        if target is None:
+            return None
+        return self._known(ServiceCache.get_service, target) or self._run(calls.get(target))
 
     def list_services(self, service_type: str | None = None) -> list[Record]:
         """The records of all services, or of those found under a type, passing or not."""
-        return self._run(calls.list_services(service_type))
+        known = self._known(ServiceCache.list_services, service_type)
+        return known or self._run(calls.list_services(service_type))
 
     def discover_service(self, service_type: str) -> Record | None:
         """The record of one passing service of a type, or None.
 
         A service is found under its type, each of its tags, and `metadata["type"]`.
         """
-        return self._run(calls.discover(service_type))
+        known = self._known(ServiceCache.discover_service, service_type)
+        return known or self._run(calls.discover(service_type))
 
     def get_endpoint(self, service_type: str) -> str | None:
         """The ZeroMQ endpoint of one passing service of a type, or None."""
@@ -296,8 +313,21 @@ class RegistryClient:
                 if self._closed:
                     self._channel.close()
 
+    def _known(self, read: Callable[[ServiceCache, A], T], asked: A) -> T | None:
+        """What the cache says, if there is one and it is sure."""
+        self._current_process()
+        return None if self._cache is None else self._cache.answer(read, asked)
+
+    def _change(self, call: Call[T]) -> T:
+        try:
+            return self._run(call)
+        finally:
+            # After a timeout too: the change may have happened.
+            if self._cache is not None:
+                self._cache.changed()
+
     def _register(self, wanted: Registration) -> str:
-        service_id = self._run(calls.register(wanted))
+        service_id = self._change(calls.register(wanted))
         self._registration = wanted.with_id(service_id)
         if self._heartbeat is not None:
             self._heartbeat.follow(self._registration)
@@ -342,6 +372,7 @@ class RegistryClient:
         self._registration = None
         self._heartbeat = None
         self._listener = None
+        self._cache = ClientCache(self.settings, self._given_context) if self._wants_cache else None
 
 
 def __getattr__(name: str) -> Any:

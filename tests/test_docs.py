@@ -14,7 +14,7 @@ import pytest
 import zmq
 from helpers import ROOT
 
-from rsreg import AsyncRegistryClient, RegistryClient, RegistryServer, errors
+from rsreg import AsyncRegistryClient, RegistryClient, RegistryServer, ServiceCache, errors
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DONE = "-- done --"
@@ -143,7 +143,7 @@ def test_python_in_the_documents_is_python(page: Path) -> None:
 
 def test_the_reference_names_every_method() -> None:
     reference = (ROOT / "docs" / "api.md").read_text()
-    for cls in (RegistryClient, AsyncRegistryClient, RegistryServer):
+    for cls in (RegistryClient, AsyncRegistryClient, ServiceCache, RegistryServer):
         for name, _ in inspect.getmembers(cls, inspect.isfunction):
             assert name.startswith("_") or f"{name}(" in reference, f"{cls.__name__}.{name}"
     signature = "register(name, host, port, service_type=None, metadata=None, ttl=30, "

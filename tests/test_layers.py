@@ -22,7 +22,10 @@ CLIENT = [
     ("config", "records", "wire"),
     ("exchange", "sockets"),
     ("calls", "channel"),
-    ("waiting", "heartbeat", "watch"),
+    ("waiting", "heartbeat", "follower"),
+    ("mirror",),
+    ("watch",),
+    ("clientcache",),
     ("client", "aio"),
 ]
 SERVER = [
@@ -48,12 +51,12 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 
 #: Who may import what is not ours; anybody may import the rest of the standard library.
 GUESTS = {
-    "zmq": {"sockets", "channel", "watch", "client", "aio", "loops", "server"},
-    "msgspec": {"records", "wire", "model", "backend", "live", "registry", "dispatch"},
+    "zmq": {"sockets", "channel", "watch", "clientcache", "client", "aio", "loops", "server"},
+    "msgspec": {"records", "wire", "mirror", "model", "backend", "live", "registry", "dispatch"},
     "gevent": {"watch", "loops", "server", "aioserver", "process"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend"},
-    "asyncio": {"aio", "aioserver"},
+    "asyncio": {"watch", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},
     "IPython": {"cli"},

@@ -1,0 +1,84 @@
+"""What a client answers by itself, and when it has to ask."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import zmq
+
+from rsreg import native
+from rsreg.config import ClientSettings
+from rsreg.errors import Disconnected, RegistryError, Stale
+from rsreg.watch import ServiceCache, spawn
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class ClientCache:
+    """The ServiceCache of one client, sync or async, which answers only what is beyond doubt.
+
+    It starts in the background when it is first asked, so no call waits for it; until then, and
+    whenever it is not sure, the client asks the registry as it would without a cache. Threads may
+    share it.
+    """
+
+    def __init__(self, settings: ClientSettings, context: zmq.Context[Any] | None) -> None:
+        self._cache = ServiceCache(
+            settings.req_endpoint, settings.sub_endpoint, settings.timeout, context=context
+        )
+        self._context = context
+        self._changed = -math.inf
+        self._closed = False
+        self._starting = native.new_lock()
+
+    def answer(self, read: Callable[[ServiceCache, A], R], asked: A) -> R | None:
+        """What a method of the cache says to `asked`, or None: then the registry has to be asked.
+
+        Only services that are passing are beyond doubt. That there is none, or that one is
+        critical, may be because a lease, or an event, has not been heard of yet.
+        """
+        try:
+            found = read(self._cache, asked)
+        except Disconnected:
+            self._start()
+            return None
+        except Stale:
+            return None
+        known: list[Any] = found if isinstance(found, list) else [found]
+        sure = known and all(one is not None and one["health"] == "passing" for one in known)
+        return found if sure and self._cache.as_of > self._changed else None
+
+    def changed(self) -> None:
+        """The client changed something: what the cache learned before is not to be answered.
+
+        A reply does not say which event it made. So the cache is passed over until it has got the
+        answer to a question that it asked later than this.
+        """
+        self._changed = time.monotonic()
+
+    def open(self) -> None:
+        """Take questions again after a `close`."""
+        self._closed = False
+
+    def close(self) -> None:
+        """Follow no longer; returns within a second."""
+        self._closed = True
+        self._cache.stop()
+
+    def _start(self) -> None:
+        if not self._closed and self._starting.acquire(False):
+            spawn(self._context, self._run)
+
+    def _run(self) -> None:
+        try:
+            with contextlib.suppress(RegistryError):
+                self._cache.start()
+            if self._closed:
+                self._cache.stop()
+        finally:
+            self._starting.release()
