@@ -360,6 +360,31 @@ def test_a_client_asks_where_its_cache_knows_of_nothing(
             assert client.list_services(f"CAM {number}") != []
 
 
+def test_a_client_asks_where_its_cache_knows_of_a_lapsed_lease(counting: Counting) -> None:
+    """Its owner may beat again at any moment, and no event tells."""
+    with serving(backend=InMemoryBackend(), strategy=counting, cleanup_interval=60) as server:
+        endpoint = f"tcp://127.0.0.1:{server.req_port}"
+        with (
+            RegistryClient(endpoint, timeout=10) as other,
+            RegistryClient(endpoint, timeout=10, cache=True) as client,
+            ServiceCache(endpoint, timeout=10) as cache,
+        ):
+            other.register("lasting", "lab", 1, "LASTING")
+            other.register("brief", "lab", 1, "BRIEF", service_id="brief", ttl=1)
+            wait_until(lambda: counting.spares(lambda: client.discover_service("LASTING")))
+            wait_until(lambda: health(client.get_service("brief")) == "critical")
+            wait_until(lambda: health(cache.get_service("brief")) == "critical")
+            other.renew("brief")
+            assert health(client.get_service("brief")) == "passing"
+            assert [health(one) for one in client.list_services("BRIEF")] == ["passing"]
+            assert client.discover_service("BRIEF") is not None
+
+
+def health(service: Record | None) -> object:
+    """That of a record."""
+    return service and service["health"]
+
+
 def test_a_client_sees_its_own_changes_at_once(
     counted: RegistryServer, nowhere: str, counting: Counting
 ) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
+import threading
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from helpers import HandClock
@@ -401,3 +404,37 @@ def test_any_of_the_passing_services_is_discovered(world: World) -> None:
     found = Counter(str((world.mirror.discover("A") or {})["id"]) for _ in range(1_000))
     assert set(found) == {"slow", "slow 0", "slow 1", "slow 2", "slow 3"}
     assert min(found.values()) > 100
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
+def test_a_service_is_never_missing_while_it_is_updated(world: World) -> None:
+    world.register("slow", kinds=("T", "U"))
+    world.deliver()
+    event = {"type": "register", "epoch": world.registry.epoch}
+    data = {"service_id": "slow", "service_info": world.mirror.get("slow")}
+    over, missing = threading.Event(), []
+
+    def read() -> None:
+        while not over.is_set():
+            if not (world.mirror.get("slow") and world.mirror.list_services("U")):
+                missing.append("slow")
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for seq in range(world.registry.seq + 1, 10_000):
+        world.mirror.published({**event, "seq": seq, "data": data})
+    over.set()
+    for thread in threads:
+        thread.join(20)
+    assert missing == []
+    assert world.mirror.question().params["since"] == 9_999
