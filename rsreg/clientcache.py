@@ -42,6 +42,8 @@ class ClientCache:
         Only services that are passing are beyond doubt. That there is none, or that one is
         critical, may be because a lease, or an event, has not been heard of yet.
         """
+        # Read first: the cache may get to know of a change right after it answered without.
+        as_of = self._cache.as_of
         try:
             found = read(self._cache, asked)
         except Disconnected:
@@ -51,7 +53,7 @@ class ClientCache:
             return None
         known: list[Any] = found if isinstance(found, list) else [found]
         sure = known and all(one is not None and one["health"] == "passing" for one in known)
-        return found if sure and self._cache.as_of > self._changed else None
+        return found if sure and as_of > self._changed else None
 
     def changed(self) -> None:
         """The client changed something: what the cache learned before is not to be answered.
