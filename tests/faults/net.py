@@ -175,12 +175,6 @@ def connections(pid: int, address: str) -> int:
     )
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 class Way:
     """One direction through a proxy. Attributes may be set at any time."""
 

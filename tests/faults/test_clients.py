@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import shutil
 import signal
 import threading
@@ -27,7 +26,8 @@ from helpers import (
     scripted_server,
     wait_until,
 )
-from net import cpu_seconds, end, fleet, percentile, seconds, spawn
+from net import end, fleet, percentile, seconds, spawn
+from usage import cpu_seconds, memory
 
 from rsreg import AsyncRegistryClient, RegistryClient, RegistryServer
 from rsreg.calls import Record
@@ -341,7 +341,7 @@ def test_clients_that_never_read(
             client.register(f"service {number}", "egse3", 5000)
         size = len(json.dumps(client.list_services()))
         assert process.process is not None
-        before = resident(process.process.pid)
+        before = memory(process.process.pid)
         sockets = [
             stack.enter_context(raw_socket(zmq.DEALER, process.endpoint, rcvhwm=1))
             for _ in range(deaf)
@@ -357,7 +357,7 @@ def test_clients_that_never_read(
             return int(client.server_status()["dropped_replies"]) > 1000 * deaf * full
 
         wait_until(flood, timeout=60)
-        grown = resident(process.process.pid) - before
+        grown = memory(process.process.pid) - before
     # Queued for each: ROUTER's limit of 200, and what the kernel keeps outside of the process.
     assert grown < 1.5 * deaf * 200 * size + 20e6
     assert max(times) < 5
@@ -455,7 +455,7 @@ def test_a_subscriber_that_stops_reading(
         for client in (good, blocked):
             client.start_event_listener()
         assert process.process is not None
-        before = resident(process.process.pid)
+        before = memory(process.process.pid)
         started = time.monotonic()
         info = {"id": "busy", "name": "busy", "host": "egse3", "port": 5000}
         request = json.dumps({"action": "register", "service_info": info}).encode()
@@ -465,7 +465,7 @@ def test_a_subscriber_that_stops_reading(
                 received(writer, 60)
         wait_until(lambda: len(seen["good"]) == count, timeout=120)
         took = time.monotonic() - started
-        grown = resident(process.process.pid) - before
+        grown = memory(process.process.pid) - before
         assert seen["good"] == list(range(1, count + 1))
         assert "missed for good" not in caplog.text
         go_on.set()
@@ -699,9 +699,3 @@ def test_programs_end_with_everything_running_and_the_registry_stopped(
         "2",
         f"all end within {max(times.values()):.2f} s",
     )
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
-    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    return int(pages) * resource.getpagesize()

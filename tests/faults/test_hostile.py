@@ -18,7 +18,8 @@ from helpers import ServerProcess, raw_socket, received, wait_until
 from history import Snapshot
 from hostile import Hostile, is_answered
 from net import percentile
-from usage import Pulse, busy, memory, open_files
+from pulse import Pulse
+from usage import busy, memory, open_files
 from zmtp import GREETING, READY
 
 from rsreg import RegistryClient

@@ -1,39 +1,11 @@
-"""What a process takes: memory, open files, time of the processor."""
+"""Somebody who asks all the while, and notices when the answers take long."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from pathlib import Path
 
 from rsreg import RegistryClient
-
-
-def memory(pid: int) -> int:
-    """Bytes of memory, 0 if it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/statm").read_text()
-    except OSError:
-        return 0
-    return int(status.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def open_files(pid: int) -> int:
-    """File descriptors in use."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def busy(pid: int, seconds: float) -> float:
-    """The part of the next `seconds` that it runs on a processor."""
-    before, started = _ran(pid), time.monotonic()
-    time.sleep(seconds)
-    return (_ran(pid) - before) / (time.monotonic() - started)
-
-
-def _ran(pid: int) -> float:
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 class Pulse:
