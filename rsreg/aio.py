@@ -22,7 +22,7 @@ from rsreg.clientcache import ClientCache
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call, exchange
 from rsreg.follower import Follower
-from rsreg.heartbeat import Heartbeat
+from rsreg.heartbeat import Heartbeats
 from rsreg.waiting import Waiting
 from rsreg.watch import Handler, Handlers, ServiceCache
 
@@ -126,7 +126,7 @@ class AsyncRegistryClient:
         self._channel = AsyncChannel(self.settings.req_endpoint, self._context)
         self._handlers = Handlers()
         self._registration: Registration | None = None
-        self._heartbeat: Heartbeat | None = None
+        self._heartbeats = Heartbeats(self.settings)
         self._listener: asyncio.Task[None] | None = None
         # On a thread of its own, like the heartbeat: it is up to date after the loop was blocked.
         self._cache = ClientCache(self.settings, None) if cache else None
@@ -200,9 +200,8 @@ class AsyncRegistryClient:
         target = self._own_id(service_id)
         if target is None:
             return False
-        own = self._registration
-        if own is not None and own.service_id == target:
-            await self.stop_heartbeat()
+        await asyncio.to_thread(self._heartbeats.stop, target)
+        if self._registration is not None and self._registration.service_id == target:
             self._registration = None
         return await self._change(calls.deregister(target))
 
@@ -213,15 +212,11 @@ class AsyncRegistryClient:
 
     async def start_heartbeat(self, interval: float | None = None) -> None:
         """See RegistryClient: here too on an OS thread, so a blocked loop does not stop it."""
-        await self.stop_heartbeat()
-        self._heartbeat = Heartbeat.of(self._registration, self.settings, interval)
-        self._heartbeat.start()
+        await asyncio.to_thread(self._heartbeats.start, self._registration, interval)
 
     async def stop_heartbeat(self) -> None:
         """See RegistryClient."""
-        if self._heartbeat is not None:
-            heartbeat, self._heartbeat = self._heartbeat, None
-            await asyncio.to_thread(heartbeat.stop)
+        await asyncio.to_thread(self._heartbeats.stop)
 
     # -- asking
 
@@ -372,8 +367,7 @@ class AsyncRegistryClient:
     async def _register(self, wanted: Registration) -> str:
         service_id = await self._change(calls.register(wanted))
         self._registration = wanted.with_id(service_id)
-        if self._heartbeat is not None:
-            self._heartbeat.follow(self._registration)
+        self._heartbeats.follow(self._registration)
         return service_id
 
     def _own_id(self, service_id: str | None) -> str | None:

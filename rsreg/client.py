@@ -21,7 +21,7 @@ from rsreg.clientcache import ClientCache
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call
 from rsreg.follower import Follower
-from rsreg.heartbeat import Heartbeat
+from rsreg.heartbeat import Heartbeats
 from rsreg.waiting import Waiting
 from rsreg.watch import EventListener, Handler, Handlers, ServiceCache
 
@@ -60,7 +60,7 @@ class RegistryClient:
     _pid: int
     _holder: int | None
     _registration: Registration | None
-    _heartbeat: Heartbeat | None
+    _heartbeats: Heartbeats
     _listener: EventListener | None
 
     def __init__(
@@ -164,14 +164,13 @@ class RegistryClient:
     def deregister(self, service_id: str | None = None) -> bool:
         """End a registration, this client's own by default; False if there is none.
 
-        Its own heartbeat is stopped first, else it would bring the service back.
+        Its heartbeat is stopped first, else it would bring the service back.
         """
         target = self._own_id(service_id)
         if target is None:
             return False
-        own = self._registration
-        if own is not None and own.service_id == target:
-            self.stop_heartbeat()
+        self._heartbeats.stop(target)
+        if self._registration is not None and self._registration.service_id == target:
             self._registration = None
         return self._change(calls.deregister(target))
 
@@ -181,19 +180,18 @@ class RegistryClient:
         return target is not None and self._run(calls.renew(target))
 
     def start_heartbeat(self, interval: float | None = None) -> None:
-        """Keep this client's registration alive from a real OS thread, every `interval` seconds.
+        """Keep the last registration alive from a real OS thread, every `interval` seconds.
 
-        The default is a third of the ttl. Raises ConfigurationError without a registration.
+        The default is a third of the ttl. Others that are kept alive stay so. Raises
+        ConfigurationError without a registration.
         """
-        self.stop_heartbeat()
-        self._heartbeat = Heartbeat.of(self._registration, self.settings, interval)
-        self._heartbeat.start()
+        self._current_process()
+        self._heartbeats.start(self._registration, interval)
 
     def stop_heartbeat(self) -> None:
-        """Stop it, if it runs; the registration ends after its ttl."""
-        if self._current_process() and self._heartbeat is not None:
-            self._heartbeat.stop()
-            self._heartbeat = None
+        """Stop all of them, if any run; the registrations end after their ttl."""
+        if self._current_process():
+            self._heartbeats.stop()
 
     # -- asking
 
@@ -329,8 +327,7 @@ class RegistryClient:
     def _register(self, wanted: Registration) -> str:
         service_id = self._change(calls.register(wanted))
         self._registration = wanted.with_id(service_id)
-        if self._heartbeat is not None:
-            self._heartbeat.follow(self._registration)
+        self._heartbeats.follow(self._registration)
         return service_id
 
     def _own_id(self, service_id: str | None) -> str | None:
@@ -370,7 +367,7 @@ class RegistryClient:
         self._holder = None
         self._channel = Channel(self.settings.req_endpoint, self._given_context)
         self._registration = None
-        self._heartbeat = None
+        self._heartbeats = Heartbeats(self.settings)
         self._listener = None
         self._cache = ClientCache(self.settings, self._given_context) if self._wants_cache else None
 

@@ -43,29 +43,16 @@ class Heartbeat:
         self._trouble_since: float | None = None
         self._thread: Thread | None = None
 
-    @classmethod
-    def of(
-        cls,
-        registration: Registration | None,
-        settings: config.ClientSettings,
-        interval: float | None,
-    ) -> Heartbeat:
-        """The heartbeat of a client's registration; raises ConfigurationError without one."""
-        if registration is None:
-            raise ConfigurationError(
-                "there is nothing to keep alive", hint="call register() before start_heartbeat()"
-            )
-        if interval is not None and not interval > 0:
-            raise ConfigurationError(f"a heartbeat interval is more than 0 seconds, not {interval}")
-        return cls(registration, settings.hb_endpoint or settings.req_endpoint, interval)
-
     def follow(self, registration: Registration) -> None:
         """Its service was registered anew: that is now what would be registered again."""
-        if registration.service_id == self._id:
-            self._registration = registration
+        self._registration = registration
 
     def start(self) -> None:
-        """Beat from now on, in a thread of its own."""
+        """Beat from now on, in a thread of its own.
+
+        It connects at once: when the server is short of connections, this one is there already.
+        """
+        self._channel.open()
         self._thread = Thread(lambda: self.run(self._stop))
 
     def stop(self) -> None:
@@ -113,3 +100,35 @@ class Heartbeat:
             log.warning("%s: the registry answers%s", self._registration.name, how)
         self._trouble_since = None
         self._backoff.reset()
+
+
+class Heartbeats:
+    """Those of one client: one for each service that it keeps alive."""
+
+    def __init__(self, settings: config.ClientSettings) -> None:
+        self._endpoint = settings.hb_endpoint or settings.req_endpoint
+        self._by_id: dict[str, Heartbeat] = {}
+
+    def start(self, registration: Registration | None, interval: float | None) -> None:
+        """Keep a registration alive; raises ConfigurationError without one."""
+        if registration is None or registration.service_id is None:
+            raise ConfigurationError(
+                "there is nothing to keep alive", hint="call register() before start_heartbeat()"
+            )
+        if interval is not None and not interval > 0:
+            raise ConfigurationError(f"a heartbeat interval is more than 0 seconds, not {interval}")
+        self.stop(registration.service_id)
+        heartbeat = Heartbeat(registration, self._endpoint, interval)
+        self._by_id[registration.service_id] = heartbeat
+        heartbeat.start()
+
+    def follow(self, registration: Registration) -> None:
+        """A service was registered anew; it may be one that is kept alive."""
+        if registration.service_id in self._by_id:
+            self._by_id[registration.service_id].follow(registration)
+
+    def stop(self, service_id: str | None = None) -> None:
+        """Stop the one of a service, or all; returns within a second for each."""
+        for key in [service_id] if service_id is not None else list(self._by_id):
+            if (heartbeat := self._by_id.pop(key, None)) is not None:
+                heartbeat.stop()

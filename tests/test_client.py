@@ -462,6 +462,23 @@ def test_deregister_stops_the_heartbeat_first(client: RegistryClient) -> None:
         assert client.server_status()["seq"] == seq
 
 
+def test_each_registration_has_a_heartbeat_of_its_own(client: RegistryClient) -> None:
+    """One that ends, or begins, is no other's business."""
+    first = client.register("puna_cs", "egse3", 5000, ttl=1)
+    client.start_heartbeat(0.01)
+    second = client.register("camera_cs", "egse3", 5001, ttl=1)
+    client.start_heartbeat(0.01)
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        assert {one["id"] for one in client.list_services()} == {first, second}
+    assert client.deregister(second)
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        assert [one["health"] for one in client.list_services()] == ["passing"]
+    client.stop_heartbeat()
+    wait_until(lambda: client.list_services() == [])
+
+
 def test_server_status_says_who_answers(client: RegistryClient, server: RegistryServer) -> None:
     status = client.server_status()
     assert status["pid"] == os.getpid()

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "faults"), str(HERE.parent.parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 import parts
 import systems
@@ -83,9 +83,7 @@ def requests(options: argparse.Namespace, folder: Path) -> None:
 
 def ratio(values: Sequence[float], reference: Sequence[float]) -> float:
     """The median of the ratios of each round."""
-    return statistics.median(
-        value / other for value, other in zip(values, reference, strict=True)
-    )
+    return statistics.median(value / other for value, other in zip(values, reference, strict=True))
 
 
 PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {

@@ -18,6 +18,7 @@ import pytest
 import zmq
 from helpers import ServerProcess, need, raw_socket, wait_until
 from net import CLIENT, SERVER, Agent, Network, Proxy, connections, percentile, seconds
+from usage import open_files
 
 from rsreg import AsyncRegistryClient, RegistryClient, RegistryServer
 from rsreg.calls import Record
@@ -383,14 +384,16 @@ def test_file_descriptors_run_out(full: bool, figure: Callable[..., None], tmp_p
         contextlib.ExitStack() as stack,
     ):
         assert server.process is not None
+        before = open_files(server.process.pid)
         old.register("kept", "egse3", 5000, "KEPT", ttl=5)
         old.start_heartbeat()
         old.start_event_listener()
+        # For calls, for heartbeats, and two for events.
+        wait_until(lambda: open_files(server.process.pid) == before + 4)
         address = ("127.0.0.1", server.ports[0])
         started = time.monotonic()
         silent = [stack.enter_context(tcp.create_connection(address, 20)) for _ in range(150)]
-        fds = Path(f"/proc/{server.process.pid}/fd")
-        wait_until(lambda: len(list(fds.iterdir())) >= 96)
+        wait_until(lambda: open_files(server.process.pid) >= 96)
         times = [seconds(lambda: old.discover_service("KEPT")) for _ in range(20)]
         assert old.deregister(old.register("another", "egse3", 5001))
         if not full:
