@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import msgspec
 import peewee
-from peewee import SchemaManager, SqliteDatabase, chunked
+from peewee import SchemaManager, SqliteDatabase
 
 from rsreg import model, records
 from rsreg.errors import StoreError, StoreInUse
@@ -34,12 +34,18 @@ _PRUNE_EVERY = 1_000
 _BUSY_TIMEOUT = 250
 #: Bytes of an SQLite file's header: a magic text first, the application id from byte 68.
 _HEADER = 100
-#: Rows in one INSERT: SQLite takes 32766 variables, a service has ten.
-_ROWS = 1_000
 #: What SQLite calls a database that is in no file.
 _MEMORY = ":memory:"
 #: Writes to the file, and changes nothing.
 _WRITE = f"PRAGMA user_version = {model.SCHEMA_VERSION}"
+
+# The statements of the hot paths, which SQLite keeps prepared: to build a query with peewee takes
+# ten times as long as to run it.
+_ALL_SERVICES = f"SELECT {model.columns(model.Service)} FROM service ORDER BY rowid"
+_PUT_SERVICE = f"REPLACE INTO service ({model.columns(model.Service)}) VALUES ({'?, ' * 9}?)"
+_PUT_EVENT = f"INSERT INTO event ({model.columns(model.Event)}) VALUES ({'?, ' * 4}?)"
+_DELETE_SERVICE = "DELETE FROM service WHERE id = ?"
+_TOUCH_SERVICE = "UPDATE service SET last_heartbeat = ? WHERE id = ?"
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,8 @@ class SQLiteBackend:
     def load(self) -> Stored:
         """See RegistryBackend."""
         with _refusing(f"can't read {self.describe()}"):
-            services = [_service(row) for row in self._rows(model.Service.select().dicts())]
+            rows = self._database.execute_sql(_ALL_SERVICES)
+            services = [_service(row) for row in rows]
             journal = model.Event.select(model.Event.token, model.Event.service_id)
             named = journal.where(model.Event.token.is_null(False)).order_by(model.Event.seq)
             newest = model.Event.select(peewee.fn.MAX(model.Event.seq))
@@ -165,16 +172,15 @@ class SQLiteBackend:
         self, changes: Mapping[str, records.Service | None], events: Sequence[Event]
     ) -> None:
         """See RegistryBackend."""
-        gone = [service_id for service_id, service in changes.items() if service is None]
-        kept = [_row(service) for service in changes.values() if service is not None]
+        gone = [(service_id,) for service_id, service in changes.items() if service is None]
+        kept = [_service_row(service) for service in changes.values() if service is not None]
         with self._transaction():
-            for ids in chunked(gone, _ROWS):
-                query = model.Service.delete().where(model.Service.id.in_(ids))
-                query.execute(self._database)
-            for rows in chunked(kept, _ROWS):
-                model.Service.insert_many(rows).on_conflict_replace().execute(self._database)
-            for batch in chunked([_event_row(event) for event in events], _ROWS):
-                model.Event.insert_many(batch).execute(self._database)
+            cursor = self._database.cursor()
+            if gone:
+                cursor.executemany(_DELETE_SERVICE, gone)
+            if kept:
+                cursor.executemany(_PUT_SERVICE, kept)
+            cursor.executemany(_PUT_EVENT, [_event_row(event) for event in events])
             self._prune(events)
 
     def events(self, since: int, limit: int) -> list[Event]:
@@ -186,11 +192,10 @@ class SQLiteBackend:
 
     def touch(self, heartbeats: Mapping[str, int]) -> None:
         """See RegistryBackend."""
-        query = 'UPDATE "service" SET "last_heartbeat" = ? WHERE "id" = ?'
         rows = [(seconds, service_id) for service_id, seconds in heartbeats.items()]
         with self._transaction():
             self._database.execute_sql(_WRITE)
-            self._database.cursor().executemany(query, rows)
+            self._database.cursor().executemany(_TOUCH_SERVICE, rows)
 
     def close(self) -> None:
         """See RegistryBackend."""
@@ -380,18 +385,45 @@ def _corrupt(path: Path, verdict: str) -> StoreError:
     )
 
 
-def _row(service: records.Service) -> dict[str, Any]:
-    return {name: getattr(service, name) for name in service.__struct_fields__}
+def _service_row(service: records.Service) -> tuple[Any, ...]:
+    """In the order of `model.columns`."""
+    return (
+        service.id,
+        service.name,
+        service.host,
+        service.port,
+        service.type,
+        _text(service.tags),
+        _text(service.metadata),
+        _text(service.extra),
+        service.ttl,
+        service.last_heartbeat,
+    )
 
 
-def _service(row: dict[str, Any]) -> records.Service:
-    ttl = row.pop("ttl")
-    return records.Service(**row, ttl=int(ttl) if ttl == int(ttl) else ttl)
+def _service(row: tuple[Any, ...]) -> records.Service:
+    service_id, name, host, port, kind, tags, metadata, extra, ttl, last_heartbeat = row
+    return records.Service(
+        id=service_id,
+        name=name,
+        host=host,
+        port=port,
+        type=kind,
+        tags=msgspec.json.decode(tags),
+        metadata=msgspec.json.decode(metadata),
+        extra=msgspec.json.decode(extra),
+        ttl=int(ttl) if ttl == int(ttl) else ttl,
+        last_heartbeat=last_heartbeat,
+    )
 
 
-def _event_row(event: Event) -> dict[str, Any]:
-    row = {name: getattr(event, name) for name in event.__struct_fields__}
-    return row | {"body": event.body.decode()}
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _event_row(event: Event) -> tuple[Any, ...]:
+    """In the order of `model.columns`."""
+    return event.seq, event.type, event.service_id, event.body.decode(), event.token
 
 
 def _event(row: dict[str, Any]) -> Event:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import gevent
 import zmq
 from gevent.event import Event as Flag
+from gevent.hub import Waiter
 from gevent.queue import SimpleQueue
 
 from rsreg import wire
@@ -32,6 +33,8 @@ STALL = 1.0
 #: The event loop's highest priority. One turn of the loop: `gevent.sleep(0)` would let timers and
 #: signals wait for 50 batches, and the default priority for a moment without any input.
 _FIRST = 2
+#: A plain number: the arithmetic of enums costs as much as reading the socket.
+_READABLE = int(zmq.POLLIN)
 #: Services that expire in one transaction.
 EXPIRE_BATCH = 200
 
@@ -49,19 +52,23 @@ class Readiness:
     def __init__(self, sockets: Sequence[zmq.Socket[bytes]], tick: float) -> None:
         loop = gevent.get_hub().loop
         self._sockets = sockets
-        self._flag = Flag()
+        # It switches to who waits right from the watcher; an event would take a turn of the loop.
+        self._waiter: Any = Waiter()
         self._watchers: list[Any] = [loop.io(socket.fileno(), 1) for socket in sockets]
         self._watchers.append(loop.timer(tick, tick))
         for watcher in self._watchers:
-            watcher.start(self._flag.set)
+            watcher.start(self._waiter.switch, None)
 
-    def wait(self) -> None:
-        """Return when there is something to read, or after a tick; others have run meanwhile."""
-        self._flag.clear()
-        if any(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN for socket in self._sockets):
+    def wait(self, *, busy: bool) -> None:
+        """Return when there is something to read, or after a tick; others have run meanwhile.
+
+        With `busy` there is something to do, and only the others have their turn.
+        """
+        if busy or any(int(socket.getsockopt(zmq.EVENTS)) & _READABLE for socket in self._sockets):
             gevent.idle(_FIRST)
         else:
-            self._flag.wait()
+            self._waiter.clear()
+            self._waiter.get()
 
     def close(self) -> None:
         """Stop watching; before the sockets are closed."""
@@ -111,16 +118,20 @@ class RequestLoop:
 
     def run(self, stop: Flag) -> None:
         """Serve until `stop` is set."""
+        busy = False
         while not stop.is_set():
-            self._ready.wait()
-            self.step()
+            self._ready.wait(busy=busy)
+            busy = self.step()
 
     def close(self) -> None:
         """Stop watching the sockets."""
         self._ready.close()
 
-    def step(self) -> None:
-        """Serve what has arrived: take a batch, change and commit, reply, publish."""
+    def step(self) -> bool:
+        """Serve what has arrived: take a batch, change and commit, reply, publish.
+
+        Whether there is more to do at once.
+        """
         # Read before the sockets are: all that came before `now` is in this batch, even if the
         # process is stopped at any of the next lines.
         now = self._clock()
@@ -135,8 +146,7 @@ class RequestLoop:
             if request.envelope.reply_to is not None:
                 self._send(request.socket, wire.close_reply(request.envelope.reply_to, reply))
         self._publish(events)
-        if emptied:
-            self._registry.caught_up(now)
+        return emptied and not self._registry.caught_up(now)
 
     def _notice_stall(self, now: float) -> None:
         if now - self._awake > TICK + STALL:

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 from peewee import FloatField, IntegerField, Model, TextField
 
 #: The version of these tables (PRAGMA user_version); a file with a higher one is refused.
 SCHEMA_VERSION = 1
 #: Marks an SQLite file as ours (PRAGMA application_id): "rsrg".
 APPLICATION_ID = int.from_bytes(b"rsrg", "big")
-
-
-class JSONField(TextField):
-    """A JSON value as text.
-
-    peewee's own JSONField takes its functions from the one database that its model is bound to.
-    """
-
-    def db_value(self, value: Any) -> str:
-        return msgspec.json.encode(value).decode()
-
-    def python_value(self, value: str) -> Any:
-        return msgspec.json.decode(value)
 
 
 class Service(Model):
@@ -34,9 +18,10 @@ class Service(Model):
     host = TextField()
     port = IntegerField()
     type = TextField(null=True)
-    tags = JSONField()
-    metadata = JSONField()
-    extra = JSONField()
+    #: These three are JSON.
+    tags = TextField()
+    metadata = TextField()
+    extra = TextField()
     ttl = FloatField()
     last_heartbeat = IntegerField()
 
@@ -56,6 +41,11 @@ class Meta(Model):
 
     key = TextField(primary_key=True)
     value = TextField()
+
+
+def columns(table: type[Model]) -> str:
+    """The names of its columns, in the order above."""
+    return ", ".join(table._meta.sorted_field_names)
 
 
 TABLES: list[type[Model]] = [Service, Event, Meta]

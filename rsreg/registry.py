@@ -25,7 +25,7 @@ from rsreg.errors import (
     Unavailable,
     UnknownService,
 )
-from rsreg.live import Lease, LiveView
+from rsreg.live import Lease, LiveView, joined
 from rsreg.records import Event, Service, ServiceInfo
 from rsreg.timing import Clock
 
@@ -74,7 +74,6 @@ class Registry:
         self._clock = clock
         self._wall = wall
         self._strategy = strategy
-        self._judged = clock()
         self._view = LiveView()
         #: Token of a request in the journal -> the service it was about.
         self._answered: dict[str, str] = {}
@@ -96,7 +95,7 @@ class Registry:
             self._backend.close()
             raise
         self.epoch, self.seq, self._answered = stored.epoch, stored.seq, stored.answered
-        self._judged = now = self._clock()
+        now = self._clock()
         for service in stored.services:
             self._view.put(Lease(service, now + service.ttl, service.last_heartbeat))
 
@@ -112,18 +111,16 @@ class Registry:
 
     # -- time
 
-    def caught_up(self, moment: float) -> None:
-        """All requests up to `moment` are served: a lease that ended before it has lapsed."""
-        self._judged = moment
+    def caught_up(self, moment: float) -> bool:
+        """All requests up to `moment` are served: a lease that ended before it has lapsed.
+
+        False if there were too many to look at all of them: then it wants to be called again soon.
+        """
+        return self._view.judge(moment)
 
     def grant_grace(self) -> None:
         """Give every lease a fresh ttl: this server stood still, and its services waited for it."""
-        now = self._clock()
-        for lease in self._view.all():
-            lease.deadline = max(lease.deadline, now + lease.service.ttl)
-
-    def _passing(self, lease: Lease) -> bool:
-        return lease.deadline > self._judged
+        self._view.extend(self._clock())
 
     # -- questions
 
@@ -132,20 +129,18 @@ class Registry:
         lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found")
-        return lease.record(self._passing(lease))
+        return msgspec.Raw(lease.record())
 
-    def list_services(self, kind: str | None = None) -> list[msgspec.Raw]:
-        """The records of all services, or of those found under `kind`."""
-        leases = self._view.all() if kind is None else self._view.of_kind(kind)
-        return [lease.record(self._passing(lease)) for lease in leases]
+    def list_services(self, kind: str | None = None) -> msgspec.Raw:
+        """The records of all services, or of those found under `kind`, as one array."""
+        return joined(self._view.all() if kind is None else self._view.of_kind(kind))
 
     def discover(self, kind: str) -> msgspec.Raw:
         """The record of one passing service of `kind`, by the strategy; raises NoService."""
-        passing = self._passing_of(kind)
+        passing = self._view.passing(kind)
         if not passing:
             raise NoService(f"No healthy service of type {kind} found")
-        chosen = self._strategy([lease.service for lease in passing])
-        return next(lease for lease in passing if lease.service is chosen).record(True)
+        return self.get(self._strategy(passing).id)
 
     def events_since(self, since: int, epoch: str | None, limit: int) -> tuple[list[Event], bool]:
         """Events after `since`, and whether the subscriber has to list anew.
@@ -173,13 +168,10 @@ class Registry:
         now = self._clock()
         return {
             lease.service.id: max(_LAST_MOMENT, round(lease.deadline - now, 3))
-            if self._passing(lease)
+            if lease.passing
             else 0
             for lease in self._view.ending(now + LEASES_WITHIN)
         }
-
-    def _passing_of(self, kind: str) -> list[Lease]:
-        return [lease for lease in self._view.of_kind(kind) if self._passing(lease)]
 
     # -- changes
 
@@ -188,8 +180,7 @@ class Registry:
         lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found or could not be renewed")
-        lease.deadline = self._clock() + lease.service.ttl
-        lease.last_heartbeat = int(self._wall())
+        self._view.renew(lease, self._clock() + lease.service.ttl, int(self._wall()))
 
     def register(
         self, info: ServiceInfo, extra: dict[str, Any], ttl: float, token: str | None
@@ -217,7 +208,7 @@ class Registry:
         self._remember(service.id)
         lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
         self._view.put(lease)
-        self._stage("register", lease, True, token)
+        self._stage("register", lease, token)
         return service.id
 
     def deregister(self, service_id: str, token: str | None) -> None:
@@ -231,11 +222,10 @@ class Registry:
 
     def expire(self, limit: int) -> int:
         """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
-        gone = 0
-        while gone < limit and (lease := self._view.lapsed(self._judged)) is not None:
+        lapsed = self._view.lapsed(limit)
+        for lease in lapsed:
             self._take_out("expire", lease, None)
-            gone += 1
-        return gone
+        return len(lapsed)
 
     def commit(self) -> list[Event]:
         """Make all that is staged durable; the events to publish.
@@ -294,8 +284,7 @@ class Registry:
         kind = service.effective_type
         if not unique or kind is None:
             return
-        for lease in self._passing_of(kind):
-            holder = lease.service
+        for holder in self._view.passing(kind):
             if holder.id != service.id:
                 raise DuplicateServiceType(
                     "duplicate_service_type",
@@ -311,19 +300,19 @@ class Registry:
     def _take_out(self, event_type: str, lease: Lease, token: str | None) -> None:
         self._remember(lease.service.id)
         self._view.remove(lease)
-        self._stage(event_type, lease, self._passing(lease), token)
+        self._stage(event_type, lease, token)
 
     # -- staging
 
     def _remember(self, service_id: str) -> None:
         self._before.setdefault(service_id, self._view.get(service_id))
 
-    def _stage(self, event_type: str, lease: Lease, passing: bool, token: str | None) -> None:
+    def _stage(self, event_type: str, lease: Lease, token: str | None) -> None:
         self.seq += 1
         body = {
             "type": event_type,
             "timestamp": int(self._wall()),
-            "data": {"service_id": lease.service.id, "service_info": lease.record(passing)},
+            "data": {"service_id": lease.service.id, "service_info": msgspec.Raw(lease.record())},
             "seq": self.seq,
             "epoch": self.epoch,
         }
@@ -339,11 +328,7 @@ class Registry:
             self._answered[token] = lease.service.id
 
     def _roll_back(self) -> None:
-        for service_id, lease in self._before.items():
-            if (current := self._view.get(service_id)) is not None:
-                self._view.remove(current)
-            if lease is not None:
-                self._view.put(lease)
+        self._view.put_back(self._before)
         for event in self._staged:
             if event.token is not None:
                 self._answered.pop(event.token, None)

@@ -54,7 +54,7 @@ class Desk:
 
     def picture(self) -> object:
         """All that a request may change."""
-        records = [bytes(record) for record in self.registry.list_services()]
+        records = bytes(self.registry.list_services())
         return records, self.registry.seq, self.store.load(), self.stopped
 
     def refuse(self, payload: bytes, failure: StoreError | None = None) -> dict[str, Any]:

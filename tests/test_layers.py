@@ -52,7 +52,7 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 #: Who may import what is not ours; anybody may import the rest of the standard library.
 GUESTS = {
     "zmq": {"sockets", "channel", "watch", "clientcache", "client", "aio", "loops", "server"},
-    "msgspec": {"records", "wire", "mirror", "model", "backend", "live", "registry", "dispatch"},
+    "msgspec": {"records", "wire", "mirror", "backend", "live", "registry", "dispatch"},
     "gevent": {"watch", "loops", "server", "aioserver", "process"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend"},

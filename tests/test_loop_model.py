@@ -219,7 +219,7 @@ class Bench:
         again.open()
         for registry in (self.registry, again):
             assert registry.seq == len(self.model.journal)
-            listed = [json.loads(bytes(raw)) for raw in registry.list_services()]
+            listed = json.loads(bytes(registry.list_services()))
             assert {one["id"]: [one["port"], one["ttl"]] for one in listed} == expected
         stored = self.store.events(0, 10_000)
         assert [(event.type, event.service_id) for event in stored] == self.model.journal

@@ -90,7 +90,7 @@ class House:
 
     def list(self, kind: str | None = None) -> dict[str, dict[str, Any]]:
         """Records by id."""
-        found = [json.loads(bytes(raw)) for raw in self.registry.list_services(kind)]
+        found = json.loads(bytes(self.registry.list_services(kind)))
         assert len({record["id"] for record in found}) == len(found)
         return {record["id"]: record for record in found}
 
@@ -370,7 +370,7 @@ def test_services_that_come_and_go_leave_nothing_behind(house: House) -> None:
         house.pass_time(10)
         assert house.expire() == [name]
     assert house.registry._view._deadlines == []
-    assert house.registry._view._by_kind == {}
+    assert house.registry._view._kinds == {}
 
 
 # -- restarts

@@ -327,8 +327,8 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def listed(self, kind: str | None) -> dict[str, Any]:
         """Records by id."""
-        raw = self.registry.list_services(kind)
-        return {record["id"]: record for record in map(json.loads, map(bytes, raw))}
+        records = json.loads(bytes(self.registry.list_services(kind)))
+        return {record["id"]: record for record in records}
 
 
 TestRegistryModel = RegistryMachine.TestCase

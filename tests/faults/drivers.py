@@ -109,7 +109,7 @@ class OneService:
         self._wanted = calls.registration(*what, service_id=service_id)
 
     def sent(self) -> None:
-        """A request leaves; a long pause before it is written down. A goodbye is no beat."""
+        """A request leaves, or may have; a long pause before is written down. Goodbyes are no beats."""
         book, now = self.owner.book, time.monotonic()
         if book.get(self.slot, ENDED):
             return
@@ -286,8 +286,12 @@ class Process:
         one.socket = None
 
     def reopen(self, one: OneService) -> None:
-        """Give it a fresh connection: nothing stale is sent later."""
+        """Give it a fresh connection: nothing stale is sent later.
+
+        Until now what it said last may have waited for a connection, and have left.
+        """
         self._close(one)
+        one.sent()
         self._open(one)
 
 
