@@ -29,7 +29,7 @@ from rsreg.records import Event
 #: Events that the journal keeps; a subscriber that missed more has to list anew.
 JOURNAL_LIMIT = 10_000
 #: The journal is cut back to its limit once in so many events.
-_PRUNE_EVERY = 1_000
+PRUNE_EVERY = 100
 #: Milliseconds to wait for another program's lock on the file; the whole server waits with us.
 _BUSY_TIMEOUT = 250
 #: Bytes of an SQLite file's header: a magic text first, the application id from byte 68.
@@ -243,7 +243,7 @@ class SQLiteBackend:
         return str(value)
 
     def _prune(self, events: Sequence[Event]) -> None:
-        if events and (events[0].seq - 1) // _PRUNE_EVERY != events[-1].seq // _PRUNE_EVERY:
+        if events and (events[0].seq - 1) // PRUNE_EVERY != events[-1].seq // PRUNE_EVERY:
             old = model.Event.seq <= events[-1].seq - JOURNAL_LIMIT
             model.Event.delete().where(old).execute(self._database)
 

@@ -18,7 +18,7 @@ _HEAP_SLACK = 4
 #: Seconds for which a look at all leases serves to tell which of them end soon.
 _LOOK_AHEAD = 1.0
 #: Leases that one judgement looks at, at most: a few milliseconds.
-_JUDGED_AT_ONCE = 2_000
+_JUDGED_AT_ONCE = 300
 
 
 @dataclass(slots=True, eq=False)

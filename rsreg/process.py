@@ -6,6 +6,7 @@ Loads gevent and the database only in the process that serves.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -19,13 +20,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsreg import config, errors
 from rsreg.calls import Record
 from rsreg.client import RegistryClient
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.text import printable
+
+if TYPE_CHECKING:
+    from rsreg.server import RegistryServer
 
 #: The `db` that is no file.
 IN_MEMORY = ":memory:"
@@ -87,7 +91,7 @@ def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         gevent.signal_handler(signal.SIGHUP, server.request_stop)
     _allow_many_connections()
-    server.start()
+    start(server)
     ready({**server.about(), "endpoint": server.endpoint})
     try:
         server.serve_forever()
@@ -95,6 +99,20 @@ def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
         raise RegistryError(
             f"the server failed: {type(error).__name__}: {error}", hint="its log says where"
         ) from error
+
+
+def start(server: RegistryServer) -> None:
+    """Start a server to which the whole process belongs.
+
+    What it loads stays for long: the garbage collector need not go through it again and again, for
+    100 ms each time with 100,000 services.
+    """
+    gc.disable()
+    try:
+        server.start()
+    finally:
+        gc.enable()
+    gc.freeze()
 
 
 def start_in_background(

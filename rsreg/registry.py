@@ -11,6 +11,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -40,6 +41,8 @@ _MAX_ANSWERED = 10_000
 LEASES_WITHIN = 15
 #: Seconds told of a lease that has run out, but counts until the waiting requests are read.
 _LAST_MOMENT = 0.001
+#: Services whose last heartbeat is stored to see whether a store that failed can be written again.
+_PROBED = 100
 
 
 def random_choice(services: Sequence[Service]) -> Service:
@@ -106,8 +109,9 @@ class Registry:
         finally:
             self._backend.close()
 
-    def _heartbeats(self) -> dict[str, int]:
-        return {lease.service.id: lease.last_heartbeat for lease in self._view.all()}
+    def _heartbeats(self, most: int | None = None) -> dict[str, int]:
+        leases = islice(self._view.all(), most)
+        return {lease.service.id: lease.last_heartbeat for lease in leases}
 
     # -- time
 
@@ -256,7 +260,7 @@ class Registry:
         if self.trouble is None:
             return
         try:
-            self._backend.touch(self._heartbeats())
+            self._backend.touch(self._heartbeats(_PROBED))
         except StoreError as error:
             self._note(error)
         else:

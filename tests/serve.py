@@ -7,7 +7,7 @@ import sys
 
 import gevent
 
-from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend
+from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend, process
 
 settings = json.loads(sys.argv[1])
 logging.basicConfig(format="%(created).3f %(levelname)s %(message)s")
@@ -19,7 +19,7 @@ server = RegistryServer(
 )
 for number in (signal.SIGTERM, signal.SIGINT):
     gevent.signal_handler(number, server.request_stop)
-server.start()
+process.start(server)
 sys.stdout.write(json.dumps([server.req_port, server.pub_port, server.hb_port]) + "\n")
 sys.stdout.flush()
 server.serve_forever()

@@ -75,7 +75,8 @@ class House:
         """Time goes by; the sockets are empty."""
         self.clock.advance(seconds)
         self.wall.advance(seconds)
-        self.registry.caught_up(self.clock.now)
+        while not self.registry.caught_up(self.clock.now):
+            pass
 
     def expire(self, limit: int = 200) -> list[str]:
         """One pass of the reaper; the ids that it removed."""
@@ -371,6 +372,45 @@ def test_services_that_come_and_go_leave_nothing_behind(house: House) -> None:
         assert house.expire() == [name]
     assert house.registry._view._deadlines == []
     assert house.registry._view._kinds == {}
+
+
+def test_many_leases_that_end_at_once_are_judged_in_slices(house: House) -> None:
+    """The oldest first; those that are not looked at yet are passing, and may still be renewed."""
+    ids = [house.stage(f"s{n}", ttl=10, type="A") for n in range(1_000)]
+    house.commit()
+    house.clock.advance(10)
+    critical, slices = 0, 0
+    while not house.registry.caught_up(house.clock.now):
+        slices += 1
+        healths = [record["health"] for record in house.list("A").values()]
+        assert critical < healths.count("critical") <= critical + 400
+        critical = healths.count("critical")
+        assert house.health(house.discover("A")) == "passing"
+        for service_id in ids[:10]:
+            house.registry.renew(service_id)
+    assert slices >= 2
+    assert {key for key, one in house.list().items() if one["health"] == "passing"} == set(ids[:10])
+    assert set(house.expire(2_000)) == set(ids[10:])
+
+
+def test_a_heartbeat_that_comes_late_brings_a_lapsed_service_back(house: House) -> None:
+    late = house.register("late", ttl=10, type="A", tags=["x"])
+    house.pass_time(10)
+    for kind in ("A", "x"):
+        with pytest.raises(NoService):
+            house.discover(kind)
+    house.registry.renew(late)
+    assert house.health(late) == "passing"
+    assert house.discover("A") == house.discover("x") == late
+    assert house.expire() == []
+    house.pass_time(10)
+    assert house.health(late) == "critical"
+    house.registry.grant_grace()
+    assert house.discover("A") == late
+    house.pass_time(9)
+    assert house.expire() == []
+    house.pass_time(1)
+    assert house.expire() == [late]
 
 
 # -- restarts

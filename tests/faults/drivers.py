@@ -109,7 +109,7 @@ class OneService:
         self._wanted = calls.registration(*what, service_id=service_id)
 
     def sent(self) -> None:
-        """A request leaves, or may have; a long pause before is written down. Goodbyes are no beats."""
+        """A request leaves, or may have; a long pause is written down. A goodbye is no beat."""
         book, now = self.owner.book, time.monotonic()
         if book.get(self.slot, ENDED):
             return
