@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,6 @@ import gevent
 import zmq
 from gevent.event import Event as Flag
 from gevent.hub import Waiter
-from gevent.queue import SimpleQueue
 
 from rsreg import wire
 from rsreg.dispatch import Dispatcher
@@ -37,6 +37,8 @@ _FIRST = 2
 _READABLE = int(zmq.POLLIN)
 #: Services that expire in one transaction.
 EXPIRE_BATCH = 100
+#: Events that are published before others have their turn.
+PUBLISH_BATCH = 16
 
 Publish = Callable[[Sequence[Event]], None]
 
@@ -127,7 +129,7 @@ class RequestLoop:
         self._ready.close()
 
     def step(self) -> bool:
-        """Serve what has arrived: take a batch, change and commit, reply, publish.
+        """Serve what has arrived: take a batch, change and commit, publish, reply.
 
         True if there is more to do at once.
         """
@@ -141,12 +143,12 @@ class RequestLoop:
             events = self._registry.commit()
         except StoreError as error:
             replies = [self._answer(request, error) for request in batch]
+        self._publish(events)
         used = set()
         for request, reply in zip(batch, replies, strict=True):
             if request.envelope.reply_to is not None:
                 self._send(request.socket, wire.close_reply(request.envelope.reply_to, reply))
                 used.add(request.socket)
-        self._publish(events)
         if not emptied or not self._registry.caught_up(now):
             return True
         return any(_readable(socket) for socket in used)
@@ -196,33 +198,48 @@ def _readable(socket: zmq.Socket[bytes]) -> bool:
 
 
 class Publisher:
-    """Sends committed events, in order, to whoever subscribed."""
+    """Sends committed events, in order, to whoever subscribed.
+
+    A few are sent at once, right from where they were committed. Many are sent in slices, with the
+    other greenlets in between: each event costs a copy for each subscriber.
+    """
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
-        self._queue: SimpleQueue[Event] = SimpleQueue()
+        self._waiting: deque[Event] = deque()
+        self._more = Flag()
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Have events sent soon; never waits."""
-        for event in events:
-            self._queue.put(event)
+        """Send events now, or soon after those that wait already; never waits itself."""
+        if events:
+            idle = not self._waiting
+            self._waiting.extend(events)
+            if idle:
+                self.step()
+            if self._waiting:
+                self._more.set()
 
     def run(self, stop: Flag) -> None:
-        """Send until `stop` is set."""
+        """Send what waits until `stop` is set."""
         while not stop.is_set():
+            self._more.wait()
             self.step()
+            gevent.idle(_FIRST)
 
     def step(self) -> None:
-        """Wait for an event and send it."""
-        self.send(self._queue.get())
+        """Send a slice of what waits."""
+        for _ in range(min(PUBLISH_BATCH, len(self._waiting))):
+            self._send(self._waiting.popleft())
+        if not self._waiting:
+            self._more.clear()
 
     def flush(self) -> None:
-        """Send what still waits."""
-        while not self._queue.empty():
+        """Send all that waits."""
+        while self._waiting:
             self.step()
 
-    def send(self, event: Event) -> None:
-        """Send one event; a subscriber whose queue is full misses it and sees a gap in `seq`."""
+    def _send(self, event: Event) -> None:
+        """A subscriber whose queue is full misses it and sees a gap in `seq`."""
         log.info("%s %s", event.type, event.service_id)
         self._socket.send_multipart([event.type.encode(), event.body], zmq.DONTWAIT)
 

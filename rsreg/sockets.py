@@ -70,9 +70,9 @@ def router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     return socket
 
 
-def publisher(context: zmq.Context[Any]) -> Any:
-    """A server's socket for events."""
-    socket = context.socket(zmq.PUB)
+def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
+    """A server's socket for events; a plain one too, since to publish never waits."""
+    socket: zmq.Socket[bytes] = context.socket(zmq.PUB, socket_class=zmq.Socket)
     _guard(socket)
     socket.maxmsgsize = MAX_REQUEST
     socket.sndhwm = _PUB_HWM

@@ -136,7 +136,7 @@ class Bench:
             expected = [
                 [self.answer(request, refused=True) for request in batch] for batch in batches
             ]
-        if all(len(batch) < MAX_BATCH for batch in batches):
+        if not any(self.waiting):
             self.judged = now
         for client, answers in zip(self.clients, expected, strict=True):
             for answer in answers:

@@ -26,7 +26,7 @@ from helpers import (
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
 from rsreg.errors import ConfigurationError, PortInUse, StoreError, Unavailable
-from rsreg.loops import Publisher, Reaper, RequestLoop
+from rsreg.loops import PUBLISH_BATCH, Publisher, Reaper, RequestLoop
 from rsreg.records import Event, Service
 
 
@@ -458,22 +458,27 @@ def test_the_publisher_sends_type_and_json_in_order() -> None:
     publisher = Publisher(socket)
     events = [
         Event(seq=seq, type="register", service_id=f"s{seq}", body=b'{"seq":%d}' % seq)
-        for seq in range(1, 4)
+        for seq in range(1, 3 * PUBLISH_BATCH)
     ]
     with raw_socket(zmq.SUB, f"tcp://127.0.0.1:{port}", subscribe=b"register") as subscriber:
 
         def subscribed() -> bool:
-            publisher.send(events[0])
+            publisher.publish(events[:1])
             return bool(subscriber.poll(10))
 
         wait_until(subscribed)
         while subscriber.poll(100):
             subscriber.recv_multipart()
-        publisher.publish(events)
+        publisher.publish(events[:2])
+        assert [received(subscriber)[1] for _ in range(2)] == [e.body for e in events[:2]]
+        publisher.publish(events[2:-1])
+        publisher.publish(events[-1:])
+        at_once = [received(subscriber)[1] for _ in range(PUBLISH_BATCH)]
+        assert not subscriber.poll(50), "the others have their turn first"
         publisher.flush()
-        assert [received(subscriber) for _ in events] == [
-            [b"register", event.body] for event in events
-        ]
+        later = [received(subscriber) for _ in events[2 + PUBLISH_BATCH :]]
+        assert [*at_once, *(body for _, body in later)] == [e.body for e in events[2:]]
+        assert {kind for kind, _ in later} == {b"register"}
     socket.close()
 
 
