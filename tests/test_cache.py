@@ -119,7 +119,7 @@ def test_a_cache_is_equal_after_more_changes_than_the_journal_keeps(
     nowhere: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(backend, "JOURNAL_LIMIT", 20)
-    monkeypatch.setattr(backend, "_PRUNE_EVERY", 10)
+    monkeypatch.setattr(backend, "PRUNE_EVERY", 10)
     with serving(backend=InMemoryBackend()) as server:
         endpoint = f"tcp://127.0.0.1:{server.req_port}"
         with (
