@@ -204,7 +204,7 @@ class LiveView:
             lease = self._leases.get(service_id)
             if lease is None or lease.due != due or not lease.passing:
                 continue
-            if lease.deadline > moment:
+            if lease.deadline > due:
                 self._look_again(lease)
             else:
                 self._lapse(lease)

@@ -97,7 +97,8 @@ class World:
 
     def services(self, kind: str | None = None) -> list[Record]:
         """The registry's own list."""
-        return [json.loads(bytes(record)) for record in self.registry.list_services(kind)]
+        records: list[Record] = json.loads(bytes(self.registry.list_services(kind)))
+        return records
 
 
 def ids(services: list[Record], health: str = "passing") -> list[str]:
