@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -779,6 +779,29 @@ def test_a_full_disk_refuses_and_later_works_again(tmp_path: Path) -> None:
     assert [error.partition(": ")[0] for error in errors] == [f"can't write {path}"] * 2
     assert int(acknowledged) > 1
     assert process.returncode == 0
+
+
+def test_a_store_in_trouble_is_tried_with_a_part_of_the_services(house: House) -> None:
+    """All of 100,000 would keep everybody waiting for seconds, at each pass of the reaper."""
+    for number in range(300):
+        house.stage(f"s{number}")
+    house.commit()
+    house.store.writes_fail = True
+    house.stage("refused")
+    with pytest.raises(StoreError):
+        house.registry.commit()
+    house.store.writes_fail = False
+    touched: list[int] = []
+    touch = house.store.touch
+
+    def counting(heartbeats: Mapping[str, int]) -> None:
+        touched.append(len(heartbeats))
+        touch(heartbeats)
+
+    house.store.touch = counting
+    house.registry.check_store()
+    assert 1 <= touched[0] <= 100
+    assert house.registry.trouble is None
 
 
 def test_a_stop_that_cannot_store_heartbeats_says_so_and_frees_the_file(on_file: House) -> None:

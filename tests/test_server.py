@@ -26,7 +26,7 @@ from helpers import (
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
 from rsreg.errors import ConfigurationError, PortInUse, StoreError, Unavailable
-from rsreg.loops import PUBLISH_BATCH, Publisher, Reaper, RequestLoop
+from rsreg.loops import EXPIRE_BATCH, PUBLISH_BATCH, Publisher, Reaper, RequestLoop
 from rsreg.records import Event, Service
 
 
@@ -420,6 +420,29 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> No
     assert [event.type for event in published] == ["expire"] * 300
     assert [event.seq for event in published] == list(range(451, 751))
     assert len(registry) == 150
+
+
+def test_timers_have_their_turn_while_many_services_expire(clock: HandClock) -> None:
+    from rsreg.records import ServiceInfo
+    from rsreg.registry import Registry
+
+    registry = Registry(InMemoryBackend(), clock=clock, wall=clock)
+    registry.open()
+    for number in range(10 * EXPIRE_BATCH):
+        registry.register(ServiceInfo(name=f"s{number}", host="h", port=1), {}, 10, None)
+    registry.commit()
+    clock.advance(11)
+    while not registry.caught_up(clock.now):
+        pass
+    timer = gevent.get_hub().loop.timer(0.0001, 0.0001)
+    turns: list[int] = []
+    seen: list[int] = []
+    timer.start(turns.append, 1)
+    Reaper(registry, lambda _events: seen.append(len(turns)), 10).step()
+    timer.stop()
+    timer.close()
+    assert len(seen) >= 10
+    assert len(set(seen)) > 5, "each batch may have been followed by a turn of the timer"
 
 
 def test_a_batch_is_one_transaction_and_answered_after_it() -> None:
