@@ -14,6 +14,7 @@ from pathlib import Path
 
 import systems
 import zmq
+from cache import cache
 from helpers import ServerProcess, raw_socket
 from load import measure, undo
 from net import percentile
@@ -140,33 +141,46 @@ def sizes(options: argparse.Namespace, folder: Path) -> Table:
 
 
 def heartbeats(options: argparse.Namespace, folder: Path) -> Table:
-    """10,000 services that beat every 10 s, over 1,000 connections."""
-    count, connections = 10_000, 1_000
-    shares = []
+    """10,000 services that beat every 10 s, over 500 connections, beside a server that echoes."""
+    count, connections = 10_000, 500
+    shares: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        one = systems.registry(stack, "beating", folder, count, 100)
-        beats = systems.requests("renew", count, 100)
-        dealers = [
-            stack.enter_context(raw_socket(zmq.DEALER, one.endpoint)) for _ in range(connections)
-        ]
-        for _ in range(options.rounds):
-            answered = number = 0
-            before, started = cpu_seconds(one.pid), time.perf_counter()
-            while (now := time.perf_counter() - started) < 10:
-                while number < now * count / 10:
-                    dealer = dealers[number % connections]
-                    while dealer.get(zmq.EVENTS) & zmq.POLLIN:
-                        dealer.recv_multipart()
-                        answered += 1
-                    dealer.send_multipart((b"", next(beats)))
-                    number += 1
-                time.sleep(0.0005)
-            took = time.perf_counter() - started
-            shares.append((cpu_seconds(one.pid) - before) / took)
-            assert answered > number * 0.8
-    return ["services, each every 10 s", "part of a core"], [
-        [f"{count:,}", f"{statistics.median(shares):.1%}"]
+        for one in (
+            systems.echo(stack, "bare", folder),
+            systems.registry(stack, "10,000 services", folder, count, 100),
+        ):
+            with ExitStack() as connected:
+                dealers = [
+                    connected.enter_context(raw_socket(zmq.DEALER, one.endpoint))
+                    for _ in range(connections)
+                ]
+                shares[one.name] = [
+                    _beat(one, dealers, count / 10, seconds=10) for _ in range(options.rounds)
+                ]
+    return ["server", "part of a core"], [
+        [name, f"{statistics.median(each):.1%}"] for name, each in shares.items()
     ]
+
+
+def _beat(
+    one: systems.System, dealers: list[zmq.Socket[bytes]], rate: float, seconds: float
+) -> float:
+    """The part of a core that so many heartbeats a second take; evenly, from all in turn."""
+    beats = systems.requests("renew", one.count, one.kinds)
+    answered = number = 0
+    before, started = cpu_seconds(one.pid), time.perf_counter()
+    while (now := time.perf_counter() - started) < seconds:
+        while number < now * rate:
+            dealer = dealers[number % len(dealers)]
+            while int(dealer.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                dealer.recv_multipart()
+                answered += 1
+            dealer.send_multipart((b"", next(beats)))
+            number += 1
+        time.sleep(0.0005)
+    share = (cpu_seconds(one.pid) - before) / (time.perf_counter() - started)
+    assert answered > number * 0.8
+    return share
 
 
 def client(options: argparse.Namespace, folder: Path) -> Table:
@@ -224,5 +238,6 @@ PARTS: dict[str, Part] = {
     "sizes": sizes,
     "heartbeats": heartbeats,
     "client": client,
+    "cache": cache,
     "held": held,
 }

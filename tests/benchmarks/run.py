@@ -2,9 +2,9 @@
 
     python tests/benchmarks/run.py [--rounds 5] [--seconds 0.5] [PART ...]
 
-Parts: requests, events, sizes, heartbeats, client, held; all of them by default. Everything runs on
-loopback, in turns within a round; each figure is the median of its rounds, and the ratios are those
-of the same run. docs/performance.md says what the figures mean.
+Parts: requests, events, sizes, heartbeats, client, cache, held; all of them by default. Everything
+runs on loopback, in turns within a round; each figure is the median of its rounds, and the ratios
+are those of the same run. docs/performance.md says what the figures mean.
 """
 
 from __future__ import annotations
