@@ -35,8 +35,9 @@ T = TypeVar("T")
 Flow = Generator[Step, "list[bytes] | None", T]
 HERE = Path(__file__).parent
 
-#: Numbers kept of each service: when it was last sent for, when the registry last said that it is
-#: there (0: not yet), when its last pause of more than half a ttl was over, when it ended by plan.
+#: Numbers kept of each service: when it was last sent for, when the question was asked to which the
+#: registry last said that it is there (0: not yet; the answer may have been read much later), when
+#: its last pause of more than half a ttl was over, when it ended by plan.
 _FIELDS = SENT, KNOWN, WOKE, ENDED = range(4)
 #: Services that one process can have, one after the other.
 _MOST = 8192
@@ -151,9 +152,10 @@ class OneService:
 
     def _renew(self) -> Flow[bool]:
         assert self._wanted.service_id is not None
+        asked = time.monotonic()
         known = yield from self._call(calls.renew(self._wanted.service_id))
         if known:
-            self.owner.book.put(self.slot, KNOWN, time.monotonic())
+            self.owner.book.put(self.slot, KNOWN, asked)
             self.owner.beats += 1
         else:
             self.owner.book.say("unknown", self.name)
@@ -161,7 +163,7 @@ class OneService:
 
     def _register(self, *, first: bool) -> Flow[bool]:
         """False if nobody can tell whether it is there: then it is over, with nothing to beat."""
-        book = self.owner.book
+        book, asked = self.owner.book, time.monotonic()
         book.say("ask", self.name, "register")
         try:
             service_id = yield from self._call(calls.register(self._wanted))
@@ -179,7 +181,7 @@ class OneService:
                 return False
             raise
         book.say("told", self.name, "done", service_id)
-        book.put(self.slot, KNOWN, time.monotonic())
+        book.put(self.slot, KNOWN, asked)
         self._wanted = self._wanted.with_id(service_id)
         return True
 
