@@ -33,6 +33,7 @@ setup(
             "pytest>=8",
             "pytest-timeout",
             "pytest-randomly",
+            "pytest-xdist",
             "pytest-cov",
             "hypothesis",
             "mypy",

@@ -24,7 +24,7 @@ def main(options: list[str]) -> int:
         figures = Path(folder) / "figures"
         figures.touch()
         paths = [option for option in options if Path(option.partition("::")[0]).exists()]
-        fixed = ["--full", "--figures", str(figures), "-p", "no:randomly", "--timeout", "1800"]
+        fixed = ["--full", "--figures", str(figures), "-p", "no:randomly", "-n0", "--timeout=1800"]
         code = pytest.main([*fixed, *options, *([] if paths else [str(HERE)])])
         rows = [json.loads(line) for line in figures.read_text().splitlines()]
     sys.stdout.write("\n| fault | how injected | promise | figure |\n| --- | --- | --- | --- |\n")
