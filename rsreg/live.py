@@ -147,6 +147,7 @@ class LiveView:
 
     def put_back(self, before: Mapping[str, Lease | None]) -> None:
         """Have those ids again as they were before some changes; None: not in."""
+        lapsed = False
         for service_id, lease in before.items():
             if (current := self._leases.get(service_id)) is not None:
                 self.remove(current)
@@ -154,8 +155,10 @@ class LiveView:
                 self.put(lease)
                 if lease.deadline <= self._judged:
                     self._lapse(lease)
-        in_order = sorted(self._lapsed.items(), key=lambda item: (item[1].deadline, item[0]))
-        self._lapsed = dict(in_order)
+                    lapsed = True
+        if lapsed:
+            in_order = sorted(self._lapsed.items(), key=lambda item: (item[1].deadline, item[0]))
+            self._lapsed = dict(in_order)
 
     def remove(self, lease: Lease) -> None:
         """Take out a lease that is in."""
