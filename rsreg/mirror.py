@@ -148,6 +148,8 @@ class Mirror(Follower):
             self._silence = 0.0
             return []
         if self._seq is None:
+            # Who reads between these lines takes nobody of the new picture for passing yet.
+            self._sure = Certainty(self._sure.asked, 0.0, {})
             self._picture = Picture(reply["services"])
         events = super().answered(reply)
         for event in events:
