@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta
 
 from rsreg import records, registry, wire
@@ -38,6 +39,8 @@ Handler = Callable[[Mapping[str, Any], Peer], Body]
 MAX_EVENTS = 1_000
 #: Bytes of events in one reply: a client takes no message of any size, and a slow line none soon.
 _MAX_EVENTS_SIZE = 1024 * 1024
+#: Bytes of a list of services; a client would close the connection at a longer reply, and not know.
+MAX_LIST = wire.MAX_REPLY - 1024 * 1024
 
 _Count = Annotated[int, Meta(ge=0)]
 
@@ -131,7 +134,7 @@ class Dispatcher:
     def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         everything = request.get("service_type") in (None, "")
         kind = None if everything else _text(request, "service_type")
-        services = self._registry.list_services(kind)
+        services = self._services(kind)
         return {"success": True, "services": services, **self._position(), **self._leases(request)}
 
     def _discover(self, request: Mapping[str, Any], _peer: Peer) -> Body:
@@ -144,7 +147,7 @@ class Dispatcher:
     def _info(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         body = {"success": True, **self._state(), **self._about(), **self._position()}
         if request.get("services") is not False:
-            body["services"] = self._registry.list_services()
+            body["services"] = self._services(None)
         return body
 
     def _events(self, request: Mapping[str, Any], _peer: Peer) -> Body:
@@ -175,6 +178,16 @@ class Dispatcher:
 
     def _position(self) -> Body:
         return {"seq": self._registry.seq, "epoch": self._registry.epoch}
+
+    def _services(self, kind: str | None) -> msgspec.Raw:
+        services = self._registry.list_services(kind)
+        size = memoryview(services).nbytes
+        if size > MAX_LIST:
+            raise InvalidRequest(
+                f"The list has {size} bytes, clients take {MAX_LIST}",
+                hint='ask for the services of one type; "info" with "services": false has none',
+            )
+        return services
 
     def _leases(self, request: Mapping[str, Any]) -> Body:
         wanted = request.get("leases")

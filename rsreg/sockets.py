@@ -9,7 +9,7 @@ from typing import Any
 import zmq
 
 from rsreg.errors import ConfigurationError
-from rsreg.wire import MAX_REQUEST
+from rsreg.wire import MAX_REPLY, MAX_REQUEST
 
 #: Milliseconds between ZMTP heartbeats, and without any after which a connection counts as lost: a
 #: cut cable sends no FIN, and without them neither side ever notices.
@@ -24,8 +24,6 @@ _CONNECT_TIMEOUT = 3_000
 _ROUTER_HWM = 200
 #: Events queued for one slow subscriber; it learns from `seq` what it lost.
 _PUB_HWM = 10_000
-#: Bytes of a reply or event that a client takes: a list of 100,000 services has 35 million.
-_MAX_REPLY = 256 * 1024 * 1024
 
 _own: tuple[int, zmq.Context[Any]] | None = None
 
@@ -82,7 +80,7 @@ def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
 def _connected(context: zmq.Context[Any], kind: int, endpoint: str) -> Any:
     socket = context.socket(kind)
     _guard(socket)
-    socket.maxmsgsize = _MAX_REPLY
+    socket.maxmsgsize = MAX_REPLY
     # Random, since libzmq itself has no jitter once a maximum is set.
     socket.reconnect_ivl = random.randint(100, 300)
     socket.reconnect_ivl_max = 2_000

@@ -17,6 +17,8 @@ from rsreg.errors import ConfigurationError, InvalidJSON, InvalidRequest
 
 #: Bytes in a request, and in any one of its frames.
 MAX_REQUEST = 64 * 1024
+#: Bytes of a reply or event that a client takes: a list of 100,000 services has 35 million.
+MAX_REPLY = 256 * 1024 * 1024
 #: Frames in a request, without the identity.
 MAX_FRAMES = 8
 #: Levels of arrays and objects in a request, the outermost included.

@@ -657,3 +657,20 @@ def test_any_damaged_request_is_answered(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     check_answers(bytes(payload))
+
+
+def test_a_list_that_no_client_takes_is_refused(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wire.MAX_REPLY - 2**20 == dispatch.MAX_LIST
+    size = len(bytes(desk.registry.list_services()))
+    monkeypatch.setattr(dispatch, "MAX_LIST", size)
+    assert len(desk.ask("list")["services"]) == 1
+    monkeypatch.setattr(dispatch, "MAX_LIST", size - 1)
+    for action in ("list", "info"):
+        reply = desk.ask(action)
+        assert (reply["success"], reply["code"]) == (False, "invalid-request")
+        assert reply["error"] == f"The list has {size} bytes, clients take {size - 1}"
+        assert "one type" in reply["hint"]
+    assert desk.ask("list", service_type="no such")["services"] == []
+    assert desk.ask("info", services=False)["success"]
