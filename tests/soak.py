@@ -516,13 +516,16 @@ class Soak:
         return max((one.end for one in stalls), default=end)
 
     def silences(self, name: str) -> Iterator[tuple[float, float]]:
-        """When nobody sent anything for a service, for more than half of its ttl."""
+        """When nobody sent anything for a service, for more than half of its ttl.
+
+        From the last question that was answered: what was sent later may never have arrived.
+        """
         left = None
         for moment, word, *rest in self.said[name]:
             if word == "gap":
-                yield rest[0], rest[1]
+                yield rest[2], rest[1]
             elif word == "resumed":
-                left = self._left(name, moment)
+                left = self._answered(name, killed_before=moment)
             elif left is not None and word == "ask":
                 yield left, moment
                 left = None
@@ -530,16 +533,16 @@ class Soak:
         if left is not None:
             yield left, float("inf")
         elif owner.book.get(slot, ENDED) or owner.killed is not None:
-            yield self.sent(name), float("inf")
+            yield self._answered(name), float("inf")
 
-    def _left(self, name: str, moment: float) -> float:
-        """When the process that had a service before `moment` last sent something for it."""
-        sent = [
-            owner.book.get(slot, SENT)
-            for owner, slot in self.had.get(name, [])
-            if owner.killed is not None and owner.killed < moment
+    def _answered(self, name: str, killed_before: float | None = None) -> float:
+        """When the last question was asked that any, or a killed, process got an answer to."""
+        known = [
+            owner.book.get(slot, KNOWN)
+            for owner, slot in self.had[name]
+            if killed_before is None or (owner.killed or float("inf")) < killed_before
         ]
-        return max(sent, default=moment)
+        return max(known, default=0.0)
 
     def history(self) -> History:
         """What the owners were told, as the journal has to have it."""
@@ -547,6 +550,11 @@ class Soak:
         for name, lines in self.said.items():
             asked, sure, last = None, False, "unanswered"
             for _, word, *rest in lines:
+                if word == "gap":
+                    # Its lease may have ended meanwhile, whatever it is asking for.
+                    history.note(name, "expire", "unanswered")
+                    sure = False
+                    continue
                 if asked is not None:
                     last = rest[0] if word == "told" else "unanswered"
                     history.note(name, asked, last)

@@ -116,7 +116,7 @@ class OneService:
             return
         before = book.get(self.slot, SENT)
         if before and now - before > self.owner.plan.ttl / 2:
-            book.say("gap", self.name, before, now)
+            book.say("gap", self.name, before, now, book.get(self.slot, KNOWN))
             book.put(self.slot, WOKE, now)
         book.put(self.slot, SENT, now)
 
