@@ -47,6 +47,9 @@ CLEANUP = 2.0
 #: Seconds that a service may be there beyond its ttl and a cleanup interval, and seconds beyond its
 #: ttl that it may be discovered.
 SLACK = 1.0
+#: Seconds until a process that stood still is heard again: its connections may be gone meanwhile,
+#: and its first tries in vain.
+HEARD_AGAIN = 5.0
 #: Services in one process.
 EACH = 100
 SUBSCRIBERS = 20
@@ -523,7 +526,7 @@ class Soak:
         left = None
         for moment, word, *rest in self.said[name]:
             if word == "gap":
-                yield rest[2], rest[1]
+                yield rest[2], rest[1] + HEARD_AGAIN
             elif word == "resumed":
                 left = self._answered(name, killed_before=moment)
             elif left is not None and word == "ask":
