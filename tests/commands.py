@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -144,10 +145,14 @@ class Terminal:
         return self.shown
 
     def interrupt(self) -> None:
-        """Press Ctrl-C, and again if it was just before the command waited for a key."""
+        """Press Ctrl-C, and again if it was just before the command waited for a key.
+
+        Again only when it has had time to end: Python at its end no longer catches the signal.
+        """
         while self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            time.sleep(0.1)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
 
     def end(self, timeout: float = 30) -> tuple[int, str]:
         """Wait for its end; exit code, and all that it showed."""

@@ -380,11 +380,12 @@ def test_file_descriptors_run_out(full: bool, figure: Callable[..., None], tmp_p
     need("prlimit")
     with (
         ServerProcess(tmp_path / "registry.db", under=["prlimit", "--nofile=96"]) as server,
-        RegistryClient(server.endpoint, timeout=20) as old,
         contextlib.ExitStack() as stack,
     ):
         assert server.process is not None
+        # Before there is a client: it connects when it is made.
         before = open_files(server.process.pid)
+        old = stack.enter_context(RegistryClient(server.endpoint, timeout=20))
         old.register("kept", "egse3", 5000, "KEPT", ttl=5)
         old.start_heartbeat()
         old.start_event_listener()
