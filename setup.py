@@ -24,6 +24,7 @@ setup(
         "msgspec>=0.20",
         "gevent>=25.9",
         "peewee>=4.5",
+        "packaging>=24",
         "click>=8.1",
         "rich>=14",
     ],

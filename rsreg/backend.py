@@ -14,7 +14,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from peewee import SchemaManager, SqliteDatabase
 
 from rsreg import model, records
 from rsreg.errors import StoreError, StoreInUse
-from rsreg.records import Event
+from rsreg.records import Event, Maintenance
 
 #: Events that the journal keeps; a subscriber that missed more has to list anew.
 JOURNAL_LIMIT = 10_000
@@ -39,11 +39,16 @@ _MEMORY = ":memory:"
 #: Writes to the file, and changes nothing.
 _WRITE = f"PRAGMA user_version = {model.SCHEMA_VERSION}"
 
+#: The keys of what is said once of a store.
+_EPOCH, _MAINTENANCE = "epoch", "maintenance"
+
 # The statements of the hot paths, which SQLite keeps prepared: to build a query with peewee takes
 # ten times as long as to run it.
 _ALL_SERVICES = f"SELECT {model.columns(model.Service)} FROM service ORDER BY rowid"
 _PUT_SERVICE = f"REPLACE INTO service ({model.columns(model.Service)}) VALUES ({'?, ' * 9}?)"
 _PUT_EVENT = f"INSERT INTO event ({model.columns(model.Event)}) VALUES ({'?, ' * 4}?)"
+_PUT_META = "REPLACE INTO meta (key, value) VALUES (?, ?)"
+_EVENTS = f"SELECT {model.columns(model.Event)} FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
 _DELETE_SERVICE = "DELETE FROM service WHERE id = ?"
 _TOUCH_SERVICE = "UPDATE service SET last_heartbeat = ? WHERE id = ?"
 
@@ -53,13 +58,15 @@ class Stored:
     """What a store holds when it is opened.
 
     `epoch` is random and made with the store; `seq` is the number of its last event, 0 without any;
-    `answered` maps the tokens in the journal to their events' service ids.
+    `answered` maps the tokens in the journal to their events' service ids. `maintenance` is what
+    the last commit that had any said.
     """
 
     epoch: str
     seq: int
     services: list[records.Service]
     answered: dict[str, str]
+    maintenance: list[Maintenance] = field(default_factory=list)
 
 
 class RegistryBackend(Protocol):
@@ -77,12 +84,16 @@ class RegistryBackend(Protocol):
         """All that is stored."""
 
     def commit(
-        self, changes: Mapping[str, records.Service | None], events: Sequence[Event]
+        self,
+        changes: Mapping[str, records.Service | None],
+        events: Sequence[Event],
+        maintenance: Sequence[Maintenance] | None = None,
     ) -> None:
-        """Make `changes` and `events` durable, all or nothing.
+        """Make `changes`, `events` and `maintenance` durable, all or nothing.
 
-        `changes` maps ids to the services as they now are, None: gone. After the
-        return they survive a crash, as far as this store survives one.
+        `changes` maps ids to the services as they now are, None: gone. `maintenance` is all there
+        is of it from now on, None: as before. After the return they survive a crash, as far as
+        this store survives one.
         """
 
     def events(self, since: int, limit: int) -> list[Event]:
@@ -162,14 +173,20 @@ class SQLiteBackend:
             named = journal.where(model.Event.token.is_null(False)).order_by(model.Event.seq)
             newest = model.Event.select(peewee.fn.MAX(model.Event.seq))
             return Stored(
-                epoch=self._meta("epoch"),
+                epoch=self._epoch(),
                 seq=newest.scalar(self._database) or 0,
                 services=services,
                 answered=dict(self._rows(named.tuples())),
+                maintenance=msgspec.json.decode(
+                    self._meta(_MAINTENANCE) or "[]", type=list[Maintenance]
+                ),
             )
 
     def commit(
-        self, changes: Mapping[str, records.Service | None], events: Sequence[Event]
+        self,
+        changes: Mapping[str, records.Service | None],
+        events: Sequence[Event],
+        maintenance: Sequence[Maintenance] | None = None,
     ) -> None:
         """See RegistryBackend."""
         gone = [(service_id,) for service_id, service in changes.items() if service is None]
@@ -181,14 +198,15 @@ class SQLiteBackend:
             if kept:
                 cursor.executemany(_PUT_SERVICE, kept)
             cursor.executemany(_PUT_EVENT, [_event_row(event) for event in events])
+            if maintenance is not None:
+                cursor.execute(_PUT_META, (_MAINTENANCE, _text(maintenance)))
             self._prune(events)
 
     def events(self, since: int, limit: int) -> list[Event]:
         """See RegistryBackend."""
-        query = model.Event.select().where(model.Event.seq > since)
-        query = query.order_by(model.Event.seq).limit(limit)
         with _refusing(f"can't read {self.describe()}"):
-            return [_event(row) for row in self._rows(query.dicts())]
+            rows = self._database.execute_sql(_EVENTS, (since, limit))
+            return [_event(row) for row in rows]
 
     def touch(self, heartbeats: Mapping[str, int]) -> None:
         """See RegistryBackend."""
@@ -235,12 +253,16 @@ class SQLiteBackend:
     def _rows(self, query: Any) -> Collection[Any]:
         return list(query.execute(self._database))
 
-    def _meta(self, key: str) -> str:
+    def _epoch(self) -> str:
+        epoch = self._meta(_EPOCH)
+        if epoch is None:
+            raise _corrupt(self.path, "it has no epoch")
+        return epoch
+
+    def _meta(self, key: str) -> str | None:
         query = model.Meta.select(model.Meta.value).where(model.Meta.key == key)
-        value = query.scalar(self._database)
-        if value is None:
-            raise _corrupt(self.path, f"it has no {key}")
-        return str(value)
+        value: str | None = query.scalar(self._database)
+        return value
 
     def _prune(self, events: Sequence[Event]) -> None:
         if events and (events[0].seq - 1) // PRUNE_EVERY != events[-1].seq // PRUNE_EVERY:
@@ -362,7 +384,7 @@ def _create_tables(database: Any) -> None:
     with database.atomic():
         for table in model.TABLES:
             SchemaManager(table, database).create_all(safe=False)
-        meta = [{"key": "epoch", "value": secrets.token_hex(8)}]
+        meta = [{"key": _EPOCH, "value": secrets.token_hex(8)}]
         model.Meta.insert_many(meta).execute(database)
         database.execute_sql(f"PRAGMA application_id = {model.APPLICATION_ID}")
         database.execute_sql(f"PRAGMA user_version = {model.SCHEMA_VERSION}")
@@ -426,5 +448,6 @@ def _event_row(event: Event) -> tuple[Any, ...]:
     return event.seq, event.type, event.service_id, event.body.decode(), event.token
 
 
-def _event(row: dict[str, Any]) -> Event:
-    return Event(**row | {"body": row["body"].encode()})
+def _event(row: tuple[Any, ...]) -> Event:
+    seq, kind, service_id, body, token = row
+    return Event(seq=seq, type=kind, service_id=service_id, body=body.encode(), token=token)

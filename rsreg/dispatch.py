@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from rsreg import records, registry, wire
+from rsreg.choosing import Asker, read_filter
 from rsreg.config import DEFAULT_TTL
 from rsreg.errors import (
     Forbidden,
@@ -24,7 +25,7 @@ from rsreg.errors import (
     StoreError,
     UnknownAction,
 )
-from rsreg.records import Event
+from rsreg.records import Event, Maintenance, Name
 from rsreg.registry import Registry
 from rsreg.timing import Clock
 
@@ -44,8 +45,26 @@ MAX_LIST = wire.MAX_REPLY - 1024 * 1024
 
 _Count = Annotated[int, Meta(ge=0)]
 
+#: Seconds that a maintenance lasts if it does not say how long.
+DEFAULT_MAINTENANCE = 8 * 3600
+_Period = Annotated[int, Meta(ge=1, le=365 * 86400)]
+_Replaced = Annotated[dict[str, records.Owner], Meta(max_length=64)]
+
 #: The actions that need the store.
-WRITES = frozenset({"register", "deregister"})
+WRITES = frozenset({"register", "update", "deregister", "maintenance"})
+
+
+class _Wanted(Struct, frozen=True, kw_only=True):
+    """The fields of a `maintenance` request."""
+
+    on: bool
+    service: records.Id | None = None
+    service_type: Name | None = None
+    host: Name | None = None
+    seconds: _Period | None = field(name="for", default=None)
+    forever: bool | None = None
+    reason: Name | None = None
+    by: Name | None = None
 
 
 class Dispatcher:
@@ -67,6 +86,7 @@ class Dispatcher:
         self._terminate = terminate
         self._handlers: dict[str, Handler] = {
             "register": self._register,
+            "update": self._update,
             "deregister": self._deregister,
             "renew": self._renew,
             "get": self._get,
@@ -75,6 +95,7 @@ class Dispatcher:
             "health": self._health,
             "info": self._info,
             "events": self._events,
+            "maintenance": self._maintain,
             "terminate": self._stop,
         }
 
@@ -113,19 +134,35 @@ class Dispatcher:
         info, extra = records.read_service_info(request["service_info"])
         asked = request.get("ttl")
         ttl = DEFAULT_TTL if asked is None else records.read_ttl(asked)
-        service_id = self._registry.register(info, extra, ttl, wire.fingerprint(request))
+        service_id = self._registry.register(
+            info,
+            extra,
+            ttl,
+            wire.fingerprint(request),
+            report=records.read_report(request.get("report")),
+            replaces=_replaced(request),
+        )
         return {
             "success": True,
             "service_id": service_id,
             "message": "Service registered successfully",
         }
 
+    def _update(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        service_id = _text(request, "service_id")
+        if "service_info" not in request:
+            raise InvalidRequest("Missing required field: service_info")
+        change, extra = records.read_change(request["service_info"])
+        self._registry.update(service_id, change, extra, wire.fingerprint(request))
+        return {"success": True, "message": "Service updated successfully"}
+
     def _deregister(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         self._registry.deregister(_text(request, "service_id"), wire.fingerprint(request))
         return {"success": True, "message": "Service deregistered successfully"}
 
     def _renew(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        self._registry.renew(_text(request, "service_id"))
+        report = records.read_report(request.get("report"))
+        self._registry.renew(_text(request, "service_id"), report)
         return {"success": True, "message": "Service renewed successfully"}
 
     def _get(self, request: Mapping[str, Any], _peer: Peer) -> Body:
@@ -134,11 +171,18 @@ class Dispatcher:
     def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         everything = request.get("service_type") in (None, "")
         kind = None if everything else _text(request, "service_type")
-        services = self._services(kind)
+        services = self._registry.list_services(kind, read_filter(request))
+        _check_size(services)
         return {"success": True, "services": services, **self._position(), **self._leases(request)}
 
     def _discover(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        service = self._registry.discover(_text(request, "service_type"))
+        asker = request.get("asker")
+        service = self._registry.discover(
+            _text(request, "service_type"),
+            read_filter(request),
+            None if request.get("strategy") is None else _text(request, "strategy"),
+            None if asker is None else records.checked(asker, Asker, "asker."),
+        )
         return {"success": True, "service": service}
 
     def _health(self, _request: Mapping[str, Any], _peer: Peer) -> Body:
@@ -146,8 +190,11 @@ class Dispatcher:
 
     def _info(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         body = {"success": True, **self._state(), **self._about(), **self._position()}
+        if self._registry.maintenance:
+            body["maintenance"] = self._registry.maintenance
         if request.get("services") is not False:
-            body["services"] = self._services(None)
+            body["services"] = services = self._registry.list_services()
+            _check_size(services)
         return body
 
     def _events(self, request: Mapping[str, Any], _peer: Peer) -> Body:
@@ -162,6 +209,32 @@ class Dispatcher:
             **self._position(),
             **self._leases(request),
         }
+
+    def _maintain(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        wanted: _Wanted = records.checked(request, _Wanted, "")
+        since = int(self._wall())
+        length = DEFAULT_MAINTENANCE if wanted.seconds is None else wanted.seconds
+        entry = Maintenance(
+            service=wanted.service,
+            service_type=wanted.service_type,
+            host=wanted.host,
+            reason=wanted.reason,
+            by=wanted.by,
+            since=since,
+            until=None if wanted.forever else since + length,
+        )
+        if sum(each is not None for each in entry.target) != 1:
+            raise InvalidRequest(
+                "A maintenance is of one service, one service_type or one host",
+                hint="name just one of them",
+            )
+        if wanted.forever and wanted.seconds is not None:
+            raise InvalidRequest("A maintenance is forever, or for some seconds, not both")
+        if wanted.on:
+            self._registry.start_maintenance(entry)
+        else:
+            self._registry.end_maintenance(entry)
+        return {"success": True, "maintenance": self._registry.maintenance}
 
     def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:
         if not _is_this_machine(peer()):
@@ -179,16 +252,6 @@ class Dispatcher:
     def _position(self) -> Body:
         return {"seq": self._registry.seq, "epoch": self._registry.epoch}
 
-    def _services(self, kind: str | None) -> msgspec.Raw:
-        services = self._registry.list_services(kind)
-        size = memoryview(services).nbytes
-        if size > MAX_LIST:
-            raise InvalidRequest(
-                f"The list has {size} bytes, clients take {MAX_LIST}",
-                hint='ask for the services of one type; "info" with "services": false has none',
-            )
-        return services
-
     def _leases(self, request: Mapping[str, Any]) -> Body:
         wanted = request.get("leases")
         if wanted is None or not records.checked(wanted, bool, "leases"):
@@ -205,6 +268,23 @@ def _fitting(events: Sequence[Event]) -> Sequence[Event]:
         if count and size > _MAX_EVENTS_SIZE:
             return events[:count]
     return events
+
+
+def _check_size(services: msgspec.Raw) -> None:
+    size = memoryview(services).nbytes
+    if size > MAX_LIST:
+        raise InvalidRequest(
+            f"The list has {size} bytes, clients take {MAX_LIST}",
+            hint='ask for the services of one type; "info" with "services": false has none',
+        )
+
+
+def _replaced(request: Mapping[str, Any]) -> dict[str, object] | None:
+    """The owners of the entries that a `register` replaces, by id, as they came."""
+    replaces: dict[str, object] | None = request.get("replaces")
+    if replaces is not None:
+        records.checked(replaces, _Replaced, "replaces")
+    return replaces
 
 
 def _text(request: Mapping[str, Any], field: str) -> str:

@@ -13,6 +13,7 @@
     │   ├── UnknownService           unknown-service
     │   ├── NoService                no-service
     │   ├── DuplicateServiceType     duplicate_service_type
+    │   ├── DuplicateName            duplicate-name
     │   ├── Forbidden                forbidden
     │   ├── Unavailable              unavailable
     │   └── InternalError            internal
@@ -119,6 +120,12 @@ class DuplicateServiceType(ServerError):
     """The policy allows one service of this type, and there is one."""
 
     code = "duplicate_service_type"
+
+
+class DuplicateName(ServerError):
+    """The name is exclusive, and a live service has it."""
+
+    code = "duplicate-name"
 
 
 class Forbidden(ServerError):

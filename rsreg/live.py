@@ -1,4 +1,4 @@
-"""The live view: all services in memory, found by id and by kind, and by when their lease ends."""
+"""The live view: all services in memory, found by id, name, kind, and when their lease ends."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import msgspec
 
 from rsreg import wire
-from rsreg.records import Service
+from rsreg.records import HARDWARE, NO_REPORT, SIMULATOR, Maintenance, Report, Service
 
 #: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
 _HEAP_SLACK = 4
@@ -20,20 +21,39 @@ _LOOK_AHEAD = 1.0
 #: Leases that one judgement looks at, at most: a few milliseconds.
 _JUDGED_AT_ONCE = 300
 
+#: The states of health, and which of them may be discovered.
+PASSING, WARNING, CRITICAL = "passing", "warning", "critical"
+MAINTENANCE, STARTING = "maintenance", "starting"
+DISCOVERED = frozenset({PASSING, WARNING})
+
+#: Why a service is critical.
+SILENT, STALLED = "no heartbeat", "stalled"
+
+
+def news(health: str) -> str:
+    """What events tell of a health: of a warning they don't."""
+    return PASSING if health == WARNING else health
+
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A service in the live view, and how long it may stay.
+    """A service in the live view, how long it may stay, and how it is.
 
     `deadline` is on the monotonic clock; `due` is when the heap of deadlines looks at the lease
-    next, never later than `deadline`. `passing` is what the view last judged.
+    next, never later than `deadline`. `health` is what the view last judged, `told` what
+    subscribers know of it, `turn` when round-robin last chose it.
     """
 
     service: Service
     deadline: float
     last_heartbeat: int
+    report: Report = NO_REPORT
+    maintenance: Maintenance | None = None
+    lapsed: bool = field(init=False, default=False)
+    health: str = field(init=False, default=PASSING)
+    told: str = field(init=False, default=PASSING)
+    turn: int = field(init=False, default=0)
     due: float = field(init=False)
-    passing: bool = field(init=False, default=True)
     _head: bytes = field(init=False)
     _tail: bytes | None = field(init=False, default=None)
 
@@ -47,48 +67,119 @@ class Lease:
         self.last_heartbeat = last_heartbeat
         self._tail = None
 
-    def judge(self, *, passing: bool) -> None:
-        """What its health is from now on."""
-        self.passing = passing
+    def judge(self) -> None:
+        """Find its health from what is known of it: the worst that holds."""
+        if self.lapsed or self.report.stalled:
+            self.health = CRITICAL
+        elif self.maintenance is not None:
+            self.health = MAINTENANCE
+        elif self.service.starting:
+            self.health = STARTING
+        else:
+            self.health = WARNING if self.report.late else PASSING
         self._tail = None
+
+    @property
+    def discovered(self) -> bool:
+        """Whether it may be handed out."""
+        return self.health in DISCOVERED
+
+    @property
+    def news(self) -> str:
+        """Its health as far as events tell of it."""
+        return news(self.health)
 
     def record(self) -> bytes:
         """The record as the protocol shows it, as JSON.
 
-        Its two fields that change by themselves come last, and are kept apart from the others.
+        What changes by itself comes last, and is kept apart from the rest.
         """
         tail = self._tail
         if tail is None:
-            health = b"passing" if self.passing else b"critical"
-            tail = b',"last_heartbeat":%d,"health":"%s"}' % (self.last_heartbeat, health)
-            self._tail = tail
+            tail = b',"last_heartbeat":%d,"health":"%s"' % (
+                self.last_heartbeat,
+                self.health.encode(),
+            )
+            if more := self._more():
+                tail += b"," + wire.encode(more)[1:-1]
+            self._tail = tail = tail + b"}"
         return self._head + tail
+
+    def _more(self) -> dict[str, Any]:
+        """What only some records have to say."""
+        more: dict[str, Any] = {}
+        if self.health == CRITICAL:
+            more["reason"] = SILENT if self.lapsed else STALLED
+        if self.maintenance is not None:
+            more["maintenance"] = self.maintenance.terms()
+        if self.report.status is not None:
+            more["status"] = self.report.status
+        if self.report.load is not None:
+            more["load"] = self.report.load
+        return more
+
+
+class Pool:
+    """The services of one kind and mode: how many there are, and those to discover, in no order."""
+
+    __slots__ = ("_places", "discovered", "registered")
+
+    def __init__(self) -> None:
+        self.registered = 0
+        self.discovered: list[Lease] = []
+        self._places: dict[str, int] = {}
+
+    def admit(self, lease: Lease) -> None:
+        """It may be discovered."""
+        self._places[lease.service.id] = len(self.discovered)
+        self.discovered.append(lease)
+
+    def exclude(self, lease: Lease) -> None:
+        """It may not be discovered; the last one takes its place."""
+        place = self._places.pop(lease.service.id)
+        last = self.discovered.pop()
+        if last is not lease:
+            self.discovered[place] = last
+            self._places[last.service.id] = place
 
 
 class Kind:
-    """The services found under one name: all in the order of registration, the passing in none."""
+    """The services found under one name: all in the order of registration, and a pool a mode."""
+
+    __slots__ = ("leases", "pools")
 
     def __init__(self) -> None:
         self.leases: dict[str, Lease] = {}
-        self.passing: list[Service] = []
-        self._places: dict[str, int] = {}
+        self.pools: dict[str, Pool] = {}
 
-    def admit(self, service: Service) -> None:
-        """It is passing."""
-        self._places[service.id] = len(self.passing)
-        self.passing.append(service)
+    def discovered(self, mode: str | None) -> Sequence[Lease]:
+        """Those of a mode that may be discovered.
 
-    def exclude(self, service: Service) -> None:
-        """It is not passing; the last one takes its place."""
-        place = self._places.pop(service.id)
-        last = self.passing.pop()
-        if last is not service:
-            self.passing[place] = last
-            self._places[last.id] = place
+        Without a mode hardware; a simulator only if no hardware is registered at all.
+        """
+        if mode is None:
+            mode = HARDWARE if HARDWARE in self.pools else SIMULATOR
+        pool = self.pools.get(mode)
+        return pool.discovered if pool else ()
+
+    def add(self, lease: Lease) -> None:
+        """It is registered, and may not be discovered yet."""
+        self.leases[lease.service.id] = lease
+        self.pools.setdefault(lease.service.mode, Pool()).registered += 1
+
+    def remove(self, lease: Lease) -> None:
+        """It is no longer registered."""
+        del self.leases[lease.service.id]
+        pool = self.pools[lease.service.mode]
+        if lease.discovered:
+            pool.exclude(lease)
+        pool.registered -= 1
+        if not pool.registered:
+            del self.pools[lease.service.mode]
 
 
 class LiveView:
-    """Leases by id, by kind, and by deadline, judged at one moment.
+    """Leases by id, by name, by kind, and by deadline, judged at one moment.
 
     A renewal moves a lease's deadline and leaves the heap alone: the lease is found at its old
     place there and put back. So a look for what lapsed costs what is due, not what is registered.
@@ -97,12 +188,16 @@ class LiveView:
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
         self._kinds: dict[str, Kind] = {}
+        #: A tuple, since nearly all names have one id.
+        self._names: dict[str, tuple[str, ...]] = {}
         self._deadlines: list[tuple[float, str]] = []
         #: What may end before the horizon: all that does, and what was renewed or removed since.
         self._ending: list[Lease] = []
         self._horizon = -math.inf
-        #: Those that are not passing, in the order in which they were found so.
+        #: Those that lapsed, in the order in which they were found so.
         self._lapsed: dict[str, Lease] = {}
+        #: Those whose health is another than what subscribers were told.
+        self._untold: dict[str, Lease] = {}
         self._judged = -math.inf
 
     def __len__(self) -> int:
@@ -121,14 +216,22 @@ class LiveView:
         found = self._kinds.get(kind)
         return found.leases.values() if found else ()
 
-    def passing(self, kind: str) -> Sequence[Service]:
-        """The passing services found under `kind`, in no order."""
+    def named(self, name: str) -> list[Lease]:
+        """The leases of the services of a name, in the order of registration."""
+        return [self._leases[service_id] for service_id in self._names.get(name, ())]
+
+    def discovered(self, kind: str, mode: str | None = None) -> Sequence[Lease]:
+        """Those found under `kind` that may be discovered, in no order; see `Kind.discovered`."""
         found = self._kinds.get(kind)
-        return found.passing if found else ()
+        return found.discovered(mode) if found else ()
 
     def lapsed(self, limit: int) -> list[Lease]:
         """At most `limit` leases that ended, the longest lapsed first."""
         return list(islice(self._lapsed.values(), limit))
+
+    def untold(self, limit: int) -> list[Lease]:
+        """At most `limit` leases whose health subscribers don't know yet."""
+        return list(islice(self._untold.values(), limit))
 
     def put(self, lease: Lease) -> None:
         """Take in a lease, in the place of another of the same id."""
@@ -136,27 +239,30 @@ class LiveView:
         if (current := self._leases.get(service.id)) is not None:
             self.remove(current)
         self._leases[service.id] = lease
+        self._names[service.name] = (*self._names.get(service.name, ()), service.id)
+        lease.lapsed = lease.deadline <= self._judged
+        lease.judge()
         for name in service.kinds():
             kind = self._kinds.setdefault(name, Kind())
-            kind.leases[service.id] = lease
-            kind.admit(service)
-        lease.judge(passing=True)
+            kind.add(lease)
+            if lease.discovered:
+                kind.pools[service.mode].admit(lease)
+        if lease.lapsed:
+            self._lapsed[service.id] = lease
+        else:
+            self._look_again(lease)
         if lease.deadline < self._horizon:
             self._ending.append(lease)
-        self._look_again(lease)
+        self._note(lease)
 
     def put_back(self, before: Mapping[str, Lease | None]) -> None:
         """Have those ids again as they were before some changes; None: not in."""
-        lapsed = False
         for service_id, lease in before.items():
             if (current := self._leases.get(service_id)) is not None:
                 self.remove(current)
             if lease is not None:
                 self.put(lease)
-                if lease.deadline <= self._judged:
-                    self._lapse(lease)
-                    lapsed = True
-        if lapsed:
+        if any(lease is not None and lease.lapsed for lease in before.values()):
             in_order = sorted(self._lapsed.items(), key=lambda item: (item[1].deadline, item[0]))
             self._lapsed = dict(in_order)
 
@@ -165,11 +271,15 @@ class LiveView:
         service = lease.service
         del self._leases[service.id]
         self._lapsed.pop(service.id, None)
+        self._untold.pop(service.id, None)
+        others = tuple(each for each in self._names[service.name] if each != service.id)
+        if others:
+            self._names[service.name] = others
+        else:
+            del self._names[service.name]
         for name in service.kinds():
             kind = self._kinds[name]
-            del kind.leases[service.id]
-            if lease.passing:
-                kind.exclude(service)
+            kind.remove(lease)
             if not kind.leases:
                 del self._kinds[name]
 
@@ -184,11 +294,16 @@ class LiveView:
             if lease.deadline < before and self._leases.get(lease.service.id) is lease
         ]
 
-    def renew(self, lease: Lease, deadline: float, last_heartbeat: int) -> None:
-        """Move the end of a lease that is in; it may have lapsed."""
+    def renew(
+        self, lease: Lease, deadline: float, last_heartbeat: int, report: Report | None = None
+    ) -> None:
+        """Move the end of a lease that is in, lapsed or not. A report replaces its last one."""
         lease.renew(deadline, last_heartbeat)
-        if not lease.passing:
+        if lease.lapsed:
             self._recover(lease)
+        if report is not None:
+            lease.report = report
+            self.settle(lease)
 
     def extend(self, now: float) -> None:
         """Give every lease at least its whole ttl from `now`."""
@@ -198,33 +313,50 @@ class LiveView:
             self._recover(lease)
 
     def judge(self, moment: float) -> bool:
-        """Leases that ended by `moment` are not passing from now on; False if some are left."""
+        """Leases that ended by `moment` have lapsed from now on; False if some are left."""
         self._judged = moment
         for _ in range(_JUDGED_AT_ONCE):
             if not self._deadlines or self._deadlines[0][0] > moment:
                 return True
             due, service_id = heapq.heappop(self._deadlines)
             lease = self._leases.get(service_id)
-            if lease is None or lease.due != due or not lease.passing:
+            if lease is None or lease.due != due or lease.lapsed:
                 continue
             if lease.deadline > due:
                 self._look_again(lease)
             else:
-                self._lapse(lease)
+                lease.lapsed = True
+                self._lapsed[service_id] = lease
+                self.settle(lease)
         return False
 
-    def _lapse(self, lease: Lease) -> None:
-        lease.judge(passing=False)
-        self._lapsed[lease.service.id] = lease
-        for name in lease.service.kinds():
-            self._kinds[name].exclude(lease.service)
+    def settle(self, lease: Lease) -> None:
+        """Something that its health depends on may have changed: have it right everywhere."""
+        before = lease.discovered
+        lease.judge()
+        if lease.discovered != before:
+            for name in lease.service.kinds():
+                pool = self._kinds[name].pools[lease.service.mode]
+                (pool.exclude if before else pool.admit)(lease)
+        self._note(lease)
+
+    def tell(self, lease: Lease, told: str) -> None:
+        """What subscribers know, or no longer know, of its health."""
+        lease.told = told
+        if self._leases.get(lease.service.id) is lease:
+            self._note(lease)
+
+    def _note(self, lease: Lease) -> None:
+        if lease.news != lease.told:
+            self._untold[lease.service.id] = lease
+        else:
+            self._untold.pop(lease.service.id, None)
 
     def _recover(self, lease: Lease) -> None:
-        lease.judge(passing=True)
+        lease.lapsed = False
         del self._lapsed[lease.service.id]
-        for name in lease.service.kinds():
-            self._kinds[name].admit(lease.service)
         self._look_again(lease)
+        self.settle(lease)
 
     def _look_again(self, lease: Lease) -> None:
         lease.due = lease.deadline

@@ -138,6 +138,7 @@ class RequestLoop:
         now = self._clock()
         self._notice_stall(now)
         batch, replies, emptied = self._serve()
+        untold = self._registry.tell_health()
         events: list[Event] = []
         try:
             events = self._registry.commit()
@@ -149,7 +150,7 @@ class RequestLoop:
             if request.envelope.reply_to is not None:
                 self._send(request.socket, wire.close_reply(request.envelope.reply_to, reply))
                 used.add(request.socket)
-        if not emptied or not self._registry.caught_up(now):
+        if untold or not emptied or not self._registry.caught_up(now):
             return True
         return any(_readable(socket) for socket in used)
 

@@ -37,7 +37,7 @@ class Event(Model):
 
 
 class Meta(Model):
-    """What is said once of the store: its epoch."""
+    """What is said once of the store: its epoch, and, as JSON, what is in maintenance."""
 
     key = TextField(primary_key=True)
     value = TextField()

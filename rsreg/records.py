@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,8 +16,15 @@ Id = Annotated[str, Meta(min_length=1, max_length=512)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Ttl = Annotated[int, Meta(ge=1, le=86400)] | Annotated[float, Meta(ge=1, le=86400)]
 
+#: What a service drives. None said means hardware.
+HARDWARE, SIMULATOR = "hardware", "simulator"
+Mode = Literal["hardware", "simulator"]
+
+_Text = Annotated[str, Meta(max_length=256)]
+_Seconds = Annotated[float, Meta(ge=0)]
+
 #: Fields of a record that the registry itself fills in; in a `service_info` they are ignored.
-COMPUTED = frozenset({"ttl", "last_heartbeat", "health"})
+COMPUTED = frozenset({"ttl", "last_heartbeat", "health", "reason", "status", "load", "maintenance"})
 
 _HINTS = {
     "port": "a port is a number from 1 to 65535; register the one that the system gave, not 0",
@@ -28,7 +35,28 @@ _HINTS = {
     "id": "an id has 1 to 512 characters",
     "tags": "tags are a list of at most 64 texts of 1 to 256 characters",
     "metadata": "metadata is an object",
+    "mode": 'a mode is "hardware" or "simulator"',
+    "endpoints": "endpoints are an object of 1 to 32 names, each with a port from 1 to 65535",
+    "progress": "progress is a number from 0 to 1",
+    "watchdog": "a watchdog is a number of seconds from 1 to 86400",
+    "for": "a maintenance is for 1 to 31536000 seconds, or forever",
 }
+
+
+class Owner(Struct, frozen=True, kw_only=True):
+    """The process that registered a service, as it says itself.
+
+    `boot` and `namespace` say in which numbering of processes the `pid` is, `started` when the
+    process was, in seconds after 1970.
+    """
+
+    host: _Text | None = None
+    boot: _Text | None = None
+    pid: Annotated[int, Meta(ge=0)] | None = None
+    namespace: _Text | None = None
+    started: float | None = None
+    user: _Text | None = None
+    program: _Text | None = None
 
 
 class ServiceInfo(Struct, frozen=True, kw_only=True):
@@ -43,16 +71,113 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
     id: Id | None = None
     singleton: bool | None = None
     allow_duplicate_service_type: bool | None = None
+    exclusive: bool | None = None
+    mode: Mode | None = None
+    endpoints: (
+        Annotated[
+            dict[Annotated[str, Meta(min_length=1, max_length=64)], Port],
+            Meta(min_length=1, max_length=32),
+        ]
+        | None
+    ) = None
+    ready: bool | None = None
+    owner: Owner | None = None
 
 
-_ASKED = frozenset(ServiceInfo.__struct_fields__)
+class ServiceChange(Struct, frozen=True, kw_only=True):
+    """What an `update` request says about a service: what is left out stays."""
+
+    host: Name | None = None
+    port: Port | None = None
+    tags: Annotated[list[Name], Meta(max_length=64)] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+#: Fields that are checked, and then kept as they came, like those that the protocol doesn't know.
+_AS_THEY_CAME = frozenset({"exclusive", "mode", "endpoints", "ready", "owner"})
+#: Those of them that an `update` may change.
+_UPDATED = frozenset({"endpoints", "ready"})
+_ASKED = frozenset(ServiceInfo.__struct_fields__) - _AS_THEY_CAME
+
+
+class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a service is doing. With a `max` it is busy, for so many seconds since `since`."""
+
+    text: Name
+    progress: Annotated[float, Meta(ge=0, le=1)] | None = None
+    since: Annotated[int, Meta(ge=0)] | None = None
+    max: Annotated[float, Meta(gt=0, le=86400)] | None = None
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What a service says of itself with a heartbeat (docs/protocol.md, "Reports").
+
+    `fed` is how many seconds ago its main loop last said that it runs; it should every `watchdog`.
+    """
+
+    status: Status | None = None
+    load: _Seconds | None = None
+    fed: _Seconds | None = None
+    watchdog: Ttl | None = None
+
+    @property
+    def stalled(self) -> bool:
+        """Whether its main loop stands still."""
+        return self._fed_within(1)
+
+    @property
+    def late(self) -> bool:
+        """Whether its main loop is late, so that it may be about to stand still."""
+        return self._fed_within(2)
+
+    def _fed_within(self, part: int) -> bool:
+        return (
+            self.fed is not None and self.watchdog is not None and self.fed * part > self.watchdog
+        )
+
+
+NO_REPORT = Report()
+
+
+class Maintenance(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """That a service, all of a type, or all on a host are not to be used for a while.
+
+    `service` is an id or a name. `since` and `until` are in seconds after 1970; no `until`: for
+    good.
+    """
+
+    service: str | None = None
+    service_type: str | None = None
+    host: str | None = None
+    reason: str | None = None
+    by: str | None = None
+    since: int = 0
+    until: int | None = None
+
+    @property
+    def target(self) -> tuple[str | None, str | None, str | None]:
+        """What it is about."""
+        return self.service, self.service_type, self.host
+
+    def covers(self, service: Service) -> bool:
+        """Whether it is about a service."""
+        return (
+            self.service in (service.id, service.name)
+            or self.service_type in service.kinds()
+            or (self.host is not None and self.host.lower() == service.host.lower())
+        )
+
+    def terms(self) -> dict[str, Any]:
+        """Why, by whom, and how long, as in a service's record."""
+        return {"reason": self.reason, "by": self.by, "since": self.since, "until": self.until}
 
 
 class Service(Struct, frozen=True, kw_only=True):
     """One registered instance, as the registry knows and stores it.
 
-    `extra` holds the fields of `service_info` that the protocol does not know; they are kept and
-    returned. `last_heartbeat` is the one stored with the record, in seconds since the epoch.
+    `extra` holds further fields of `service_info` as they came, those that the protocol does not
+    know among them; they are kept and returned. `last_heartbeat` is the one stored with the
+    record, in seconds since the epoch.
     """
 
     id: str
@@ -65,6 +190,26 @@ class Service(Struct, frozen=True, kw_only=True):
     ttl: int | float
     extra: dict[str, Any]
     last_heartbeat: int
+
+    @property
+    def mode(self) -> str:
+        """What it drives: hardware, or none but a simulator."""
+        return str(self.extra.get("mode", HARDWARE))
+
+    @property
+    def starting(self) -> bool:
+        """Whether it said that it is not ready yet."""
+        return self.extra.get("ready") is False
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether no other may have its name."""
+        return self.extra.get("exclusive") is True
+
+    @property
+    def owner(self) -> dict[str, Any] | None:
+        """The process that registered it, see Owner; None if that was not said."""
+        return self.extra.get("owner")
 
     def kinds(self) -> set[str]:
         """What the service is found under: its type, its tags and `metadata.type`."""
@@ -112,8 +257,46 @@ def read_service_info(asked: object) -> tuple[ServiceInfo, dict[str, Any]]:
         if field not in asked:
             raise InvalidRequest(f"Missing required field in service_info: {field}")
     info = checked(asked, ServiceInfo, "service_info.")
-    extra = {key: asked[key] for key in asked if key not in _ASKED and key not in COMPUTED}
-    return info, extra
+    return info, _extra(asked)
+
+
+def read_change(asked: object) -> tuple[ServiceChange, dict[str, Any]]:
+    """The known fields of an update, checked, and the unknown ones; raises InvalidRequest."""
+    if not isinstance(asked, dict):
+        raise InvalidRequest("Invalid service_info: expected an object")
+    fixed = (_ASKED | _AS_THEY_CAME) - {*ServiceChange.__struct_fields__, *_UPDATED}
+    for field in asked:
+        if field in fixed:
+            raise InvalidRequest(
+                f"Invalid service_info.{field}: an update can't change it",
+                hint="register the service anew",
+            )
+    checked({"name": "-", "host": "-", "port": 1, **_said(asked)}, ServiceInfo, "service_info.")
+    return checked(asked, ServiceChange, "service_info."), _extra(asked)
+
+
+def read_report(asked: object) -> Report | None:
+    """What a service says of itself, None if nothing; raises InvalidRequest."""
+    if asked is None:
+        return None
+    report: Report = checked(asked, Report, "report.")
+    if (report.fed is None) != (report.watchdog is None):
+        raise InvalidRequest("Invalid report: fed and watchdog come together")
+    return report
+
+
+def _said(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in asked.items() if value is not None}
+
+
+def _extra(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        field: value
+        for field, value in asked.items()
+        if field not in _ASKED
+        and field not in COMPUTED
+        and (value is not None or field not in _AS_THEY_CAME)
+    }
 
 
 def read_ttl(asked: object) -> int | float:

@@ -7,18 +7,20 @@ Every question is answered from memory. A change is applied to the live view at 
 from __future__ import annotations
 
 import logging
-import random
+import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 import msgspec
 
 from rsreg import records, wire
-from rsreg.backend import RegistryBackend
+from rsreg.backend import JOURNAL_LIMIT, RegistryBackend
+from rsreg.choosing import EVERYTHING, Asker, Chooser, Filter, Strategy
 from rsreg.errors import (
+    DuplicateName,
     DuplicateServiceType,
     InvalidRequest,
     NoService,
@@ -26,14 +28,19 @@ from rsreg.errors import (
     Unavailable,
     UnknownService,
 )
-from rsreg.live import Lease, LiveView, joined
-from rsreg.records import Event, Service, ServiceInfo
+from rsreg.live import CRITICAL, MAINTENANCE, Lease, LiveView, joined, news
+from rsreg.records import (
+    NO_REPORT,
+    Event,
+    Maintenance,
+    Report,
+    Service,
+    ServiceChange,
+    ServiceInfo,
+)
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
-
-#: A discovery strategy: chooses one of the passing services of a type; never called with none.
-Strategy = Callable[[Sequence[Service]], Service]
 
 #: Requests remembered, so that a resend is no second one; as many as the journal keeps events.
 _MAX_ANSWERED = 10_000
@@ -43,11 +50,15 @@ LEASES_WITHIN = 15
 _LAST_MOMENT = 0.001
 #: Services whose last heartbeat is stored to see whether a store that failed can be written again.
 _PROBED = 100
-
-
-def random_choice(services: Sequence[Service]) -> Service:
-    """The default strategy: any of them."""
-    return random.choice(services)
+#: Services that an answer explains itself with.
+_MENTIONED = 3
+#: Changes of health that are told in one transaction.
+_TOLD_AT_ONCE = 100
+#: The event that tells of a service's new health; of any other it has recovered.
+_HEALTH_EVENTS = {CRITICAL: "critical", MAINTENANCE: "maintenance"}
+_RECOVERED = "recovered"
+#: Events that say nothing of a service's health after them.
+_NO_HEALTH = frozenset({"replace", "deregister", "expire"})
 
 
 class Registry:
@@ -65,7 +76,8 @@ class Registry:
         *,
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
-        strategy: Strategy = random_choice,
+        strategy: Strategy | str = "random",
+        strategies: Mapping[str, Strategy] | None = None,
         unique_service_types: bool = False,
     ) -> None:
         self.epoch = ""
@@ -76,13 +88,19 @@ class Registry:
         self._backend = backend
         self._clock = clock
         self._wall = wall
-        self._strategy = strategy
+        self._chooser = Chooser(strategy, strategies or {})
         self._view = LiveView()
         #: Token of a request in the journal -> the service it was about.
         self._answered: dict[str, str] = {}
         self._staged: list[Event] = []
         #: Id -> what the live view held before the first staged change of it.
         self._before: dict[str, Lease | None] = {}
+        #: The leases that staged events tell the health of, and what was known of it before.
+        self._telling: list[tuple[Lease, str]] = []
+        self._maintenance: list[Maintenance] = []
+        #: What the maintenance was before it was changed and staged.
+        self._maintenance_before: list[Maintenance] | None = None
+        self._next_end = math.inf
 
     def __len__(self) -> int:
         return len(self._view)
@@ -94,13 +112,16 @@ class Registry:
         self._backend.initialize()
         try:
             stored = self._backend.load()
+            journal = self._backend.events(max(0, stored.seq - JOURNAL_LIMIT), JOURNAL_LIMIT)
         except StoreError:
             self._backend.close()
             raise
         self.epoch, self.seq, self._answered = stored.epoch, stored.seq, stored.answered
+        self._maintain(stored.maintenance)
         now = self._clock()
         for service in stored.services:
-            self._view.put(Lease(service, now + service.ttl, service.last_heartbeat))
+            self._put(Lease(service, now + service.ttl, service.last_heartbeat))
+        self._remember_told(journal)
 
     def close(self) -> None:
         """Store the times of the last heartbeats, and close the store."""
@@ -108,6 +129,20 @@ class Registry:
             self._backend.touch(self._heartbeats())
         finally:
             self._backend.close()
+
+    def _remember_told(self, journal: Iterable[Event]) -> None:
+        """Find in the journal what subscribers last heard of each service's health.
+
+        Who was critical is passing after a restart, and they have to be told.
+        """
+        heard: dict[str, Event] = {}
+        for event in journal:
+            if event.type not in _NO_HEALTH:
+                heard[event.service_id] = event
+        for service_id, event in heard.items():
+            if (lease := self._view.get(service_id)) is not None:
+                health = msgspec.json.decode(event.body)["data"]["service_info"]["health"]
+                self._view.tell(lease, news(health))
 
     def _heartbeats(self, most: int | None = None) -> dict[str, int]:
         leases = islice(self._view.all(), most)
@@ -135,16 +170,56 @@ class Registry:
             raise UnknownService("Service not found")
         return msgspec.Raw(lease.record())
 
-    def list_services(self, kind: str | None = None) -> msgspec.Raw:
-        """The records of all services, or of those found under `kind`, as one array."""
-        return joined(self._view.all() if kind is None else self._view.of_kind(kind))
+    def list_services(self, kind: str | None = None, wanted: Filter = EVERYTHING) -> msgspec.Raw:
+        """The records of all services, or of those found under `kind` and wanted, as one array."""
+        leases: Iterable[Lease]
+        if kind is not None:
+            leases = self._view.of_kind(kind)
+        elif wanted.name is not None:
+            leases = self._view.named(wanted.name)
+        else:
+            leases = self._view.all()
+        if wanted is not EVERYTHING:
+            leases = [
+                lease
+                for lease in leases
+                if wanted.mode in (None, lease.service.mode) and wanted.fits(lease.service)
+            ]
+        return joined(leases)
 
-    def discover(self, kind: str) -> msgspec.Raw:
-        """The record of one passing service of `kind`, by the strategy; raises NoService."""
-        passing = self._view.passing(kind)
-        if not passing:
-            raise NoService(f"No healthy service of type {kind} found")
-        return self.get(self._strategy(passing).id)
+    def discover(
+        self,
+        kind: str,
+        wanted: Filter = EVERYTHING,
+        strategy: str | None = None,
+        asker: Asker | None = None,
+    ) -> msgspec.Raw:
+        """The record of one service of `kind` that is well and wanted, chosen by the strategy.
+
+        Raises NoService, which says why those that are registered are none; InvalidRequest for a
+        strategy that nobody knows.
+        """
+        self._chooser.check(strategy)
+        found = self._view.discovered(kind, wanted.mode)
+        if wanted.narrows:
+            found = [lease for lease in found if wanted.fits(lease.service)]
+        if not found:
+            raise NoService(f"No healthy service of type {kind} found", hint=self._why_none(kind))
+        return msgspec.Raw(self._chooser.choose(found, strategy, asker).record())
+
+    def _why_none(self, kind: str) -> str | None:
+        """What is to be said of those that are registered under a kind, and not handed out."""
+        said = []
+        for lease in islice(self._view.of_kind(kind), _MENTIONED):
+            service = lease.service
+            what = f"a {service.mode}" if lease.discovered else lease.health
+            said.append(f"{service.name} on {service.host}:{service.port} is {what}")
+        return "; ".join(said) or None
+
+    @property
+    def maintenance(self) -> list[Maintenance]:
+        """What is in maintenance now."""
+        return [each for each in self._maintenance if not _is_over(each, self._wall())]
 
     def events_since(self, since: int, epoch: str | None, limit: int) -> tuple[list[Event], bool]:
         """Events after `since`, and whether the subscriber has to list anew.
@@ -171,33 +246,48 @@ class Registry:
         """Id -> seconds left, 0 if lapsed, of the leases that end within LEASES_WITHIN."""
         now = self._clock()
         return {
-            lease.service.id: max(_LAST_MOMENT, round(lease.deadline - now, 3))
-            if lease.passing
-            else 0
+            lease.service.id: 0
+            if lease.lapsed
+            else max(_LAST_MOMENT, round(lease.deadline - now, 3))
             for lease in self._view.ending(now + LEASES_WITHIN)
         }
 
     # -- changes
 
-    def renew(self, service_id: str) -> None:
-        """Start a lease's ttl again; raises UnknownService. Nothing is stored."""
+    def renew(self, service_id: str, report: Report | None = None) -> None:
+        """Start a lease's ttl again; raises UnknownService. Nothing is stored.
+
+        A `report` takes the place of the last one.
+        """
         lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found or could not be renewed")
-        self._view.renew(lease, self._clock() + lease.service.ttl, int(self._wall()))
+        deadline = self._clock() + lease.service.ttl
+        self._view.renew(lease, deadline, int(self._wall()), report)
 
     def register(
-        self, info: ServiceInfo, extra: dict[str, Any], ttl: float, token: str | None
+        self,
+        info: ServiceInfo,
+        extra: dict[str, Any],
+        ttl: float,
+        token: str | None,
+        *,
+        report: Report | None = None,
+        replaces: Mapping[str, object] | None = None,
     ) -> str:
         """Register a service, or update the one that has `info.id`; its id.
 
         A `token` that the journal knows is a request that came again: it gets its first answer, and
-        nothing changes. Raises InvalidRequest, DuplicateServiceType.
+        nothing changes. `replaces` maps the ids of entries of the same name to their owners, which
+        are known to be dead: those that still are so go, and the first gives its id. Raises
+        InvalidRequest, DuplicateName, DuplicateServiceType.
         """
         if token is not None and (known := self._answered.get(token)) is not None:
             return known
+        dead = self._dead_ones(info, replaces or {})
+        service_id = info.id or (dead[0].service.id if dead else _new_id(info))
         service = Service(
-            id=info.id or f"{records.slug(info.name)}-{uuid.uuid4()}",
+            id=service_id,
             name=info.name,
             host=info.host,
             port=info.port,
@@ -208,12 +298,41 @@ class Registry:
             extra=extra,
             last_heartbeat=int(self._wall()),
         )
-        self._check_policy(info, service)
+        gone = {service.id, *(lease.service.id for lease in dead)}
+        self._check_name(service, gone)
+        self._check_policy(info, service, gone)
+        for lease in dead:
+            self._take_out("replace", lease, None)
         self._remember(service.id)
-        lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
-        self._view.put(lease)
+        lease = Lease(service, self._clock() + ttl, service.last_heartbeat, report or NO_REPORT)
+        self._put(lease)
         self._stage("register", lease, token)
         return service.id
+
+    def update(
+        self, service_id: str, change: ServiceChange, extra: dict[str, Any], token: str | None
+    ) -> None:
+        """Change what is said about a service, and leave its lease; raises UnknownService.
+
+        Of a request that came again nothing changes.
+        """
+        if token is not None and self._answered.get(token) == service_id:
+            return
+        lease = self._view.get(service_id)
+        if lease is None:
+            raise UnknownService("Service not found or could not be updated")
+        said = {
+            name: value
+            for name, value in msgspec.structs.asdict(change).items()
+            if value is not None
+        }
+        service = msgspec.structs.replace(
+            lease.service, **said, extra={**lease.service.extra, **extra}
+        )
+        self._remember(service_id)
+        changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
+        self._put(changed)
+        self._stage("update", changed, token)
 
     def deregister(self, service_id: str, token: str | None) -> None:
         """Remove a service; raises UnknownService, but not to a request that came again."""
@@ -228,29 +347,63 @@ class Registry:
         """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
         lapsed = self._view.lapsed(limit)
         for lease in lapsed:
+            if lease.news != lease.told:
+                self._tell(lease)
             self._take_out("expire", lease, None)
         return len(lapsed)
+
+    def start_maintenance(self, wanted: Maintenance) -> None:
+        """Take what it covers out of discovery, what registers later too, until it is over.
+
+        It takes the place of one of the same service, type or host.
+        """
+        others = [each for each in self.maintenance if each.target != wanted.target]
+        self._change_maintenance([*others, wanted])
+
+    def end_maintenance(self, target: Maintenance) -> None:
+        """End the maintenance of the same service, type or host; raises UnknownService."""
+        left = [each for each in self.maintenance if each.target != target.target]
+        if len(left) == len(self.maintenance):
+            raise UnknownService("There is no such maintenance")
+        self._change_maintenance(left)
+
+    def tell_health(self) -> bool:
+        """Stage events of what has become of services' health; True if more is to be told.
+
+        Not while the store is in trouble: it is told when that is over, if it still is so.
+        """
+        if self._wall() >= self._next_end:
+            self._maintain(self.maintenance)
+        if self.trouble is not None:
+            return False
+        for lease in self._view.untold(_TOLD_AT_ONCE):
+            self._tell(lease)
+        return bool(self._view.untold(1))
 
     def commit(self) -> list[Event]:
         """Make all that is staged durable; the events to publish.
 
         On a StoreError nothing of it has happened, in the store and in the live view alike.
         """
-        if not self._staged:
+        if not self._staged and self._maintenance_before is None:
             return []
         changes = {
             service_id: lease.service if (lease := self._view.get(service_id)) else None
             for service_id in self._before
         }
         try:
-            self._backend.commit(changes, self._staged)
+            self._backend.commit(
+                changes,
+                self._staged,
+                None if self._maintenance_before is None else self._maintenance,
+            )
         except StoreError as error:
             self._roll_back()
             self._note(error)
             raise
         self._note(None)
         events = self._staged
-        self._staged, self._before = [], {}
+        self._forget_staged()
         while len(self._answered) > _MAX_ANSWERED:
             del self._answered[next(iter(self._answered))]
         return events
@@ -274,7 +427,32 @@ class Registry:
             log.warning("the store takes changes again")
         self.trouble = trouble
 
-    def _check_policy(self, info: ServiceInfo, service: Service) -> None:
+    def _dead_ones(self, info: ServiceInfo, replaces: Mapping[str, object]) -> list[Lease]:
+        """The leases that a registration replaces: of its name, and still of that owner."""
+        found = [self._view.get(service_id) for service_id in replaces]
+        return [
+            lease
+            for lease in found
+            if lease is not None
+            and lease.service.name == info.name
+            and lease.service.owner is not None
+            and lease.service.owner == replaces[lease.service.id]
+        ]
+
+    def _check_name(self, service: Service, gone: set[str]) -> None:
+        """Refuse a second live service of a name that is exclusive."""
+        for lease in self._view.named(service.name):
+            holder = lease.service
+            exclusive = service.exclusive or holder.exclusive
+            if exclusive and holder.id not in gone and not lease.lapsed:
+                raise DuplicateName(
+                    f"{service.name} is registered already",
+                    hint=f"{_who(holder)} has it on {holder.host}:{holder.port}; "
+                    "stop that one, or register under another name",
+                    details={"existing_service_id": holder.id},
+                )
+
+    def _check_policy(self, info: ServiceInfo, service: Service, gone: set[str]) -> None:
         if info.singleton and info.allow_duplicate_service_type:
             raise InvalidRequest(
                 "invalid_service_type_policy",
@@ -288,8 +466,9 @@ class Registry:
         kind = service.effective_type
         if not unique or kind is None:
             return
-        for holder in self._view.passing(kind):
-            if holder.id != service.id:
+        for lease in self._view.of_kind(kind):
+            holder = lease.service
+            if holder.id not in gone and not lease.lapsed:
                 raise DuplicateServiceType(
                     "duplicate_service_type",
                     hint=f"{holder.name} holds it on {holder.host}:{holder.port}",
@@ -305,6 +484,41 @@ class Registry:
         self._remember(lease.service.id)
         self._view.remove(lease)
         self._stage(event_type, lease, token)
+
+    # -- health and maintenance
+
+    def _put(self, lease: Lease) -> None:
+        """Take a lease in; the event of the change tells how it is."""
+        lease.maintenance = self._maintenance_of(lease.service)
+        self._view.put(lease)
+        self._view.tell(lease, lease.news)
+
+    def _tell(self, lease: Lease) -> None:
+        self._telling.append((lease, lease.told))
+        self._stage(_HEALTH_EVENTS.get(lease.news, _RECOVERED), lease, None)
+        self._view.tell(lease, lease.news)
+
+    def _change_maintenance(self, maintenance: list[Maintenance]) -> None:
+        if self._maintenance_before is None:
+            self._maintenance_before = self._maintenance
+        self._maintain(maintenance)
+        # Told before the request is answered, as other changes are.
+        for lease in self._view.untold(len(self)):
+            self._tell(lease)
+
+    def _maintain(self, maintenance: list[Maintenance]) -> None:
+        """Have just these from now on."""
+        self._maintenance = maintenance
+        ends = [each.until for each in maintenance if each.until is not None]
+        self._next_end = min(ends, default=math.inf)
+        for lease in self._view.all():
+            covered = self._maintenance_of(lease.service)
+            if covered is not lease.maintenance:
+                lease.maintenance = covered
+                self._view.settle(lease)
+
+    def _maintenance_of(self, service: Service) -> Maintenance | None:
+        return next((each for each in self._maintenance if each.covers(service)), None)
 
     # -- staging
 
@@ -332,12 +546,23 @@ class Registry:
             self._answered[token] = lease.service.id
 
     def _roll_back(self) -> None:
+        for lease, told in reversed(self._telling):
+            lease.told = told
         self._view.put_back(self._before)
+        for lease, _ in self._telling:
+            self._view.tell(lease, lease.told)
         for event in self._staged:
             if event.token is not None:
                 self._answered.pop(event.token, None)
         self.seq -= len(self._staged)
-        self._staged, self._before = [], {}
+        before = self._maintenance_before
+        self._forget_staged()
+        if before is not None:
+            self._maintain(before)
+
+    def _forget_staged(self) -> None:
+        self._staged, self._before, self._telling = [], {}, []
+        self._maintenance_before = None
 
 
 def unavailable(error: StoreError) -> Unavailable:
@@ -350,3 +575,24 @@ def unavailable(error: StoreError) -> Unavailable:
 def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
     """The events as the protocol shows them, as JSON."""
     return [msgspec.Raw(event.body) for event in events]
+
+
+def _new_id(info: ServiceInfo) -> str:
+    return f"{records.slug(info.name)}-{uuid.uuid4()}"
+
+
+def _is_over(maintenance: Maintenance, now: float) -> bool:
+    return maintenance.until is not None and maintenance.until <= now
+
+
+def _who(service: Service) -> str:
+    """Who registered a service, as far as it said so."""
+    owner = service.owner or {}
+    who = f"pid {owner['pid']}" if "pid" in owner else "another program"
+    if owner.get("user"):
+        who += f" of {owner['user']}"
+    if owner.get("host"):
+        who += f" on {owner['host']}"
+    if owner.get("started"):
+        who += time.strftime(", since %Y-%m-%d %H:%M:%S,", time.localtime(owner["started"]))
+    return who

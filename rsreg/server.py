@@ -9,7 +9,7 @@ import logging
 import os
 import socket as hosts
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -19,11 +19,12 @@ from gevent.event import Event as Flag
 
 from rsreg import __version__, config, sockets, wire
 from rsreg.backend import RegistryBackend, SQLiteBackend
+from rsreg.choosing import Strategy
 from rsreg.client import RegistryClient
 from rsreg.dispatch import Body, Dispatcher
 from rsreg.errors import ConfigurationError, PortInUse, RegistryError
 from rsreg.loops import Publisher, Reaper, RequestLoop
-from rsreg.registry import Registry, Strategy, random_choice
+from rsreg.registry import Registry
 from rsreg.timing import Clock
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class RegistryServer:
     Port 0 is a free one; the attributes hold the real ports once it is started. `backend` is an
     SQLiteBackend on the default file unless given. `cleanup_interval` is in seconds. `bind` is the
     local address, `*` for all of IPv4, `::` for all. `unique_service_types` allows one service of
-    each type. `strategy` chooses in discovery. `cgse_reply` is `REP` for CGSE's clients of
+    each type. `strategy`, a function or a name, chooses in discovery where the question names none;
+    `strategies` are more that a question may name. `cgse_reply` is `REP` for CGSE's clients of
     mid-2025.
 
     It belongs to the hub of the thread that starts it. Patches nothing, installs no signal handler.
@@ -70,7 +72,8 @@ class RegistryServer:
         *,
         bind: str = "*",
         unique_service_types: bool = False,
-        strategy: Strategy = random_choice,
+        strategy: Strategy | str = "random",
+        strategies: Mapping[str, Strategy] | None = None,
         cgse_reply: str = wire.CGSE_REPLY.decode(),
         clock: Clock = time.monotonic,
         wall: Clock = time.time,
@@ -92,6 +95,7 @@ class RegistryServer:
             clock=clock,
             wall=wall,
             strategy=strategy,
+            strategies=strategies,
             unique_service_types=unique_service_types,
         )
         self._clock = clock
@@ -248,6 +252,7 @@ class RegistryServer:
             "req_port": self.req_port,
             "pub_port": self.pub_port,
             "hb_port": self.hb_port,
+            "bind": self.bind,
             "enforce_unique_service_types": self.registry.unique_service_types,
             "version": __version__,
             "pid": os.getpid(),

@@ -22,7 +22,7 @@ import zmq
 from rsreg import RegistryBackend, RegistryServer
 from rsreg.backend import Stored
 from rsreg.errors import RegistryError, StoreError
-from rsreg.records import Event, Service
+from rsreg.records import Event, Maintenance, Service
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
@@ -233,10 +233,15 @@ class UnreliableStore:
     def load(self) -> Stored:
         return self.store.load()
 
-    def commit(self, changes: Mapping[str, Service | None], events: Sequence[Event]) -> None:
+    def commit(
+        self,
+        changes: Mapping[str, Service | None],
+        events: Sequence[Event],
+        maintenance: Sequence[Maintenance] | None = None,
+    ) -> None:
         if self.writes_fail:
             raise StoreError("the disk is full")
-        self.store.commit(changes, events)
+        self.store.commit(changes, events, maintenance)
 
     def events(self, since: int, limit: int) -> list[Event]:
         if self.reads_fail:

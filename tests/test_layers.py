@@ -31,6 +31,7 @@ CLIENT = [
 SERVER = [
     ("model",),
     ("backend", "live"),
+    ("choosing",),
     ("registry",),
     ("dispatch",),
     ("loops",),
@@ -52,7 +53,8 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 #: Who may import what is not ours; anybody may import the rest of the standard library.
 GUESTS = {
     "zmq": {"sockets", "channel", "watch", "clientcache", "client", "aio", "loops", "server"},
-    "msgspec": {"records", "wire", "mirror", "backend", "live", "registry", "dispatch"},
+    "msgspec": {"records", "wire", "mirror", "backend", "live", "choosing", "registry", "dispatch"},
+    "packaging": {"choosing"},
     "gevent": {"watch", "loops", "server", "aioserver", "process"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend"},

@@ -15,7 +15,7 @@ import msgspec
 from rsreg import RegistryServer
 from rsreg.backend import Stored
 from rsreg.errors import StoreError
-from rsreg.records import Event, Service
+from rsreg.records import Event, Maintenance, Service
 
 
 class JSONBackend:
@@ -26,6 +26,7 @@ class JSONBackend:
         self.epoch = ""
         self.services: dict[str, Service] = {}
         self.journal: list[Event] = []
+        self.maintenance: list[Maintenance] = []
 
     def initialize(self) -> None:
         if self.epoch:
@@ -37,6 +38,7 @@ class JSONBackend:
                 for key, service in content["services"].items()
             }
             self.journal = [msgspec.convert(event, Event) for event in content["journal"]]
+            self.maintenance = [msgspec.convert(one, Maintenance) for one in content["maintenance"]]
         else:
             content = {"epoch": os.urandom(8).hex()}
         self.epoch = content["epoch"]
@@ -47,14 +49,21 @@ class JSONBackend:
             seq=self.journal[-1].seq if self.journal else 0,
             services=list(self.services.values()),
             answered={event.token: event.service_id for event in self.journal if event.token},
+            maintenance=self.maintenance,
         )
 
-    def commit(self, changes: Mapping[str, Service | None], events: Sequence[Event]) -> None:
+    def commit(
+        self,
+        changes: Mapping[str, Service | None],
+        events: Sequence[Event],
+        maintenance: Sequence[Maintenance] | None = None,
+    ) -> None:
         services = {**self.services, **changes}
         services = {key: service for key, service in services.items() if service is not None}
         journal = [*self.journal, *events]
-        self._write(services, journal)
-        self.services, self.journal = services, journal
+        kept = self.maintenance if maintenance is None else list(maintenance)
+        self._write(services, journal, kept)
+        self.services, self.journal, self.maintenance = services, journal, kept
 
     def events(self, since: int, limit: int) -> list[Event]:
         return [event for event in self.journal if event.seq > since][:limit]
@@ -62,7 +71,7 @@ class JSONBackend:
     def touch(self, heartbeats: Mapping[str, int]) -> None:
         for key, seconds in heartbeats.items():
             self.services[key] = msgspec.structs.replace(self.services[key], last_heartbeat=seconds)
-        self._write(self.services, self.journal)
+        self._write(self.services, self.journal, self.maintenance)
 
     def close(self) -> None:
         self.epoch = ""
@@ -70,8 +79,18 @@ class JSONBackend:
     def describe(self) -> str:
         return str(self.path)
 
-    def _write(self, services: Mapping[str, Service], journal: Sequence[Event]) -> None:
-        content = {"epoch": self.epoch, "services": services, "journal": journal}
+    def _write(
+        self,
+        services: Mapping[str, Service],
+        journal: Sequence[Event],
+        maintenance: Sequence[Maintenance],
+    ) -> None:
+        content = {
+            "epoch": self.epoch,
+            "services": services,
+            "journal": journal,
+            "maintenance": maintenance,
+        }
         fresh = self.path.with_suffix(".new")
         try:
             with fresh.open("wb") as file:
