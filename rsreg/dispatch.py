@@ -139,6 +139,7 @@ class Dispatcher:
             extra,
             ttl,
             wire.fingerprint(request),
+            turn=wire.turn_of(request),
             report=records.read_report(request.get("report")),
             replaces=_replaced(request),
         )
@@ -157,7 +158,8 @@ class Dispatcher:
         return {"success": True, "message": "Service updated successfully"}
 
     def _deregister(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        self._registry.deregister(_text(request, "service_id"), wire.fingerprint(request))
+        service_id = _text(request, "service_id")
+        self._registry.deregister(service_id, wire.fingerprint(request), wire.turn_of(request))
         return {"success": True, "message": "Service deregistered successfully"}
 
     def _renew(self, request: Mapping[str, Any], _peer: Peer) -> Body:

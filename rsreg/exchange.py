@@ -6,7 +6,9 @@ drives it with blocking sockets, `aio.AsyncChannel` with asyncio; neither knows 
 
 from __future__ import annotations
 
-import uuid
+import itertools
+import os
+import secrets
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,6 +20,30 @@ T = TypeVar("T")
 
 #: Times a request is sent within its timeout. A resend has the same id, so it is one request.
 ATTEMPTS = 3
+
+
+class _Numbered:
+    """Makes request ids: this process, and a number that counts up over all its clients.
+
+    So the registry can tell which of two requests is the older one, whichever way they took
+    (docs/protocol.md, "Requests that overtake").
+    """
+
+    def __init__(self) -> None:
+        self._pid = 0
+
+    def next(self) -> str:
+        """An id that no other request has."""
+        if self._pid != os.getpid():
+            self._pid, self._sender, self._count = (
+                os.getpid(),
+                secrets.token_hex(8),
+                itertools.count(1),
+            )
+        return f"{self._sender}#{next(self._count)}"
+
+
+_request_ids = _Numbered()
 
 
 class Step(NamedTuple):
@@ -50,7 +76,7 @@ def exchange(
     with RequestTimeout. Raises ServerError for a refusal, ConfigurationError before anything is
     sent if the request is no JSON.
     """
-    request_id = uuid.uuid4().hex
+    request_id = _request_ids.next()
     message = {"action": call.action, **call.params, "request_id": request_id}
     frames = wire.request_frames(message)
     start = clock()

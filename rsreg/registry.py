@@ -39,6 +39,7 @@ from rsreg.records import (
     ServiceInfo,
 )
 from rsreg.timing import Clock
+from rsreg.wire import Turn
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ class Registry:
         self._view = LiveView()
         #: Token of a request in the journal -> the service it was about.
         self._answered: dict[str, str] = {}
+        #: Id of a service that left -> the turn of the request that took it out.
+        self._left: dict[str, Turn] = {}
         self._staged: list[Event] = []
         #: Id -> what the live view held before the first staged change of it.
         self._before: dict[str, Lease | None] = {}
@@ -117,7 +120,7 @@ class Registry:
             self._backend.close()
             raise
         self.epoch, self.seq, self._answered = stored.epoch, stored.seq, stored.answered
-        self._maintain(stored.maintenance)
+        self._maintain([each for each in stored.maintenance if not self._is_over(each)])
         now = self._clock()
         for service in stored.services:
             self._put(Lease(service, now + service.ttl, service.last_heartbeat))
@@ -219,7 +222,7 @@ class Registry:
     @property
     def maintenance(self) -> list[Maintenance]:
         """What is in maintenance now."""
-        return [each for each in self._maintenance if not _is_over(each, self._wall())]
+        return [each for each in self._maintenance if not self._is_over(each)]
 
     def events_since(self, since: int, epoch: str | None, limit: int) -> tuple[list[Event], bool]:
         """Events after `since`, and whether the subscriber has to list anew.
@@ -272,6 +275,7 @@ class Registry:
         ttl: float,
         token: str | None,
         *,
+        turn: Turn | None = None,
         report: Report | None = None,
         replaces: Mapping[str, object] | None = None,
     ) -> str:
@@ -280,10 +284,14 @@ class Registry:
         A `token` that the journal knows is a request that came again: it gets its first answer, and
         nothing changes. `replaces` maps the ids of entries of the same name to their owners, which
         are known to be dead: those that still are so go, and the first gives its id. Raises
-        InvalidRequest, DuplicateName, DuplicateServiceType.
+        InvalidRequest, DuplicateName, DuplicateServiceType; UnknownService if it was overtaken by a
+        later request of the same sender that took it back.
         """
         if token is not None and (known := self._answered.get(token)) is not None:
             return known
+        left = self._left.get(info.id) if info.id else None
+        if left and turn and turn.sender == left.sender and turn.number < left.number:
+            raise UnknownService("This registration came after it was taken back")
         dead = self._dead_ones(info, replaces or {})
         service_id = info.id or (dead[0].service.id if dead else _new_id(info))
         service = Service(
@@ -334,7 +342,7 @@ class Registry:
         self._put(changed)
         self._stage("update", changed, token)
 
-    def deregister(self, service_id: str, token: str | None) -> None:
+    def deregister(self, service_id: str, token: str | None, turn: Turn | None = None) -> None:
         """Remove a service; raises UnknownService, but not to a request that came again."""
         if token is not None and self._answered.get(token) == service_id:
             return
@@ -342,6 +350,8 @@ class Registry:
         if lease is None:
             raise UnknownService("Service not found or could not be deregistered")
         self._take_out("deregister", lease, token)
+        if turn is not None:
+            self._left[service_id] = turn
 
     def expire(self, limit: int) -> int:
         """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
@@ -404,8 +414,9 @@ class Registry:
         self._note(None)
         events = self._staged
         self._forget_staged()
-        while len(self._answered) > _MAX_ANSWERED:
-            del self._answered[next(iter(self._answered))]
+        for remembered in (self._answered, self._left):
+            while len(remembered) > _MAX_ANSWERED:
+                del remembered[next(iter(remembered))]
         return events
 
     def check_store(self) -> None:
@@ -500,7 +511,7 @@ class Registry:
 
     def _change_maintenance(self, maintenance: list[Maintenance]) -> None:
         if self._maintenance_before is None:
-            self._maintenance_before = self._maintenance
+            self._maintenance_before = self.maintenance
         self._maintain(maintenance)
         # Told before the request is answered, as other changes are.
         for lease in self._view.untold(len(self)):
@@ -516,6 +527,9 @@ class Registry:
             if covered is not lease.maintenance:
                 lease.maintenance = covered
                 self._view.settle(lease)
+
+    def _is_over(self, maintenance: Maintenance) -> bool:
+        return maintenance.until is not None and maintenance.until <= self._wall()
 
     def _maintenance_of(self, service: Service) -> Maintenance | None:
         return next((each for each in self._maintenance if each.covers(service)), None)
@@ -554,6 +568,8 @@ class Registry:
         for event in self._staged:
             if event.token is not None:
                 self._answered.pop(event.token, None)
+        for service_id in self._before:
+            self._left.pop(service_id, None)
         self.seq -= len(self._staged)
         before = self._maintenance_before
         self._forget_staged()
@@ -579,10 +595,6 @@ def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
 
 def _new_id(info: ServiceInfo) -> str:
     return f"{records.slug(info.name)}-{uuid.uuid4()}"
-
-
-def _is_over(maintenance: Maintenance, now: float) -> bool:
-    return maintenance.until is not None and maintenance.until <= now
 
 
 def _who(service: Service) -> str:

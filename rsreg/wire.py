@@ -99,6 +99,19 @@ def request_id_of(request: Mapping[str, Any]) -> str | None:
     return request_id
 
 
+class Turn(NamedTuple):
+    """Which request of a sender one is: a later one has a higher number."""
+
+    sender: str
+    number: int
+
+
+def turn_of(request: Mapping[str, Any]) -> Turn | None:
+    """The turn that a `request_id` of the form `sender#number` tells."""
+    sender, _, number = (request.get("request_id") or "").rpartition("#")
+    return Turn(sender, int(number)) if sender and number.isascii() and number.isdecimal() else None
+
+
 def fingerprint(request: Mapping[str, Any]) -> str | None:
     """A token that two requests share only if one is a resend of the other.
 

@@ -481,6 +481,9 @@ class Soak:
             if event["type"] == "register":
                 there.add(service_id)
                 ended.pop(name, None)
+            elif event["type"] in ("critical", "recovered"):
+                if service_id not in there:
+                    self.complain(f"{event['type']}, but it is not there: {event}")
             elif service_id in there:
                 there.remove(service_id)
                 ended[name] = float(event["timestamp"]) - self._wall
@@ -521,7 +524,8 @@ class Soak:
     def silences(self, name: str) -> Iterator[tuple[float, float]]:
         """When nobody sent anything for a service, for more than half of its ttl.
 
-        From the last question that was answered: what was sent later may never have arrived.
+        From the last question that was answered: what was sent later may never have arrived. To the
+        next answer, if a process took over: what it asked before was refused, or never arrived.
         """
         left = None
         for moment, word, *rest in self.said[name]:
@@ -529,7 +533,7 @@ class Soak:
                 yield rest[2], rest[1] + HEARD_AGAIN
             elif word == "resumed":
                 left = self._answered(name, killed_before=moment)
-            elif left is not None and word == "ask":
+            elif left is not None and word == "told" and rest[0] == "done":
                 yield left, moment
                 left = None
         owner, slot = self.where[name]

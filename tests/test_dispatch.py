@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsreg import InMemoryBackend, dispatch, wire
+from rsreg.choosing import Chooser
 from rsreg.dispatch import MAX_EVENTS, Dispatcher
 from rsreg.errors import StoreError
 from rsreg.registry import Registry
@@ -144,7 +145,11 @@ def test_get(desk: Desk) -> None:
     assert desk.ask("get", service_id="known") == {"success": True, "service": RECORD}
     desk.clock.advance(30)
     desk.registry.caught_up(desk.clock.now)
-    assert desk.ask("get", service_id="known")["service"] == {**RECORD, "health": "critical"}
+    assert desk.ask("get", service_id="known")["service"] == {
+        **RECORD,
+        "health": "critical",
+        "reason": "no heartbeat",
+    }
 
 
 @pytest.mark.parametrize(
@@ -490,8 +495,8 @@ def test_a_deep_request_is_refused_under_its_request_id(desk: Desk) -> None:
 
 def test_a_refusal_says_what_to_do(desk: Desk) -> None:
     assert desk.ask("dance")["hint"] == (
-        "the actions are register, deregister, renew, get, list, discover, health, info, events, "
-        "terminate"
+        "the actions are register, update, deregister, renew, get, list, discover, health, info, "
+        "events, maintenance, terminate"
     )
     assert "not 0" in desk.ask("register", service_info={**INFO, "port": 0})["hint"]
     assert desk.send(b"{")["hint"]
@@ -559,7 +564,7 @@ def test_a_fault_of_ours_is_an_answer_and_a_log_entry(
     def broken(_services: object) -> Any:
         raise RuntimeError("a strategy with a bug")
 
-    desk.registry._strategy = broken
+    desk.registry._chooser = Chooser(broken, {})
     reply = desk.refuse(b'{"action":"discover","service_type":"web","request_id":"7"}')
     assert reply == {
         "success": False,

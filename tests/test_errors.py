@@ -39,6 +39,7 @@ def test_the_codes_of_the_protocol() -> None:
         "unknown-service": "UnknownService",
         "no-service": "NoService",
         "duplicate_service_type": "DuplicateServiceType",
+        "duplicate-name": "DuplicateName",
         "forbidden": "Forbidden",
         "unavailable": "Unavailable",
         "internal": "InternalError",

@@ -91,7 +91,7 @@ def test_a_killed_driver_is_out_after_its_ttl_and_expires_once(
         assert watcher.get_service(service_id) is None
         journal = watcher.events_since(0)
         kinds = [(event["type"], event["data"]["service_id"]) for event in journal["events"]]
-        assert kinds == [("register", service_id), ("expire", service_id)]
+        assert kinds == [(kind, service_id) for kind in ("register", "critical", "expire")]
         assert expired == [service_id]
 
 

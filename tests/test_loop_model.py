@@ -30,6 +30,7 @@ class Known:
     port: int
     ttl: int
     deadline: float
+    told: str = "passing"
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Bench:
         self.asked: list[Request] = []
         self.judged = self.awake = self.clock.now
         self.serial = 0
+        self.trouble = False
         #: Events before the batch, and the services renewed in it that it had not changed before.
         self.begun = 0
         self.renewed: set[str] = set()
@@ -128,7 +130,10 @@ class Bench:
         before, self.renewed = self.model.copy(), set()
         self.begun = len(before.journal)
         expected = [[self.answer(request) for request in batch] for batch in batches]
-        if fails and self.model.journal != before.journal:
+        self.tell_health(fails)
+        changed = self.model.journal != before.journal
+        self.trouble = fails if changed else self.trouble
+        if fails and changed:
             # What a renewal did to a lease stays, and a read before it in the batch sees it now.
             for key in self.renewed:
                 self.renew(before, key)
@@ -144,15 +149,34 @@ class Bench:
             assert not client.poll(0)
         self.agree()
 
+    def tell_health(self, fails: bool) -> None:
+        """The events after those of the requests: whose health is another than was told."""
+        services = self.model.services
+        untold = {key for key in services if self.health(key) != services[key].told}
+        if self.trouble or not untold:
+            return
+        if fails:
+            self.model.journal += [("refused", key) for key in untold]
+            return
+        begun = len(self.model.journal)
+        told = [(event.type, event.service_id) for event in self.published[begun:]]
+        names = {"passing": "recovered", "critical": "critical"}
+        assert sorted(told) == sorted((names[self.health(key)], key) for key in untold)
+        self.model.journal += told
+        for key in untold:
+            services[key] = replace(services[key], told=self.health(key))
+
     def reap(self, *, fails: bool) -> None:
         """A pass of the reaper."""
         self.store.writes_fail = fails
         self.reaper.step()
         self.store.writes_fail = False
         gone = [key for key, known in self.model.services.items() if known.deadline <= self.judged]
+        self.trouble = fails and (self.trouble or bool(gone))
         if not fails:
             for key in sorted(gone, key=lambda key: (self.model.services[key].deadline, key)):
-                del self.model.services[key]
+                if self.model.services.pop(key).told != "critical":
+                    self.model.journal.append(("critical", key))
                 self.model.journal.append(("expire", key))
         self.agree()
 
@@ -210,7 +234,11 @@ class Bench:
     def record(self, key: str) -> list[Any]:
         """What is looked at in the record of a service."""
         known = self.model.services[key]
-        return [known.port, known.ttl, "passing" if known.deadline > self.judged else "critical"]
+        return [known.port, known.ttl, self.health(key)]
+
+    def health(self, key: str) -> str:
+        """How a service is."""
+        return "passing" if self.model.services[key].deadline > self.judged else "critical"
 
     def agree(self) -> None:
         """View, store, journal and published events are what was promised."""
@@ -267,7 +295,7 @@ def test_batches_agree_with_store_journal_events_and_replies(bench: Bench) -> No
     while any(bench.waiting):
         bench.step(fails=False)
     kinds = {kind for kind, _ in bench.model.journal}
-    assert kinds == {"register", "deregister", "expire"}
+    assert {"register", "deregister", "expire", "critical"} <= kinds
 
 
 def test_long_replies_end_a_batch_before_they_fill_the_memory(bench: Bench) -> None:

@@ -25,6 +25,7 @@ from rsreg.errors import (
 )
 from rsreg.records import Event, Service
 from rsreg.registry import Registry
+from rsreg.wire import Turn
 
 
 class House:
@@ -82,8 +83,11 @@ class House:
         """One pass of the reaper; the ids that it removed."""
         removed = self.registry.expire(limit)
         events = self.commit()
-        assert [event["type"] for event in events] == ["expire"] * removed
-        return [event["data"]["service_id"] for event in events]
+        told = [(event["type"], event["data"]["service_id"]) for event in events]
+        ids = [service_id for kind, service_id in told if kind == "expire"]
+        assert len(ids) == removed
+        assert told == [(kind, one) for one in ids for kind in ("critical", "expire")]
+        return ids
 
     def get(self, service_id: str) -> dict[str, Any]:
         """A record."""
@@ -193,7 +197,10 @@ def test_a_known_id_is_updated_in_place(house: House) -> None:
     assert house.expire() == ["other"]
     house.pass_time(1)
     assert house.expire() == ["mine"]
-    assert [event["type"] for event in house.events] == ["register"] * 3 + ["expire"] * 2
+    assert [event["type"] for event in house.events] == ["register"] * 3 + [
+        "critical",
+        "expire",
+    ] * 2
 
 
 def test_a_service_is_found_under_type_tags_and_metadata_type(house: House) -> None:
@@ -443,7 +450,7 @@ def test_a_restart_keeps_everything_and_gives_a_fresh_ttl(on_file: House, killed
     assert house.expire() == []
     house.pass_time(0.1)
     assert house.expire() == [two]
-    assert house.events[-1]["seq"] == 6
+    assert house.events[-1]["seq"] == 8
 
 
 def test_an_uncommitted_change_does_not_survive_a_kill(on_file: House) -> None:
@@ -767,7 +774,7 @@ assert sorted(house.expire(1_000)) == sorted(acknowledged)
 house.register("later", id="later")
 house.restart(killed=True)
 assert list(house.list()) == ["later"]
-assert house.registry.seq == 2 * len(acknowledged) + 1
+assert house.registry.seq == 3 * len(acknowledged) + 1
 print(len(acknowledged))
 """
 
@@ -843,7 +850,8 @@ def test_events_are_numbered_in_order_of_commit(house: House) -> None:
         (1, "register", one),
         (2, "register", two),
         (3, "deregister", one),
-        (4, "expire", two),
+        (4, "critical", two),
+        (5, "expire", two),
     ]
     assert {e["epoch"] for e in house.events} == {house.registry.epoch}
     replayed, _ = house.registry.events_since(0, None, 10)
@@ -1009,3 +1017,36 @@ def test_errors_are_of_the_tree(house: House) -> None:
     ):
         with pytest.raises(ServerError):
             question()
+
+
+# -- requests that overtake
+
+
+def test_a_registration_that_comes_after_it_was_taken_back_is_refused(house: House) -> None:
+    """It waited on another connection, given up on, while the later request got through."""
+    info = records.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
+    house.registry.register(*info, 30, None, turn=Turn("driver", 1))
+    house.commit()
+    house.registry.deregister("mine", None, Turn("driver", 3))
+    house.commit()
+    with pytest.raises(UnknownService, match="taken back"):
+        house.registry.register(*info, 30, None, turn=Turn("driver", 2))
+    assert house.commit() == []
+    for turn in (Turn("driver", 4), Turn("another driver", 1), None):
+        house.registry.register(*info, 30, None, turn=turn)
+        assert list(house.list()) == ["mine"]
+        house.registry.deregister("mine", None, Turn("driver", 3))
+        house.commit()
+
+
+def test_a_refused_goodbye_keeps_nobody_out(house: House) -> None:
+    info = records.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
+    house.registry.register(*info, 30, None, turn=Turn("driver", 1))
+    house.commit()
+    house.registry.deregister("mine", None, Turn("driver", 3))
+    house.store.writes_fail = True
+    with pytest.raises(StoreError):
+        house.registry.commit()
+    house.store.writes_fail = False
+    house.registry.register(*info, 30, None, turn=Turn("driver", 2))
+    assert [event["type"] for event in house.commit()] == ["register"]

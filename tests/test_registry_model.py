@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from rsreg import SQLiteBackend, records
 from rsreg.errors import NoService, StoreError, UnknownService
+from rsreg.records import Maintenance, Report
 from rsreg.registry import Registry
 
 KINDS = ("A", "B", "C")
@@ -30,6 +31,7 @@ class Request(NamedTuple):
     kinds: tuple[str, ...] = ()
     ttl: float = 30
     nonce: int | None = None
+    stalled: bool = False
 
     @property
     def token(self) -> str | None:
@@ -46,6 +48,8 @@ class Known:
     deadline: float
     last_heartbeat: int
     stored_heartbeat: int
+    told: str = "passing"
+    stalled: bool = False
 
 
 TARGETS = st.sampled_from(["a", "b", "c"])
@@ -61,7 +65,7 @@ REGISTERS = st.builds(
 REQUESTS = st.one_of(
     REGISTERS,
     st.builds(Request, st.just("deregister"), TARGETS, nonce=NONCES),
-    st.builds(Request, st.just("renew"), st.none() | TARGETS),
+    st.builds(Request, st.just("renew"), st.none() | TARGETS, stalled=st.booleans()),
 )
 
 
@@ -84,6 +88,10 @@ class RegistryMachine(RuleBasedStateMachine):
         self.journal: list[tuple[str, str]] = []
         self.given: set[str] = set()
         self.asked: list[Request] = []
+        #: Kind -> the second in which its maintenance is over; and the same as it is stored.
+        self.maintained: dict[str, float] = {}
+        self.stored_maintenance: dict[str, float] = {}
+        self.trouble = False
 
     def teardown(self) -> None:
         self.store.close()
@@ -99,18 +107,84 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(batch=st.lists(REQUESTS, min_size=1, max_size=5), fails=st.integers(0, 3))
     def serve(self, batch: list[Request], fails: int) -> None:
         """A batch comes; one in four times the store refuses it."""
+        self.end_maintenance()
         promised = copy.deepcopy((self.services, self.answered, self.journal))
         for request in batch:
             self.answer(request)
-        self.store.writes_fail = fails == 0
-        try:
-            self.registry.commit()
-        except StoreError:
+        assert not self.registry.tell_health()
+        untold = set() if self.trouble else self.untold()
+        if not self.commit(untold, fails=fails == 0):
             self.services, self.answered, self.journal = promised
             for request in batch:
                 if request.action == "renew":
                     self.renew(request)
-        self.store.writes_fail = False
+
+    def commit(self, untold: set[str], *, fails: bool) -> bool:
+        """Commit what is staged, events that tell the health of some last; whether it worked."""
+        self.store.writes_fail = fails
+        try:
+            events = self.registry.commit()
+        except StoreError:
+            self.trouble = True
+            return False
+        finally:
+            self.store.writes_fail = False
+        if events:
+            self.trouble = False
+        told = [(event.type, event.service_id) for event in events][len(events) - len(untold) :]
+        names = {"passing": "recovered"}
+        assert sorted(told) == sorted(
+            (names.get(health, health), key) for key in untold if (health := self.health(key))
+        )
+        self.journal += told
+        for key in untold:
+            self.services[key].told = self.health(key)
+        return True
+
+    def end_maintenance(self) -> None:
+        """What is over is over, in the model; the registry finds it when it tells of health."""
+        over = {kind for kind, end in self.maintained.items() if end <= self.wall.now}
+        if over:
+            self.maintained = {k: end for k, end in self.maintained.items() if k not in over}
+
+    def untold(self) -> set[str]:
+        """Whose health is another than subscribers were told."""
+        return {key for key, known in self.services.items() if self.health(key) != known.told}
+
+    @rule(
+        kind=st.sampled_from(KINDS), seconds=st.sampled_from([1, 5, 100]), fails=st.integers(0, 3)
+    )
+    def start_maintenance(self, kind: str, seconds: int, fails: int) -> None:
+        """All of a kind are out of discovery for a while."""
+        self.end_maintenance()
+        until = int(self.wall.now) + seconds
+        self.registry.start_maintenance(
+            Maintenance(service_type=kind, since=int(self.wall.now), until=until)
+        )
+        self.change_maintenance({**self.maintained, kind: until}, fails == 0)
+
+    @rule(kind=st.sampled_from(KINDS), fails=st.integers(0, 3))
+    def stop_maintenance(self, kind: str, fails: int) -> None:
+        """Somebody ends it, or there is none."""
+        self.end_maintenance()
+        self.registry.tell_health()
+        self.commit(set() if self.trouble else self.untold(), fails=False)
+        left = {each: end for each, end in self.maintained.items() if each != kind}
+        if kind in self.maintained:
+            self.registry.end_maintenance(Maintenance(service_type=kind))
+            self.change_maintenance(left, fails == 0)
+        else:
+            with pytest.raises(UnknownService):
+                self.registry.end_maintenance(Maintenance(service_type=kind))
+
+    def change_maintenance(self, changed: dict[str, float], fails: bool) -> None:
+        """The registry was told of a change: it is committed or refused."""
+        before, self.maintained = self.maintained, changed
+        if self.commit(self.untold(), fails=fails):
+            self.stored_maintenance = changed
+            self.trouble = False
+        else:
+            self.maintained = before
 
     @rule(which=st.integers(0, 1_000), fails=st.integers(0, 3))
     def resend(self, which: int, fails: int) -> None:
@@ -141,6 +215,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.services[got] = Known(
             request.kinds, request.ttl, self.clock.now + request.ttl, now, now
         )
+        self.services[got].told = self.health(got)
         self.happened("register", got, request)
 
     def deregister(self, request: Request) -> None:
@@ -164,7 +239,9 @@ class RegistryMachine(RuleBasedStateMachine):
                 with pytest.raises(UnknownService):
                     self.registry.renew(target)
             else:
-                self.registry.renew(target)
+                fed = 31 if request.stalled else 0
+                self.registry.renew(target, Report(fed=fed, watchdog=30))
+                known.stalled = request.stalled
                 known.deadline = self.clock.now + known.ttl
                 known.last_heartbeat = int(self.wall.now)
 
@@ -203,15 +280,22 @@ class RegistryMachine(RuleBasedStateMachine):
         try:
             events = self.registry.commit()
         except StoreError:
+            self.trouble = True
             lapsed = []
         else:
-            assert [(event.type, event.service_id) for event in events] == [
-                ("expire", key) for key in lapsed
-            ]
+            self.trouble = self.trouble and not events
+        expected = [
+            (event, key)
+            for key in lapsed
+            for event in ("critical", "expire")
+            if event == "expire" or self.services[key].told != "critical"
+        ]
+        if lapsed:
+            assert [(event.type, event.service_id) for event in events] == expected
         self.store.writes_fail = False
+        self.journal += expected
         for key in lapsed:
             del self.services[key]
-            self.journal.append(("expire", key))
 
     @rule()
     def stand_still(self) -> None:
@@ -231,10 +315,14 @@ class RegistryMachine(RuleBasedStateMachine):
                 known.last_heartbeat = known.stored_heartbeat
             else:
                 known.stored_heartbeat = known.last_heartbeat
+            known.stalled = False
         self.clock.advance(seconds)
         self.registry = Registry(self.store, clock=self.clock, wall=self.wall)
         self.registry.open()
         self.judged = self.clock.now
+        self.trouble = False
+        self.maintained = self.stored_maintenance
+        self.end_maintenance()
         self.fresh_leases()
 
     def fresh_leases(self) -> None:
@@ -244,17 +332,30 @@ class RegistryMachine(RuleBasedStateMachine):
 
     # -- what was promised
 
-    def passing(self, kind: str | None = None) -> set[str]:
+    def health(self, key: str) -> str:
+        """How a service is."""
+        known = self.services[key]
+        if known.deadline <= self.judged or known.stalled:
+            return "critical"
+        return "maintenance" if self.maintained.keys() & known.kinds else "passing"
+
+    def more(self, key: str) -> dict[str, Any]:
+        """What its record says beside the usual."""
+        known, said = self.services[key], {}
+        if self.health(key) == "critical":
+            said["reason"] = "no heartbeat" if known.deadline <= self.judged else "stalled"
+        return said
+
+    def passing(self, kind: str) -> set[str]:
         """The ids that discovery may give."""
         return {
             key
             for key, known in self.services.items()
-            if known.deadline > self.judged and (kind is None or kind in known.kinds)
+            if self.health(key) == "passing" and kind in known.kinds
         }
 
     @invariant()
     def what_is_listed_is_what_was_acknowledged(self) -> None:
-        passing = self.passing()
         assert self.listed(None) == {
             key: {
                 "id": key,
@@ -266,13 +367,16 @@ class RegistryMachine(RuleBasedStateMachine):
                 "metadata": {},
                 "ttl": known.ttl,
                 "last_heartbeat": known.last_heartbeat,
-                "health": "passing" if key in passing else "critical",
+                "health": self.health(key),
+                **self.more(key),
             }
             for key, known in self.services.items()
         }
         assert len(self.registry) == len(self.services)
         for key, record in self.listed(None).items():
-            assert json.loads(bytes(self.registry.get(key))) == record
+            one = json.loads(bytes(self.registry.get(key)))
+            one.pop("maintenance", None)
+            assert one == record
 
     @invariant()
     def the_indexes_agree_with_the_list(self) -> None:
@@ -321,13 +425,20 @@ class RegistryMachine(RuleBasedStateMachine):
         for event, service_id in self.journal:
             if event == "register":
                 there.add(service_id)
-            else:
+            elif event in ("deregister", "expire"):
                 there.remove(service_id)
+            else:
+                assert service_id in there
         assert there == set(self.services)
 
     def listed(self, kind: str | None) -> dict[str, Any]:
         """Records by id."""
         records = json.loads(bytes(self.registry.list_services(kind)))
+        for record in records:
+            terms = record.pop("maintenance", None)
+            maintained = self.maintained.keys() & set(record["tags"])
+            assert (terms is not None) == bool(maintained)
+            assert terms is None or terms["until"] in map(self.maintained.get, maintained)
         return {record["id"]: record for record in records}
 
 

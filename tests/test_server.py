@@ -371,9 +371,9 @@ def test_a_stall_in_the_middle_of_a_step_expires_nobody() -> None:
     clock = HandClock()
 
     class Stalling(InMemoryBackend):
-        def commit(self, changes: Any, events: Any) -> None:
+        def commit(self, *changes: Any) -> None:
             clock.advance(60)
-            super().commit(changes, events)
+            super().commit(*changes)
 
     server = RegistryServer(0, 0, backend=Stalling(), bind="127.0.0.1", clock=clock, wall=clock)
     server.start()
@@ -417,8 +417,8 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> No
     assert published == [], "the sockets were not found empty since: heartbeats may wait there"
     registry.caught_up(clock.now)
     reaper.step()
-    assert [event.type for event in published] == ["expire"] * 300
-    assert [event.seq for event in published] == list(range(451, 751))
+    assert [event.type for event in published] == ["critical", "expire"] * 300
+    assert [event.seq for event in published] == list(range(451, 1_051))
     assert len(registry) == 150
 
 
@@ -449,9 +449,9 @@ def test_a_batch_is_one_transaction_and_answered_after_it() -> None:
     commits: list[int] = []
 
     class Counting(InMemoryBackend):
-        def commit(self, changes: Any, events: Any) -> None:
+        def commit(self, changes: Any, events: Any, maintenance: Any = None) -> None:
             commits.append(len(events))
-            super().commit(changes, events)
+            super().commit(changes, events, maintenance)
 
     server = RegistryServer(0, 0, backend=Counting(), bind="127.0.0.1")
     server.start()

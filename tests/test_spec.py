@@ -368,10 +368,14 @@ def test_the_messages() -> None:
         service_id = register()
         assert event()["type"] == "register"
         let_pass(clock, 31, lambda: asked(peer, '{"action": "health"}'))
+        assert event()["type"] == "critical"
         assert event() == {
             "type": "expire",
             "timestamp": 1617293054,
-            "data": {"service_id": service_id, "service_info": record("critical")},
+            "data": {
+                "service_id": service_id,
+                "service_info": {**record("critical"), "reason": "no heartbeat"},
+            },
         }
 
 

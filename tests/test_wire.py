@@ -441,3 +441,21 @@ def test_what_is_no_event(frames: list[bytes]) -> None:
 def test_no_reply_and_no_event_raises(frames: list[bytes]) -> None:
     for message in (wire.read_reply(frames), wire.read_event(frames)):
         assert message is None or isinstance(message, dict)
+
+
+@pytest.mark.parametrize(
+    ("request_id", "turn"),
+    [
+        ("f00#17", ("f00", 17)),
+        ("a#b#3", ("a#b", 3)),
+        ("#3", None),
+        ("f00#", None),
+        ("f00#x", None),
+        ("f00#-1", None),
+        ("f00#\u0663", None),
+        ("17", None),
+        (None, None),
+    ],
+)
+def test_a_request_id_may_tell_whose_turn_it_is(request_id: str | None, turn: object) -> None:
+    assert wire.turn_of({"request_id": request_id}) == turn

@@ -23,6 +23,7 @@ _OUTCOMES: list[tuple[type[RegistryError], int, str]] = [
     (errors.NoService, 4, ""),
     (errors.UnknownService, 4, ""),
     (errors.DuplicateServiceType, 5, ""),
+    (errors.DuplicateName, 5, ""),
     (errors.AmbiguousName, 5, "ambiguous-name"),
     (errors.PortInUse, 5, "port-in-use"),
     (errors.StoreInUse, 5, "store-in-use"),

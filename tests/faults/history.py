@@ -20,7 +20,8 @@ from rsreg.errors import TransportError, Unavailable
 
 T = TypeVar("T")
 
-#: How the journal's changes of one service are written in the patterns of `broken`.
+#: How the journal's changes of one service are written in the patterns of `broken`; its other
+#: events tell of health.
 _LETTERS = {"register": "r", "deregister": "d", "expire": "e"}
 #: What an outcome says of the event: it is there, it is not, it may be.
 _PATTERNS = {"done": "{}", "refused": "", "unanswered": "{}?"}
@@ -122,6 +123,8 @@ def _not_as_told(history: History, events: Sequence[Record]) -> list[str]:
     """Where the journal and what clients were told differ."""
     said, happened, expected = [], defaultdict(str), defaultdict(str)
     for event in events:
+        if event["type"] not in _LETTERS:
+            continue
         name = event["data"]["service_info"]["name"]
         happened[name] += _LETTERS[event["type"]]
         if history.ids.get(name, service_id := event["data"]["service_id"]) != service_id:
@@ -142,7 +145,7 @@ def _not_as_listed(snapshot: Snapshot) -> list[str]:
         service = event["data"]["service_info"]
         if event["type"] == "register":
             there[service["id"]] = service["name"]
-        else:
+        elif event["type"] in _LETTERS:
             there.pop(service["id"], None)
     listed = {service["id"]: service["name"] for service in snapshot.services}
     said = [f"{there[key]} is lost: not in the list" for key in there.keys() - listed.keys()]
