@@ -11,9 +11,12 @@ import zmq
 from rsreg.errors import ConfigurationError
 from rsreg.wire import MAX_REPLY, MAX_REQUEST
 
-#: Milliseconds between ZMTP heartbeats, and without any after which a connection counts as lost: a
-#: cut cable sends no FIN, and without them neither side ever notices.
-_HEARTBEAT_IVL, _HEARTBEAT_TIMEOUT = 5_000, 15_000
+#: Seconds of silence after which the kernel probes a connection, and between two probes: a cut
+#: cable sends no FIN. ZMTP heartbeats would tell too, but libzmq 4.3.5 aborts the process if one is
+#: due on a connection that broke while its queue was full: a slow handler would end its driver.
+_KEEPALIVE_IDLE, _KEEPALIVE_INTVL = 5, 5
+#: Probes in vain, and milliseconds that sent data is not acknowledged, until a connection is lost.
+_KEEPALIVE_CNT, _MAX_UNACKNOWLEDGED = 3, 15_000
 #: Milliseconds for a handshake; silent connections hold a file descriptor that long.
 _HANDSHAKE_IVL = 5_000
 #: Milliseconds to connect, before it is tried anew: the kernel's own tries are up to a minute apart
@@ -97,8 +100,9 @@ def _connected(context: zmq.Context[Any], kind: int, endpoint: str) -> Any:
 
 def _guard(socket: Any) -> None:
     socket.linger = 0
-    socket.heartbeat_ivl = _HEARTBEAT_IVL
-    socket.heartbeat_timeout = _HEARTBEAT_TIMEOUT
-    socket.heartbeat_ttl = _HEARTBEAT_TIMEOUT
     socket.handshake_ivl = _HANDSHAKE_IVL
     socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle = _KEEPALIVE_IDLE
+    socket.tcp_keepalive_intvl = _KEEPALIVE_INTVL
+    socket.tcp_keepalive_cnt = _KEEPALIVE_CNT
+    socket.tcp_maxrt = _MAX_UNACKNOWLEDGED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,16 @@ from typing import Any
 import gevent
 import pytest
 import zmq.green
-from helpers import ServerProcess, raw_socket, scripted_server, serving, wait_until
+from helpers import (
+    ServerProcess,
+    printed,
+    python_process,
+    raw_socket,
+    received,
+    scripted_server,
+    serving,
+    wait_until,
+)
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.errors import (
@@ -494,3 +504,52 @@ def test_terminate_stops_the_server(process: ServerProcess) -> None:
     with RegistryClient(process.endpoint, timeout=10) as client:
         assert client.terminate_registry_server()
         assert process.wait() == 0
+
+
+BLOCKED_HANDLER = """
+import threading
+from rsreg import RegistryClient
+
+client = RegistryClient(sys.argv[1], timeout=20)
+blocked, goes_on = threading.Event(), threading.Event()
+
+def handler(_event):
+    blocked.set()
+    goes_on.wait()
+
+client.on_any_event(handler)
+client.start_event_listener()
+print("listening", flush=True)
+blocked.wait()
+print("blocked", flush=True)
+sys.stdin.readline()
+goes_on.set()
+client.close()
+print("closed", flush=True)
+"""
+
+
+def test_a_blocked_handler_survives_that_the_registry_is_killed(process: ServerProcess) -> None:
+    """Its queue is full, and its connection breaks: with ZMTP heartbeats libzmq ends the process.
+
+    The first heartbeat finds the connection broken, the second, five seconds later, aborts.
+    """
+    process.start()
+    with (
+        python_process(BLOCKED_HANDLER, process.endpoint) as driver,
+        raw_socket(zmq.DEALER, process.endpoint) as flood,
+    ):
+        assert printed(driver) == "listening"
+        info = {"name": "a", "host": "h", "port": 1, "metadata": {"x": 4_000 * "x"}}
+        request = json.dumps({"action": "register", "service_info": info}).encode()
+        for _ in range(60):
+            for _ in range(100):
+                flood.send_multipart([b"", request])
+            for _ in range(100):
+                received(flood)
+        assert printed(driver) == "blocked"
+        process.kill()
+        with pytest.raises(subprocess.TimeoutExpired):
+            driver.wait(12)
+        driver.communicate("go on\n", timeout=30)
+        assert driver.returncode == 0

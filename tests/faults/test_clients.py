@@ -110,7 +110,7 @@ def outlive(
             time.sleep(0.1)
         happened = journal(watcher)
     assert sorted(known for kind, known in happened if kind == "expire") == sorted(dead)
-    assert len(happened) == living + 1 + 2 * dying
+    assert len(happened) == living + 1 + 3 * dying
     assert all(reply["success"] for reply in replies)
     return took
 
@@ -245,8 +245,8 @@ def test_a_driver_stopped_and_continued_comes_back(
         driver.send_signal(signal.SIGCONT)
         took = seconds(lambda: wait_until(lambda: watcher.discover_service("FLEET")))
         assert service_id in printed(driver)
-        assert journal(watcher)[:3] == [
-            (kind, service_id) for kind in ("register", "expire", "register")
+        assert journal(watcher)[:4] == [
+            (kind, service_id) for kind in ("register", "critical", "expire", "register")
         ]
     figure(
         "driver stopped for longer than its ttl, and continued",
