@@ -310,7 +310,7 @@ def checked(value: object, kind: Any, label: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `$")
+        what, _, path = str(error).replace("`key` in ", "").partition(" - at `$")
         field = label + path.strip(".`")
         known = re.sub(r"\[.*", "", field.rpartition(".")[2])
         raise InvalidRequest(

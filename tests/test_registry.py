@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import LIMIT_FILES, HandClock, UnreliableStore, python_process
+from helpers import LIMIT_FILES, python_process
+from house import House
 
-from rsreg import InMemoryBackend, RegistryBackend, SQLiteBackend, records, registry
+from rsreg import InMemoryBackend, SQLiteBackend, records, registry
 from rsreg.errors import (
     DuplicateServiceType,
     InvalidRequest,
@@ -26,100 +27,6 @@ from rsreg.errors import (
 from rsreg.records import Event, Service
 from rsreg.registry import Registry
 from rsreg.wire import Turn
-
-
-class House:
-    """A registry, its clocks and its store; what it says is read as JSON."""
-
-    def __init__(self, make_store: Callable[[], RegistryBackend], **options: Any) -> None:
-        self.make_store = make_store
-        self.clock = HandClock()
-        self.wall = HandClock(1_700_000_000.9)
-        self.options = options
-        self.events: list[dict[str, Any]] = []
-        self.registry = self._open()
-
-    def _open(self) -> Registry:
-        self.store = UnreliableStore(self.make_store())
-        made = Registry(self.store, clock=self.clock, wall=self.wall, **self.options)
-        made.open()
-        return made
-
-    def restart(self, *, killed: bool = False) -> None:
-        """Stop, or be killed, and start again."""
-        if killed:
-            self.store.close()
-        else:
-            self.registry.close()
-        self.registry = self._open()
-
-    def register(
-        self, name: str = "a", ttl: float = 30, token: str | None = None, **info: Any
-    ) -> str:
-        """Register and commit; the id."""
-        service_id = self.stage(name, ttl, token, **info)
-        self.commit()
-        return service_id
-
-    def stage(self, name: str = "a", ttl: float = 30, token: str | None = None, **info: Any) -> str:
-        """Register, but do not commit yet."""
-        asked = {"name": name, "host": "10.0.0.5", "port": 5000, **info}
-        return self.registry.register(*records.read_service_info(asked), ttl, token)
-
-    def commit(self) -> list[dict[str, Any]]:
-        """Commit; the events."""
-        events = [json.loads(event.body) for event in self.registry.commit()]
-        self.events += events
-        return events
-
-    def pass_time(self, seconds: float) -> None:
-        """Time goes by; the sockets are empty."""
-        self.clock.advance(seconds)
-        self.wall.advance(seconds)
-        while not self.registry.caught_up(self.clock.now):
-            pass
-
-    def expire(self, limit: int = 200) -> list[str]:
-        """One pass of the reaper; the ids that it removed."""
-        removed = self.registry.expire(limit)
-        events = self.commit()
-        told = [(event["type"], event["data"]["service_id"]) for event in events]
-        ids = [service_id for kind, service_id in told if kind == "expire"]
-        assert len(ids) == removed
-        assert told == [(kind, one) for one in ids for kind in ("critical", "expire")]
-        return ids
-
-    def get(self, service_id: str) -> dict[str, Any]:
-        """A record."""
-        return dict(json.loads(bytes(self.registry.get(service_id))))
-
-    def list(self, kind: str | None = None) -> dict[str, dict[str, Any]]:
-        """Records by id."""
-        found = json.loads(bytes(self.registry.list_services(kind)))
-        assert len({record["id"] for record in found}) == len(found)
-        return {record["id"]: record for record in found}
-
-    def discover(self, kind: str) -> str:
-        """The id of a passing service."""
-        record = json.loads(bytes(self.registry.discover(kind)))
-        assert record["health"] == "passing"
-        return str(record["id"])
-
-    def health(self, service_id: str) -> str:
-        """passing or critical."""
-        return str(self.get(service_id)["health"])
-
-    def picture(self) -> object:
-        """All that can be seen from outside."""
-        kinds = ["A", "B", "a", "b", "old", "new"]
-        return (
-            self.list(),
-            [self.list(kind) for kind in kinds],
-            self.registry.seq,
-            self.registry.epoch,
-            len(self.registry),
-            self.registry.events_since(0, None, 1_000),
-        )
 
 
 @pytest.fixture
