@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 from rsreg import records
 from rsreg.errors import ConfigurationError, InvalidRequest
-from rsreg.live import Lease
+from rsreg.lease import Lease
 from rsreg.records import Mode, Name, Service
 
 #: What begins a condition on a version, instead of a text to be equal to.

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from rsreg import records, registry, wire
+from rsreg.changes import unavailable
 from rsreg.choosing import Asker, read_filter
 from rsreg.config import DEFAULT_TTL
 from rsreg.errors import (
@@ -125,7 +126,7 @@ class Dispatcher:
                 hint="the actions are " + ", ".join(self._handlers),
             )
         if failure is not None and action in WRITES:
-            raise registry.unavailable(failure)
+            raise unavailable(failure)
         return handler(request, peer)
 
     def _register(self, request: Mapping[str, Any], _peer: Peer) -> Body:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 import msgspec
 
-from rsreg import wire
-from rsreg.records import HARDWARE, NO_REPORT, SIMULATOR, Maintenance, Report, Service
+from rsreg.lease import Lease
+from rsreg.records import HARDWARE, SIMULATOR, Maintenance, Report, Service
 
 #: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
 _HEAP_SLACK = 4
@@ -20,103 +18,6 @@ _HEAP_SLACK = 4
 _LOOK_AHEAD = 1.0
 #: Leases that one judgement looks at, at most: a few milliseconds.
 _JUDGED_AT_ONCE = 300
-
-#: The states of health, and which of them may be discovered.
-PASSING, WARNING, CRITICAL = "passing", "warning", "critical"
-MAINTENANCE, STARTING = "maintenance", "starting"
-DISCOVERED = frozenset({PASSING, WARNING})
-
-#: Why a service is critical.
-SILENT, STALLED = "no heartbeat", "stalled"
-
-
-def news(health: str) -> str:
-    """What events tell of a health: of a warning they don't."""
-    return PASSING if health == WARNING else health
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A service in the live view, how long it may stay, and how it is.
-
-    `deadline` is on the monotonic clock; `due` is when the heap of deadlines looks at the lease
-    next, never later than `deadline`. `health` is what the view last judged, `told` what
-    subscribers know of it, `turn` when round-robin last chose it.
-    """
-
-    service: Service
-    deadline: float
-    last_heartbeat: int
-    report: Report = NO_REPORT
-    maintenance: Maintenance | None = None
-    lapsed: bool = field(init=False, default=False)
-    health: str = field(init=False, default=PASSING)
-    told: str = field(init=False, default=PASSING)
-    turn: int = field(init=False, default=0)
-    due: float = field(init=False)
-    _head: bytes = field(init=False)
-    _tail: bytes | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self.due = self.deadline
-        self._head = wire.encode(self.service.body())[:-1]
-
-    def renew(self, deadline: float, last_heartbeat: int) -> None:
-        """It was heard of."""
-        self.deadline = deadline
-        self.last_heartbeat = last_heartbeat
-        self._tail = None
-
-    def judge(self) -> None:
-        """Find its health from what is known of it: the worst that holds."""
-        if self.lapsed or self.report.stalled:
-            self.health = CRITICAL
-        elif self.maintenance is not None:
-            self.health = MAINTENANCE
-        elif self.service.starting:
-            self.health = STARTING
-        else:
-            self.health = WARNING if self.report.late else PASSING
-        self._tail = None
-
-    @property
-    def discovered(self) -> bool:
-        """Whether it may be handed out."""
-        return self.health in DISCOVERED
-
-    @property
-    def news(self) -> str:
-        """Its health as far as events tell of it."""
-        return news(self.health)
-
-    def record(self) -> bytes:
-        """The record as the protocol shows it, as JSON.
-
-        What changes by itself comes last, and is kept apart from the rest.
-        """
-        tail = self._tail
-        if tail is None:
-            tail = b',"last_heartbeat":%d,"health":"%s"' % (
-                self.last_heartbeat,
-                self.health.encode(),
-            )
-            if more := self._more():
-                tail += b"," + wire.encode(more)[1:-1]
-            self._tail = tail = tail + b"}"
-        return self._head + tail
-
-    def _more(self) -> dict[str, Any]:
-        """What only some records have to say."""
-        more: dict[str, Any] = {}
-        if self.health == CRITICAL:
-            more["reason"] = SILENT if self.lapsed else STALLED
-        if self.maintenance is not None:
-            more["maintenance"] = self.maintenance.terms()
-        if self.report.status is not None:
-            more["status"] = self.report.status
-        if self.report.load is not None:
-            more["load"] = self.report.load
-        return more
 
 
 class Pool:
@@ -199,6 +100,7 @@ class LiveView:
         #: Those whose health is another than what subscribers were told.
         self._untold: dict[str, Lease] = {}
         self._judged = -math.inf
+        self._maintenance: list[Maintenance] = []
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -241,6 +143,7 @@ class LiveView:
         self._leases[service.id] = lease
         self._names[service.name] = (*self._names.get(service.name, ()), service.id)
         lease.lapsed = lease.deadline <= self._judged
+        lease.maintenance = self._maintenance_of(service)
         lease.judge()
         for name in service.kinds():
             kind = self._kinds.setdefault(name, Kind())
@@ -303,7 +206,7 @@ class LiveView:
             self._recover(lease)
         if report is not None:
             lease.report = report
-            self.settle(lease)
+            self._settle(lease)
 
     def extend(self, now: float) -> None:
         """Give every lease at least its whole ttl from `now`."""
@@ -327,10 +230,33 @@ class LiveView:
             else:
                 lease.lapsed = True
                 self._lapsed[service_id] = lease
-                self.settle(lease)
+                self._settle(lease)
         return False
 
-    def settle(self, lease: Lease) -> None:
+    @property
+    def maintenance(self) -> list[Maintenance]:
+        """What is in maintenance, whether it should be over or not."""
+        return self._maintenance
+
+    def maintain(self, maintenance: list[Maintenance]) -> None:
+        """Have just these in maintenance from now on, and who comes under them later."""
+        self._maintenance = maintenance
+        for lease in self._leases.values():
+            covered = self._maintenance_of(lease.service)
+            if covered is not lease.maintenance:
+                lease.maintenance = covered
+                self._settle(lease)
+
+    def tell(self, lease: Lease, told: str) -> None:
+        """What subscribers know, or no longer know, of its health."""
+        lease.told = told
+        if self._leases.get(lease.service.id) is lease:
+            self._note(lease)
+
+    def _maintenance_of(self, service: Service) -> Maintenance | None:
+        return next((each for each in self._maintenance if each.covers(service)), None)
+
+    def _settle(self, lease: Lease) -> None:
         """Something that its health depends on may have changed: have it right everywhere."""
         before = lease.discovered
         lease.judge()
@@ -339,12 +265,6 @@ class LiveView:
                 pool = self._kinds[name].pools[lease.service.mode]
                 (pool.exclude if before else pool.admit)(lease)
         self._note(lease)
-
-    def tell(self, lease: Lease, told: str) -> None:
-        """What subscribers know, or no longer know, of its health."""
-        lease.told = told
-        if self._leases.get(lease.service.id) is lease:
-            self._note(lease)
 
     def _note(self, lease: Lease) -> None:
         if lease.news != lease.told:
@@ -356,7 +276,7 @@ class LiveView:
         lease.lapsed = False
         del self._lapsed[lease.service.id]
         self._look_again(lease)
-        self.settle(lease)
+        self._settle(lease)
 
     def _look_again(self, lease: Lease) -> None:
         lease.due = lease.deadline

@@ -54,7 +54,8 @@ class Owner(Struct, frozen=True, kw_only=True):
     boot: _Text | None = None
     pid: Annotated[int, Meta(ge=0)] | None = None
     namespace: _Text | None = None
-    started: float | None = None
+    #: At most the year 9999, which is as far as calendars go.
+    started: Annotated[float, Meta(ge=0, lt=253_402_214_400)] | None = None
     user: _Text | None = None
     program: _Text | None = None
 

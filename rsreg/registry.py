@@ -1,13 +1,7 @@
-"""The rules of the registry, over its live view. No sockets.
-
-Every question is answered from memory. A change is applied to the live view at once and staged;
-`commit` makes all that is staged durable in one transaction, or puts the live view back.
-"""
+"""The rules of the registry: questions over its live view, and what may be changed. No sockets."""
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -16,19 +10,17 @@ from typing import Any
 
 import msgspec
 
-from rsreg import records, wire
-from rsreg.backend import JOURNAL_LIMIT, RegistryBackend
+from rsreg import policies, records
+from rsreg.backend import RegistryBackend
+from rsreg.changes import Changes
 from rsreg.choosing import EVERYTHING, Asker, Chooser, Filter, Strategy
 from rsreg.errors import (
-    DuplicateName,
-    DuplicateServiceType,
-    InvalidRequest,
     NoService,
     StoreError,
-    Unavailable,
     UnknownService,
 )
-from rsreg.live import CRITICAL, MAINTENANCE, Lease, LiveView, joined, news
+from rsreg.lease import Lease
+from rsreg.live import LiveView, joined
 from rsreg.records import (
     NO_REPORT,
     Event,
@@ -41,25 +33,14 @@ from rsreg.records import (
 from rsreg.timing import Clock
 from rsreg.wire import Turn
 
-log = logging.getLogger(__name__)
-
-#: Requests remembered, so that a resend is no second one; as many as the journal keeps events.
-_MAX_ANSWERED = 10_000
 #: Seconds that a lease still holds, unless `ending_leases` names it.
 LEASES_WITHIN = 15
 #: Seconds told of a lease that has run out, but counts until the waiting requests are read.
 _LAST_MOMENT = 0.001
-#: Services whose last heartbeat is stored to see whether a store that failed can be written again.
-_PROBED = 100
 #: Services that an answer explains itself with.
 _MENTIONED = 3
 #: Changes of health that are told in one transaction.
 _TOLD_AT_ONCE = 100
-#: The event that tells of a service's new health; of any other it has recovered.
-_HEALTH_EVENTS = {CRITICAL: "critical", MAINTENANCE: "maintenance"}
-_RECOVERED = "recovered"
-#: Events that say nothing of a service's health after them.
-_NO_HEALTH = frozenset({"replace", "deregister", "expire"})
 
 
 class Registry:
@@ -81,75 +62,52 @@ class Registry:
         strategies: Mapping[str, Strategy] | None = None,
         unique_service_types: bool = False,
     ) -> None:
-        self.epoch = ""
-        self.seq = 0
-        #: What is wrong with the store, or None.
-        self.trouble: StoreError | None = None
         self.unique_service_types = unique_service_types
-        self._backend = backend
         self._clock = clock
         self._wall = wall
         self._chooser = Chooser(strategy, strategies or {})
         self._view = LiveView()
-        #: Token of a request in the journal -> the service it was about.
-        self._answered: dict[str, str] = {}
-        #: Id of a service that left -> the turn of the request that took it out.
-        self._left: dict[str, Turn] = {}
-        self._staged: list[Event] = []
-        #: Id -> what the live view held before the first staged change of it.
-        self._before: dict[str, Lease | None] = {}
-        #: The leases that staged events tell the health of, and what was known of it before.
-        self._telling: list[tuple[Lease, str]] = []
-        self._maintenance: list[Maintenance] = []
-        #: What the maintenance was before it was changed and staged.
-        self._maintenance_before: list[Maintenance] | None = None
-        self._next_end = math.inf
+        self._changes = Changes(backend, self._view, wall)
 
     def __len__(self) -> int:
         return len(self._view)
 
-    # -- opening and closing
+    @property
+    def epoch(self) -> str:
+        """The name of the numbering of events."""
+        return self._changes.epoch
+
+    @property
+    def seq(self) -> int:
+        """The number of the last event."""
+        return self._changes.seq
+
+    @property
+    def trouble(self) -> StoreError | None:
+        """What is wrong with the store, or None."""
+        return self._changes.trouble
+
+    # -- the store
 
     def open(self) -> None:
         """Load what is stored; every service gets a fresh ttl."""
-        self._backend.initialize()
-        try:
-            stored = self._backend.load()
-            journal = self._backend.events(max(0, stored.seq - JOURNAL_LIMIT), JOURNAL_LIMIT)
-        except StoreError:
-            self._backend.close()
-            raise
-        self.epoch, self.seq, self._answered = stored.epoch, stored.seq, stored.answered
-        self._maintain([each for each in stored.maintenance if not self._is_over(each)])
-        now = self._clock()
-        for service in stored.services:
-            self._put(Lease(service, now + service.ttl, service.last_heartbeat))
-        self._remember_told(journal)
+        self._changes.load(self._clock())
+        self._end_maintenance()
 
     def close(self) -> None:
         """Store the times of the last heartbeats, and close the store."""
-        try:
-            self._backend.touch(self._heartbeats())
-        finally:
-            self._backend.close()
+        self._changes.close()
 
-    def _remember_told(self, journal: Iterable[Event]) -> None:
-        """Find in the journal what subscribers last heard of each service's health.
+    def commit(self) -> list[Event]:
+        """Make all changes since the last commit durable; the events to publish.
 
-        Who was critical is passing after a restart, and they have to be told.
+        On a StoreError nothing of it has happened, in the store and in the live view alike.
         """
-        heard: dict[str, Event] = {}
-        for event in journal:
-            if event.type not in _NO_HEALTH:
-                heard[event.service_id] = event
-        for service_id, event in heard.items():
-            if (lease := self._view.get(service_id)) is not None:
-                health = msgspec.json.decode(event.body)["data"]["service_info"]["health"]
-                self._view.tell(lease, news(health))
+        return self._changes.commit()
 
-    def _heartbeats(self, most: int | None = None) -> dict[str, int]:
-        leases = islice(self._view.all(), most)
-        return {lease.service.id: lease.last_heartbeat for lease in leases}
+    def check_store(self) -> None:
+        """See whether a store in trouble can be written again; it tells no one by itself."""
+        self._changes.check_store()
 
     # -- time
 
@@ -222,7 +180,8 @@ class Registry:
     @property
     def maintenance(self) -> list[Maintenance]:
         """What is in maintenance now."""
-        return [each for each in self._maintenance if not self._is_over(each)]
+        now = self._wall()
+        return [each for each in self._view.maintenance if each.until is None or each.until > now]
 
     def events_since(self, since: int, epoch: str | None, limit: int) -> tuple[list[Event], bool]:
         """Events after `since`, and whether the subscriber has to list anew.
@@ -234,16 +193,8 @@ class Registry:
             return [], True
         if since == self.seq or limit == 0:
             return [], False
-        events: list[Event] = []
-        if since < self.seq - len(self._staged):
-            try:
-                events = self._backend.events(since, limit)
-            except StoreError as error:
-                raise unavailable(error) from error
-            if not events or events[0].seq != since + 1:
-                return [], True
-        events += [event for event in self._staged if event.seq > since]
-        return events[:limit], False
+        events = self._changes.events_since(since, limit)
+        return events, not events
 
     def ending_leases(self) -> dict[str, float]:
         """Id -> seconds left, 0 if lapsed, of the leases that end within LEASES_WITHIN."""
@@ -287,10 +238,9 @@ class Registry:
         InvalidRequest, DuplicateName, DuplicateServiceType; UnknownService if it was overtaken by a
         later request of the same sender that took it back.
         """
-        if token is not None and (known := self._answered.get(token)) is not None:
+        if (known := self._changes.answered(token)) is not None:
             return known
-        left = self._left.get(info.id) if info.id else None
-        if left and turn and turn.sender == left.sender and turn.number < left.number:
+        if self._changes.taken_back(info.id, turn):
             raise UnknownService("This registration came after it was taken back")
         dead = self._dead_ones(info, replaces or {})
         service_id = info.id or (dead[0].service.id if dead else _new_id(info))
@@ -307,14 +257,12 @@ class Registry:
             last_heartbeat=int(self._wall()),
         )
         gone = {service.id, *(lease.service.id for lease in dead)}
-        self._check_name(service, gone)
-        self._check_policy(info, service, gone)
+        policies.check_name(self._view, service, gone)
+        policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
         for lease in dead:
-            self._take_out("replace", lease, None)
-        self._remember(service.id)
+            self._changes.take_out("replace", lease)
         lease = Lease(service, self._clock() + ttl, service.last_heartbeat, report or NO_REPORT)
-        self._put(lease)
-        self._stage("register", lease, token)
+        self._changes.put("register", lease, token)
         return service.id
 
     def update(
@@ -324,7 +272,7 @@ class Registry:
 
         Of a request that came again nothing changes.
         """
-        if token is not None and self._answered.get(token) == service_id:
+        if self._changes.answered(token) == service_id:
             return
         lease = self._view.get(service_id)
         if lease is None:
@@ -337,29 +285,24 @@ class Registry:
         service = msgspec.structs.replace(
             lease.service, **said, extra={**lease.service.extra, **extra}
         )
-        self._remember(service_id)
         changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
-        self._put(changed)
-        self._stage("update", changed, token)
+        self._changes.put("update", changed, token)
 
     def deregister(self, service_id: str, token: str | None, turn: Turn | None = None) -> None:
         """Remove a service; raises UnknownService, but not to a request that came again."""
-        if token is not None and self._answered.get(token) == service_id:
+        if self._changes.answered(token) == service_id:
             return
         lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found or could not be deregistered")
-        self._take_out("deregister", lease, token)
-        if turn is not None:
-            self._left[service_id] = turn
+        self._changes.take_out("deregister", lease, token, turn)
 
     def expire(self, limit: int) -> int:
         """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
         lapsed = self._view.lapsed(limit)
         for lease in lapsed:
-            if lease.news != lease.told:
-                self._tell(lease)
-            self._take_out("expire", lease, None)
+            self._changes.tell(lease)
+            self._changes.take_out("expire", lease)
         return len(lapsed)
 
     def start_maintenance(self, wanted: Maintenance) -> None:
@@ -368,75 +311,34 @@ class Registry:
         It takes the place of one of the same service, type or host.
         """
         others = [each for each in self.maintenance if each.target != wanted.target]
-        self._change_maintenance([*others, wanted])
+        self._changes.maintain([*others, wanted])
 
     def end_maintenance(self, target: Maintenance) -> None:
         """End the maintenance of the same service, type or host; raises UnknownService."""
         left = [each for each in self.maintenance if each.target != target.target]
         if len(left) == len(self.maintenance):
             raise UnknownService("There is no such maintenance")
-        self._change_maintenance(left)
+        self._changes.maintain(left)
 
     def tell_health(self) -> bool:
         """Stage events of what has become of services' health; True if more is to be told.
 
         Not while the store is in trouble: it is told when that is over, if it still is so.
         """
-        if self._wall() >= self._next_end:
-            self._maintain(self.maintenance)
+        self._end_maintenance()
         if self.trouble is not None:
             return False
         for lease in self._view.untold(_TOLD_AT_ONCE):
-            self._tell(lease)
+            self._changes.tell(lease)
         return bool(self._view.untold(1))
 
-    def commit(self) -> list[Event]:
-        """Make all that is staged durable; the events to publish.
+    def _end_maintenance(self) -> None:
+        """Maintenance whose time is over ends by itself; nothing of it has to be stored."""
+        left = self.maintenance
+        if len(left) != len(self._view.maintenance):
+            self._view.maintain(left)
 
-        On a StoreError nothing of it has happened, in the store and in the live view alike.
-        """
-        if not self._staged and self._maintenance_before is None:
-            return []
-        changes = {
-            service_id: lease.service if (lease := self._view.get(service_id)) else None
-            for service_id in self._before
-        }
-        try:
-            self._backend.commit(
-                changes,
-                self._staged,
-                None if self._maintenance_before is None else self._maintenance,
-            )
-        except StoreError as error:
-            self._roll_back()
-            self._note(error)
-            raise
-        self._note(None)
-        events = self._staged
-        self._forget_staged()
-        for remembered in (self._answered, self._left):
-            while len(remembered) > _MAX_ANSWERED:
-                del remembered[next(iter(remembered))]
-        return events
-
-    def check_store(self) -> None:
-        """See whether a store in trouble can be written again; it tells no one by itself."""
-        if self.trouble is None:
-            return
-        try:
-            self._backend.touch(self._heartbeats(_PROBED))
-        except StoreError as error:
-            self._note(error)
-        else:
-            self._note(None)
-
-    def _note(self, trouble: StoreError | None) -> None:
-        """An outage of the store is two lines in the log, however many changes are refused."""
-        if trouble is not None and self.trouble is None:
-            log.error("the store failed, changes are refused: %s", trouble)
-        elif trouble is None and self.trouble is not None:
-            log.warning("the store takes changes again")
-        self.trouble = trouble
+    # -- rules
 
     def _dead_ones(self, info: ServiceInfo, replaces: Mapping[str, object]) -> list[Lease]:
         """The leases that a registration replaces: of its name, and still of that owner."""
@@ -450,143 +352,6 @@ class Registry:
             and lease.service.owner == replaces[lease.service.id]
         ]
 
-    def _check_name(self, service: Service, gone: set[str]) -> None:
-        """Refuse a second live service of a name that is exclusive."""
-        for lease in self._view.named(service.name):
-            holder = lease.service
-            exclusive = service.exclusive or holder.exclusive
-            if exclusive and holder.id not in gone and not lease.lapsed:
-                raise DuplicateName(
-                    f"{service.name} is registered already",
-                    hint=f"{_who(holder)} has it on {holder.host}:{holder.port}; "
-                    "stop that one, or register under another name",
-                    details={"existing_service_id": holder.id},
-                )
-
-    def _check_policy(self, info: ServiceInfo, service: Service, gone: set[str]) -> None:
-        if info.singleton and info.allow_duplicate_service_type:
-            raise InvalidRequest(
-                "invalid_service_type_policy",
-                details={
-                    "message": "singleton and allow_duplicate_service_type cannot both be true."
-                },
-            )
-        unique = info.singleton or (
-            self.unique_service_types and not info.allow_duplicate_service_type
-        )
-        kind = service.effective_type
-        if not unique or kind is None:
-            return
-        for lease in self._view.of_kind(kind):
-            holder = lease.service
-            if holder.id not in gone and not lease.lapsed:
-                raise DuplicateServiceType(
-                    "duplicate_service_type",
-                    hint=f"{holder.name} holds it on {holder.host}:{holder.port}",
-                    details={
-                        "message": f"Service type '{kind}' is already registered by "
-                        f"service_id '{holder.id}'.",
-                        "service_type": kind,
-                        "existing_service_id": holder.id,
-                    },
-                )
-
-    def _take_out(self, event_type: str, lease: Lease, token: str | None) -> None:
-        self._remember(lease.service.id)
-        self._view.remove(lease)
-        self._stage(event_type, lease, token)
-
-    # -- health and maintenance
-
-    def _put(self, lease: Lease) -> None:
-        """Take a lease in; the event of the change tells how it is."""
-        lease.maintenance = self._maintenance_of(lease.service)
-        self._view.put(lease)
-        self._view.tell(lease, lease.news)
-
-    def _tell(self, lease: Lease) -> None:
-        self._telling.append((lease, lease.told))
-        self._stage(_HEALTH_EVENTS.get(lease.news, _RECOVERED), lease, None)
-        self._view.tell(lease, lease.news)
-
-    def _change_maintenance(self, maintenance: list[Maintenance]) -> None:
-        if self._maintenance_before is None:
-            self._maintenance_before = self.maintenance
-        self._maintain(maintenance)
-        # Told before the request is answered, as other changes are.
-        for lease in self._view.untold(len(self)):
-            self._tell(lease)
-
-    def _maintain(self, maintenance: list[Maintenance]) -> None:
-        """Have just these from now on."""
-        self._maintenance = maintenance
-        ends = [each.until for each in maintenance if each.until is not None]
-        self._next_end = min(ends, default=math.inf)
-        for lease in self._view.all():
-            covered = self._maintenance_of(lease.service)
-            if covered is not lease.maintenance:
-                lease.maintenance = covered
-                self._view.settle(lease)
-
-    def _is_over(self, maintenance: Maintenance) -> bool:
-        return maintenance.until is not None and maintenance.until <= self._wall()
-
-    def _maintenance_of(self, service: Service) -> Maintenance | None:
-        return next((each for each in self._maintenance if each.covers(service)), None)
-
-    # -- staging
-
-    def _remember(self, service_id: str) -> None:
-        self._before.setdefault(service_id, self._view.get(service_id))
-
-    def _stage(self, event_type: str, lease: Lease, token: str | None) -> None:
-        self.seq += 1
-        body = {
-            "type": event_type,
-            "timestamp": int(self._wall()),
-            "data": {"service_id": lease.service.id, "service_info": msgspec.Raw(lease.record())},
-            "seq": self.seq,
-            "epoch": self.epoch,
-        }
-        event = Event(
-            seq=self.seq,
-            type=event_type,
-            service_id=lease.service.id,
-            body=wire.encode(body),
-            token=token,
-        )
-        self._staged.append(event)
-        if token is not None:
-            self._answered[token] = lease.service.id
-
-    def _roll_back(self) -> None:
-        for lease, told in reversed(self._telling):
-            lease.told = told
-        self._view.put_back(self._before)
-        for lease, _ in self._telling:
-            self._view.tell(lease, lease.told)
-        for event in self._staged:
-            if event.token is not None:
-                self._answered.pop(event.token, None)
-        for service_id in self._before:
-            self._left.pop(service_id, None)
-        self.seq -= len(self._staged)
-        before = self._maintenance_before
-        self._forget_staged()
-        if before is not None:
-            self._maintain(before)
-
-    def _forget_staged(self) -> None:
-        self._staged, self._before, self._telling = [], {}, []
-        self._maintenance_before = None
-
-
-def unavailable(error: StoreError) -> Unavailable:
-    """What a client is told of a store that failed."""
-    return Unavailable(
-        f"The registry's store failed: {error}", hint="nothing was changed; try again"
-    )
-
 
 def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
     """The events as the protocol shows them, as JSON."""
@@ -595,16 +360,3 @@ def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
 
 def _new_id(info: ServiceInfo) -> str:
     return f"{records.slug(info.name)}-{uuid.uuid4()}"
-
-
-def _who(service: Service) -> str:
-    """Who registered a service, as far as it said so."""
-    owner = service.owner or {}
-    who = f"pid {owner['pid']}" if "pid" in owner else "another program"
-    if owner.get("user"):
-        who += f" of {owner['user']}"
-    if owner.get("host"):
-        who += f" on {owner['host']}"
-    if owner.get("started"):
-        who += time.strftime(", since %Y-%m-%d %H:%M:%S,", time.localtime(owner["started"]))
-    return who

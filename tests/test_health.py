@@ -401,6 +401,7 @@ def test_a_singleton_that_starts_or_is_maintained_holds_its_type(house: House) -
         ({"exclusive": "yes"}, "Invalid service_info.exclusive"),
         ({"owner": "rik"}, "Invalid service_info.owner"),
         ({"owner": {"pid": "1"}}, "Invalid service_info.owner.pid"),
+        ({"owner": {"started": 1e300}}, "Invalid service_info.owner.started"),
     ],
 )
 def test_wrong_fields_are_named(asked: dict[str, Any], text: str) -> None:

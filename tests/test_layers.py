@@ -30,8 +30,9 @@ CLIENT = [
 ]
 SERVER = [
     ("model",),
-    ("backend", "live"),
-    ("choosing",),
+    ("backend", "lease"),
+    ("live",),
+    ("changes", "choosing", "policies"),
     ("registry",),
     ("dispatch",),
     ("loops",),
@@ -53,7 +54,17 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 #: Who may import what is not ours; anybody may import the rest of the standard library.
 GUESTS = {
     "zmq": {"sockets", "channel", "watch", "clientcache", "client", "aio", "loops", "server"},
-    "msgspec": {"records", "wire", "mirror", "backend", "live", "choosing", "registry", "dispatch"},
+    "msgspec": {
+        "records",
+        "wire",
+        "mirror",
+        "backend",
+        "live",
+        "changes",
+        "choosing",
+        "registry",
+        "dispatch",
+    },
     "packaging": {"choosing"},
     "gevent": {"watch", "loops", "server", "aioserver", "process"},
     "peewee": {"model", "backend"},

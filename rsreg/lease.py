@@ -1,0 +1,106 @@
+"""One lease: a service, how long it may stay, and how it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsreg import wire
+from rsreg.records import NO_REPORT, Maintenance, Report, Service
+
+#: The states of health, and which of them may be discovered.
+PASSING, WARNING, CRITICAL = "passing", "warning", "critical"
+MAINTENANCE, STARTING = "maintenance", "starting"
+DISCOVERED = frozenset({PASSING, WARNING})
+
+#: Why a service is critical.
+SILENT, STALLED = "no heartbeat", "stalled"
+
+
+def news(health: str) -> str:
+    """What events tell of a health: of a warning they don't."""
+    return PASSING if health == WARNING else health
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A service in the live view, how long it may stay, and how it is.
+
+    `deadline` is on the monotonic clock; `due` is when the heap of deadlines looks at the lease
+    next, never later than `deadline`. `health` is what the view last judged, `told` what
+    subscribers know of it, `turn` when round-robin last chose it.
+    """
+
+    service: Service
+    deadline: float
+    last_heartbeat: int
+    report: Report = NO_REPORT
+    maintenance: Maintenance | None = None
+    lapsed: bool = field(init=False, default=False)
+    health: str = field(init=False, default=PASSING)
+    told: str = field(init=False, default=PASSING)
+    turn: int = field(init=False, default=0)
+    due: float = field(init=False)
+    _head: bytes = field(init=False)
+    _tail: bytes | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.due = self.deadline
+        self._head = wire.encode(self.service.body())[:-1]
+
+    def renew(self, deadline: float, last_heartbeat: int) -> None:
+        """It was heard of."""
+        self.deadline = deadline
+        self.last_heartbeat = last_heartbeat
+        self._tail = None
+
+    def judge(self) -> None:
+        """Find its health from what is known of it: the worst that holds."""
+        if self.lapsed or self.report.stalled:
+            self.health = CRITICAL
+        elif self.maintenance is not None:
+            self.health = MAINTENANCE
+        elif self.service.starting:
+            self.health = STARTING
+        else:
+            self.health = WARNING if self.report.late else PASSING
+        self._tail = None
+
+    @property
+    def discovered(self) -> bool:
+        """Whether it may be handed out."""
+        return self.health in DISCOVERED
+
+    @property
+    def news(self) -> str:
+        """Its health as far as events tell of it."""
+        return news(self.health)
+
+    def record(self) -> bytes:
+        """The record as the protocol shows it, as JSON.
+
+        What changes by itself comes last, and is kept apart from the rest.
+        """
+        tail = self._tail
+        if tail is None:
+            tail = b',"last_heartbeat":%d,"health":"%s"' % (
+                self.last_heartbeat,
+                self.health.encode(),
+            )
+            if more := self._more():
+                tail += b"," + wire.encode(more)[1:-1]
+            self._tail = tail = tail + b"}"
+        return self._head + tail
+
+    def _more(self) -> dict[str, Any]:
+        """What only some records have to say."""
+        more: dict[str, Any] = {}
+        if self.health == CRITICAL:
+            more["reason"] = SILENT if self.lapsed else STALLED
+        if self.maintenance is not None:
+            more["maintenance"] = self.maintenance.terms()
+        if self.report.status is not None:
+            more["status"] = self.report.status
+        if self.report.load is not None:
+            more["load"] = self.report.load
+        return more

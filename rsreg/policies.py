@@ -1,0 +1,67 @@
+"""How many services there may be of a name, and of a type."""
+
+from __future__ import annotations
+
+import time
+
+from rsreg.errors import DuplicateName, DuplicateServiceType, InvalidRequest
+from rsreg.live import LiveView
+from rsreg.records import Service, ServiceInfo
+
+
+def check_name(view: LiveView, service: Service, gone: set[str]) -> None:
+    """Refuse a second live service of a name that is exclusive; raises DuplicateName."""
+    for lease in view.named(service.name):
+        holder = lease.service
+        exclusive = service.exclusive or holder.exclusive
+        if exclusive and holder.id not in gone and not lease.lapsed:
+            raise DuplicateName(
+                f"{service.name} is registered already",
+                hint=f"{_who(holder)} has it on {holder.host}:{holder.port}; "
+                "stop that one, or register under another name",
+                details={"existing_service_id": holder.id},
+            )
+
+
+def check_type(
+    view: LiveView, info: ServiceInfo, service: Service, gone: set[str], *, unique: bool
+) -> None:
+    """Refuse a second live service of a type where one is allowed; raises DuplicateServiceType.
+
+    `unique` is what the server allows where the service says nothing of it.
+    """
+    if info.singleton and info.allow_duplicate_service_type:
+        raise InvalidRequest(
+            "invalid_service_type_policy",
+            details={"message": "singleton and allow_duplicate_service_type cannot both be true."},
+        )
+    one = info.singleton or (unique and not info.allow_duplicate_service_type)
+    kind = service.effective_type
+    if not one or kind is None:
+        return
+    for lease in view.of_kind(kind):
+        holder = lease.service
+        if holder.id not in gone and not lease.lapsed:
+            raise DuplicateServiceType(
+                "duplicate_service_type",
+                hint=f"{holder.name} holds it on {holder.host}:{holder.port}",
+                details={
+                    "message": f"Service type '{kind}' is already registered by "
+                    f"service_id '{holder.id}'.",
+                    "service_type": kind,
+                    "existing_service_id": holder.id,
+                },
+            )
+
+
+def _who(service: Service) -> str:
+    """Who registered a service, as far as it said so."""
+    owner = service.owner or {}
+    who = f"pid {owner['pid']}" if "pid" in owner else "another program"
+    if owner.get("user"):
+        who += f" of {owner['user']}"
+    if owner.get("host"):
+        who += f" on {owner['host']}"
+    if owner.get("started"):
+        who += time.strftime(", since %Y-%m-%d %H:%M:%S,", time.localtime(owner["started"]))
+    return who
