@@ -6,30 +6,37 @@ Not for a process that gevent has monkey-patched; `RegistryClient` with a green 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import zmq
 import zmq.asyncio
 
 from rsreg import calls, config, records, sockets, wire
-from rsreg.calls import Record, Registration
+from rsreg.calls import Changes, Details, Record, Registration
 from rsreg.clientcache import ClientCache
-from rsreg.errors import Disconnected, RegistryError, RequestTimeout
+from rsreg.errors import ConfigurationError, Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call, exchange
 from rsreg.follower import Follower
 from rsreg.heartbeat import Heartbeats
+from rsreg.presence import Busy
+from rsreg.registered import Registered, plan
 from rsreg.waiting import Waiting
 from rsreg.watch import Handler, Handlers, ServiceCache
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 log = logging.getLogger(__name__)
 
 A = TypeVar("A")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AsyncChannel:
@@ -101,6 +108,78 @@ class AsyncChannel:
             self._socket = None
 
 
+class AsyncRegistered:
+    """Registered for asyncio: for `async with`, and as a decorator of coroutine functions.
+
+    What waits for the registry does so on another thread, so it never blocks the loop.
+    """
+
+    def __init__(self, registered: Registered) -> None:
+        self._registered = registered
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self._registered)[1:]}"
+
+    async def __aenter__(self) -> AsyncRegistered:
+        entering = asyncio.ensure_future(asyncio.to_thread(self._registered.enter))
+        try:
+            await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            # The thread can't be stopped, so what it registers has to be taken back.
+            await asyncio.wait([entering])
+            if entering.exception() is None:
+                await asyncio.to_thread(self._registered.leave)
+            raise
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await asyncio.to_thread(self._registered.leave)
+
+    def __call__(self, function: F) -> F:
+        """Register the service while `function`, a coroutine function, runs."""
+        if not inspect.iscoroutinefunction(function):
+            raise ConfigurationError(
+                f"{function.__name__} is no coroutine function",
+                hint="use RegistryClient.registered",
+            )
+
+        @functools.wraps(function)
+        async def registered(*args: Any, **named: Any) -> Any:
+            async with self:
+                return await function(*args, **named)
+
+        return cast(F, registered)
+
+    @property
+    def service_id(self) -> str | None:
+        """The id, once it is registered."""
+        return self._registered.service_id
+
+    def status(
+        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
+    ) -> Awaitable[None]:
+        """See RegistryClient; await it or not."""
+        self._registered.status(text, progress=progress, load=load)
+        return _Done()
+
+    def busy(self, text: str, max: float) -> Busy:
+        """See RegistryClient; for `with` and `async with`."""
+        return self._registered.busy(text, max)
+
+    def feed(self) -> Awaitable[None]:
+        """See RegistryClient; await it or not."""
+        self._registered.feed()
+        return _Done()
+
+    async def ready(self) -> bool:
+        """See RegistryClient."""
+        return await asyncio.to_thread(self._registered.ready)
+
+    async def update(self, **changes: Unpack[Changes]) -> bool:
+        """See Registered."""
+        return await asyncio.to_thread(self._registered.update, **changes)
+
+
 class AsyncRegistryClient:
     """RegistryClient for asyncio: the same arguments, names, answers and errors, as coroutines.
 
@@ -117,15 +196,20 @@ class AsyncRegistryClient:
         client_id: str = "registry-client",
         *,
         cache: bool = False,
+        mode: str | None = None,
         context: zmq.asyncio.Context | None = None,
     ) -> None:
         self.settings = config.ClientSettings(
-            registry_req_endpoint, registry_sub_endpoint, registry_hb_endpoint, timeout, client_id
+            registry_req_endpoint,
+            registry_sub_endpoint,
+            registry_hb_endpoint,
+            timeout,
+            client_id,
+            mode,
         )
         self._context = context or zmq.asyncio.Context(sockets.own_context())
         self._channel = AsyncChannel(self.settings.req_endpoint, self._context)
         self._handlers = Handlers()
-        self._registration: Registration | None = None
         self._heartbeats = Heartbeats(self.settings)
         self._listener: asyncio.Task[None] | None = None
         # On a thread of its own, like the heartbeat: it is up to date after the loop was blocked.
@@ -148,7 +232,7 @@ class AsyncRegistryClient:
         self._channel.open()
         if self._cache is not None:
             self._cache.open()
-        return _Connected()
+        return _Done()
 
     async def disconnect(self) -> None:
         """See RegistryClient."""
@@ -173,8 +257,7 @@ class AsyncRegistryClient:
         singleton: bool = False,
         allow_duplicate_service_type: bool = False,
         service_id: str | None = None,
-        *,
-        tags: list[str] | None = None,
+        **details: Unpack[Details],
     ) -> str:
         """See RegistryClient."""
         wanted = calls.registration(
@@ -187,36 +270,110 @@ class AsyncRegistryClient:
             singleton=singleton,
             allow_duplicate_service_type=allow_duplicate_service_type,
             service_id=service_id,
-            tags=tags,
+            default_mode=self.settings.mode,
+            **details,
         )
-        return await self._register(wanted)
+        until = time.monotonic() + self.settings.timeout
+        replaces: Mapping[str, Any] = {}
+        if service_id is None:
+            replaces = wanted.left_behind(await self._run(calls.namesakes(name)))
+        return await self._register(wanted, replaces, until - time.monotonic())
 
     async def reregister(self) -> str | None:
         """See RegistryClient."""
-        return await self._register(self._registration) if self._registration else None
+        last = self._heartbeats.last
+        return await self._register(last.registration) if last else None
 
     async def deregister(self, service_id: str | None = None) -> bool:
         """See RegistryClient."""
         target = self._own_id(service_id)
         if target is None:
             return False
-        await asyncio.to_thread(self._heartbeats.stop, target)
-        if self._registration is not None and self._registration.service_id == target:
-            self._registration = None
+        await asyncio.to_thread(self._heartbeats.left, target)
         return await self._change(calls.deregister(target))
 
     async def renew(self, service_id: str | None = None) -> bool:
         """See RegistryClient."""
         target = self._own_id(service_id)
-        return target is not None and await self._run(calls.renew(target))
+        if target is None:
+            return False
+        return await self._run(calls.renew(target, self._heartbeats.report(target)))
 
     async def start_heartbeat(self, interval: float | None = None) -> None:
         """See RegistryClient: here too on an OS thread, so a blocked loop does not stop it."""
-        await asyncio.to_thread(self._heartbeats.start, self._registration, interval)
+        await asyncio.to_thread(self._heartbeats.start, interval)
 
     async def stop_heartbeat(self) -> None:
         """See RegistryClient."""
         await asyncio.to_thread(self._heartbeats.stop)
+
+    def registered(
+        self,
+        name: str,
+        host: str | None = None,
+        port: int | None = None,
+        service_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        ttl: float = config.DEFAULT_TTL,
+        *,
+        singleton: bool = False,
+        allow_duplicate_service_type: bool = False,
+        service_id: str | None = None,
+        socket: zmq.Socket[Any] | None = None,
+        advertise: str | None = None,
+        required: bool = False,
+        heartbeat: str = "thread",
+        watchdog: float | None = None,
+        **details: Unpack[Details],
+    ) -> AsyncRegistered:
+        """See RegistryClient; for `async with`, and for coroutine functions."""
+        wanted = plan(
+            self.settings,
+            name,
+            host,
+            port,
+            service_type,
+            metadata,
+            ttl,
+            singleton=singleton,
+            allow_duplicate_service_type=allow_duplicate_service_type,
+            service_id=service_id,
+            socket=socket,
+            advertise=advertise,
+            required=required,
+            heartbeat=heartbeat,
+            watchdog=watchdog,
+            **details,
+        )
+        return AsyncRegistered(Registered(wanted, self.settings, self._heartbeats, self._changed))
+
+    async def update(self, **changes: Unpack[Changes]) -> bool:
+        """See RegistryClient."""
+        presence, changed = self._heartbeats.of_last(), calls.changes(**changes)
+        service_id = presence.service_id
+        known = service_id is not None and await self._change(calls.update(service_id, changed))
+        presence.change(changed, known)
+        return known
+
+    async def ready(self) -> bool:
+        """See RegistryClient."""
+        return await self.update(ready=True)
+
+    def status(
+        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
+    ) -> Awaitable[None]:
+        """See RegistryClient; await it or not."""
+        self._heartbeats.of_last().status(text, progress=progress, load=load)
+        return _Done()
+
+    def busy(self, text: str, max: float) -> Busy:
+        """See RegistryClient; for `with` and `async with`."""
+        return self._heartbeats.of_last().busy(text, max)
+
+    def feed(self) -> Awaitable[None]:
+        """See RegistryClient; await it or not."""
+        self._heartbeats.of_last().feed()
+        return _Done()
 
     # -- asking
 
@@ -356,28 +513,35 @@ class AsyncRegistryClient:
     def _known(self, read: Callable[[ServiceCache, A], T], asked: A) -> T | None:
         return None if self._cache is None else self._cache.answer(read, asked)
 
-    async def _change(self, call: Call[T]) -> T:
+    async def _change(self, call: Call[T], timeout: float | None = None) -> T:
         try:
-            return await self._run(call)
+            return await self._run(call, timeout)
         finally:
             # After a timeout too: the change may have happened.
-            if self._cache is not None:
-                self._cache.changed()
+            self._changed()
 
-    async def _register(self, wanted: Registration) -> str:
-        service_id = await self._change(calls.register(wanted))
-        self._registration = wanted.with_id(service_id)
-        self._heartbeats.follow(self._registration)
+    def _changed(self) -> None:
+        if self._cache is not None:
+            self._cache.changed()
+
+    async def _register(
+        self,
+        wanted: Registration,
+        replaces: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        report = self._heartbeats.report(wanted.service_id)
+        service_id = await self._change(calls.register(wanted, replaces, report), timeout)
+        self._heartbeats.registered(wanted, service_id)
         return service_id
 
     def _own_id(self, service_id: str | None) -> str | None:
-        if service_id is not None or self._registration is None:
-            return service_id
-        return self._registration.service_id
+        last = self._heartbeats.last
+        return service_id if service_id is not None or last is None else last.service_id
 
 
-class _Connected:
-    """The result of `connect()`: nothing to wait for, nothing lost if nobody does."""
+class _Done:
+    """What may be awaited or not: there is nothing to wait for."""
 
     def __await__(self) -> Generator[None, None, None]:
         return

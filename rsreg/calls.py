@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
-from rsreg.errors import NoService, UnknownService
+from rsreg import owner
+from rsreg.config import MODES
+from rsreg.errors import ConfigurationError, NoService, UnknownService
 from rsreg.exchange import Call
 
 #: A record or another JSON object, as it came over the wire.
 Record = dict[str, Any]
 
 
+class Details(TypedDict, total=False):
+    """What may be said of a registration by keyword (see `RegistryClient.register`)."""
+
+    tags: Sequence[str] | None
+    mode: str | None
+    endpoints: Mapping[str, int] | None
+    ready: bool
+    exclusive: bool
+
+
+class Changes(TypedDict, total=False):
+    """What may be changed of a registration (see `RegistryClient.update`)."""
+
+    host: str | None
+    port: int | None
+    service_type: str | None
+    metadata: Mapping[str, Any] | None
+    tags: Sequence[str] | None
+    mode: str | None
+    endpoints: Mapping[str, int] | None
+    ready: bool | None
+
+
 @dataclass(frozen=True)
 class Registration:
-    """All that is needed to register a service, and to register it again just as it was."""
+    """All that is needed to register a service, and to register it again just as it was.
+
+    `info` has no host as long as that is still to be found.
+    """
 
     info: Mapping[str, Any]
     ttl: float
@@ -25,16 +53,40 @@ class Registration:
         """The same under the id that the registry gave."""
         return replace(self, service_id=service_id)
 
+    def changed(self, changes: Mapping[str, Any]) -> Registration:
+        """The same with other values in some fields."""
+        return replace(self, info={**self.info, **changes})
+
     @property
     def name(self) -> str:
         """The service's name."""
         return str(self.info["name"])
 
+    def left_behind(self, namesakes: list[Record]) -> dict[str, Any]:
+        """Of the entries of its name those whose owner is gone: their owners by id."""
+        return {
+            one["id"]: one["owner"]
+            for one in namesakes
+            if one.get("name") == self.name and owner.is_gone(one.get("owner"))
+        }
+
+    def own_entry(self, namesakes: list[Record]) -> str | None:
+        """Of the entries of its name the one that is this registration, or None.
+
+        There is one if the answer to an earlier try got lost: no other service of this process has
+        the port.
+        """
+        same = ("name", "owner", "port")
+        for one in namesakes:
+            if all(one.get(field) == self.info.get(field) for field in same):
+                return str(one["id"])
+        return None
+
 
 def registration(
     name: str,
-    host: str,
-    port: int,
+    host: str | None,
+    port: int | None,
     service_type: str | None,
     metadata: Mapping[str, Any] | None,
     ttl: float,
@@ -42,31 +94,115 @@ def registration(
     singleton: bool = False,
     allow_duplicate_service_type: bool = False,
     service_id: str | None = None,
-    tags: list[str] | None = None,
+    tags: Sequence[str] | None = None,
+    mode: str | None = None,
+    endpoints: Mapping[str, int] | None = None,
+    ready: bool = True,
+    exclusive: bool = False,
+    default_mode: str | None = None,
 ) -> Registration:
-    """What the arguments of `RegistryClient.register` ask for; left out is what was not said."""
+    """What the arguments of `RegistryClient.register` ask for; left out is what was not said.
+
+    Without a port it is the one of the endpoint "command", else of the first. Raises
+    ConfigurationError.
+    """
     asked = {
         "name": name,
         "host": host,
-        "port": port,
+        "port": _main_port(port, endpoints),
         "type": service_type,
-        "tags": list(tags) if tags else None,
+        "tags": _tags(tags) if tags else None,
         "metadata": dict(metadata) if metadata else None,
         "singleton": singleton or None,
         "allow_duplicate_service_type": allow_duplicate_service_type or None,
+        "mode": _mode(mode) or default_mode,
+        "endpoints": None if endpoints is None else dict(endpoints),
+        "ready": None if ready else False,
+        "exclusive": exclusive or None,
+        "owner": owner.this_process(),
     }
     info = {field: value for field, value in asked.items() if value is not None}
     return Registration(info, ttl, service_id)
 
 
-def register(wanted: Registration) -> Call[str]:
-    """Register; the answer is the id."""
+def changes(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    service_type: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    tags: Sequence[str] | None = None,
+    mode: str | None = None,
+    endpoints: Mapping[str, int] | None = None,
+    ready: bool | None = None,
+) -> Record:
+    """What the arguments of `RegistryClient.update` ask for; what was not said stays.
+
+    Raises ConfigurationError.
+    """
+    asked = {
+        "host": host,
+        "port": port,
+        "type": service_type,
+        "metadata": None if metadata is None else dict(metadata),
+        "tags": None if tags is None else _tags(tags),
+        "mode": _mode(mode),
+        "endpoints": None if endpoints is None else dict(endpoints),
+        "ready": ready,
+    }
+    said = {field: value for field, value in asked.items() if value is not None}
+    if not said:
+        raise ConfigurationError("there is nothing to change", hint="name the fields that change")
+    return said
+
+
+def _main_port(port: int | None, endpoints: Mapping[str, int] | None) -> int | None:
+    if endpoints is not None and not (isinstance(endpoints, Mapping) and endpoints):
+        raise ConfigurationError(
+            f"endpoints= names ports, not {endpoints!r}", hint='like {"command": 5000}'
+        )
+    if port is None and endpoints:
+        return endpoints.get("command", next(iter(endpoints.values())))
+    return port
+
+
+def _tags(tags: Sequence[str]) -> list[str]:
+    if isinstance(tags, str):
+        raise ConfigurationError(f"tags= is a list, not the text {tags!r}")
+    return list(tags)
+
+
+def _mode(mode: str | None) -> str | None:
+    if mode is not None and mode not in MODES:
+        raise ConfigurationError(
+            f"no mode: {mode!r}", hint='a service is "hardware" or a "simulator"'
+        )
+    return mode
+
+
+def register(
+    wanted: Registration,
+    replaces: Mapping[str, Any] | None = None,
+    report: Mapping[str, Any] | None = None,
+) -> Call[str]:
+    """Register; the answer is the id. `replaces` is what `left_behind` found."""
     info = dict(wanted.info)
     if wanted.service_id is not None:
         info["id"] = wanted.service_id
     return _call(
-        "register", lambda reply: str(reply["service_id"]), service_info=info, ttl=wanted.ttl
+        "register",
+        lambda reply: str(reply["service_id"]),
+        service_info=info,
+        ttl=wanted.ttl,
+        replaces=replaces or None,
+        report=report,
     )
+
+
+def update(service_id: str, changed: Mapping[str, Any]) -> Call[bool]:
+    """Change fields of a record; False if there is no such service."""
+    none: dict[str, Any] = {UnknownService.code: False}
+    return _call("update", _done, none, service_id=service_id, service_info=dict(changed))
 
 
 def deregister(service_id: str) -> Call[bool]:
@@ -74,9 +210,10 @@ def deregister(service_id: str) -> Call[bool]:
     return _call("deregister", _done, {UnknownService.code: False}, service_id=service_id)
 
 
-def renew(service_id: str) -> Call[bool]:
+def renew(service_id: str, report: Mapping[str, Any] | None = None) -> Call[bool]:
     """One heartbeat; False if there is no such service."""
-    return _call("renew", _done, {UnknownService.code: False}, service_id=service_id)
+    none: dict[str, Any] = {UnknownService.code: False}
+    return _call("renew", _done, none, service_id=service_id, report=report)
 
 
 def get(service_id: str) -> Call[Record | None]:
@@ -87,6 +224,11 @@ def get(service_id: str) -> Call[Record | None]:
 def list_services(service_type: str | None = None) -> Call[list[Record]]:
     """All services, or those of a type."""
     return _call("list", lambda reply: list(reply["services"]), service_type=service_type)
+
+
+def namesakes(name: str) -> Call[list[Record]]:
+    """The entries of a name."""
+    return _call("list", lambda reply: list(reply["services"]), name=name)
 
 
 def picture() -> Call[Record]:

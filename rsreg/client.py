@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import zmq
 
 from rsreg import calls, config, native, records
-from rsreg.calls import Record, Registration
+from rsreg.calls import Changes, Details, Record, Registration
 from rsreg.channel import Channel
 from rsreg.clientcache import ClientCache
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call
 from rsreg.follower import Follower
 from rsreg.heartbeat import Heartbeats
+from rsreg.presence import Busy, Presence
+from rsreg.registered import Registered, plan
 from rsreg.waiting import Waiting
 from rsreg.watch import EventListener, Handler, Handlers, ServiceCache
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from rsreg.aio import AsyncRegistryClient
 
 __all__ = ["AsyncRegistryClient", "RegistryClient"]
@@ -59,7 +63,6 @@ class RegistryClient:
 
     _pid: int
     _holder: int | None
-    _registration: Registration | None
     _heartbeats: Heartbeats
     _listener: EventListener | None
 
@@ -72,12 +75,18 @@ class RegistryClient:
         client_id: str = "registry-client",
         *,
         cache: bool = False,
+        mode: str | None = None,
         context: zmq.Context[Any] | None = None,
     ) -> None:
         self._given_context = context
         self._wants_cache = cache
         self.settings = config.ClientSettings(
-            registry_req_endpoint, registry_sub_endpoint, registry_hb_endpoint, timeout, client_id
+            registry_req_endpoint,
+            registry_sub_endpoint,
+            registry_hb_endpoint,
+            timeout,
+            client_id,
+            mode,
         )
         self._handlers = Handlers()
         self._closed = False
@@ -133,8 +142,7 @@ class RegistryClient:
         singleton: bool = False,
         allow_duplicate_service_type: bool = False,
         service_id: str | None = None,
-        *,
-        tags: list[str] | None = None,
+        **details: Unpack[Details],
     ) -> str:
         """Register a service; returns its id, which the client keeps for the calls without one.
 
@@ -153,13 +161,19 @@ class RegistryClient:
             singleton=singleton,
             allow_duplicate_service_type=allow_duplicate_service_type,
             service_id=service_id,
-            tags=tags,
+            default_mode=self.settings.mode,
+            **details,
         )
-        return self._register(wanted)
+        until = time.monotonic() + self.settings.timeout
+        replaces: Mapping[str, Any] = {}
+        if service_id is None:
+            replaces = wanted.left_behind(self._run(calls.namesakes(name)))
+        return self._register(wanted, replaces, until - time.monotonic())
 
     def reregister(self) -> str | None:
         """Register the last registration again, in full and under its id; None if there is none."""
-        return self._register(self._registration) if self._registration else None
+        last = self._heartbeats.last if self._current_process() else None
+        return self._register(last.registration) if last else None
 
     def deregister(self, service_id: str | None = None) -> bool:
         """End a registration, this client's own by default; False if there is none.
@@ -169,15 +183,15 @@ class RegistryClient:
         target = self._own_id(service_id)
         if target is None:
             return False
-        self._heartbeats.stop(target)
-        if self._registration is not None and self._registration.service_id == target:
-            self._registration = None
+        self._heartbeats.left(target)
         return self._change(calls.deregister(target))
 
     def renew(self, service_id: str | None = None) -> bool:
         """Send one heartbeat; False if the registry knows no such service."""
         target = self._own_id(service_id)
-        return target is not None and self._run(calls.renew(target))
+        if target is None:
+            return False
+        return self._run(calls.renew(target, self._heartbeats.report(target)))
 
     def start_heartbeat(self, interval: float | None = None) -> None:
         """Keep the last registration alive from a real OS thread, every `interval` seconds.
@@ -186,12 +200,107 @@ class RegistryClient:
         ConfigurationError without a registration.
         """
         self._current_process()
-        self._heartbeats.start(self._registration, interval)
+        self._heartbeats.start(interval)
 
     def stop_heartbeat(self) -> None:
         """Stop all of them, if any run; the registrations end after their ttl."""
         if self._current_process():
             self._heartbeats.stop()
+
+    def registered(
+        self,
+        name: str,
+        host: str | None = None,
+        port: int | None = None,
+        service_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        ttl: float = config.DEFAULT_TTL,
+        *,
+        singleton: bool = False,
+        allow_duplicate_service_type: bool = False,
+        service_id: str | None = None,
+        socket: zmq.Socket[Any] | None = None,
+        advertise: str | None = None,
+        required: bool = False,
+        heartbeat: str = "thread",
+        watchdog: float | None = None,
+        **details: Unpack[Details],
+    ) -> Registered:
+        """Keep a service registered: `with client.registered("puna_cs", port=5000): …`.
+
+        Registers, beats, and deregisters at the end of the block, of the function that it
+        decorates, or of the interpreter, whatever ends it. With the registry away it goes on
+        without, and registers as soon as that is there, unless it is `required`.
+
+        `socket` is a bound ZeroMQ socket, whose port it is. Without a `host` that is the address of
+        the socket, or the local one of the route to the registry, or into a network that
+        `advertise` says ("10.3.0.0/24"); a host that was found follows its changes.
+
+        `heartbeat="process"` beats from a process of its own, for C code that keeps the GIL.
+        `watchdog` is the seconds (1 to 86400) within which the main loop has to call `feed`: beyond
+        half of them the service is in `warning`, beyond all of them `critical`, and not discovered.
+
+        All else is as in `register`. Raises ConfigurationError, and what the registry refuses with.
+        """
+        wanted = plan(
+            self.settings,
+            name,
+            host,
+            port,
+            service_type,
+            metadata,
+            ttl,
+            singleton=singleton,
+            allow_duplicate_service_type=allow_duplicate_service_type,
+            service_id=service_id,
+            socket=socket,
+            advertise=advertise,
+            required=required,
+            heartbeat=heartbeat,
+            watchdog=watchdog,
+            **details,
+        )
+        self._current_process()
+        return Registered(
+            wanted, self.settings, self._heartbeats, self._changed, self._given_context
+        )
+
+    def update(self, **changes: Unpack[Changes]) -> bool:
+        """Change `host`, `port`, `service_type`, `metadata`, `tags`, `mode`, `endpoints`, `ready`.
+
+        It is for what was registered last; what is not said stays. False if the registry does not
+        know the service now: then it is told with the next registration.
+        """
+        presence, changed = self._own(), calls.changes(**changes)
+        service_id = presence.service_id
+        known = service_id is not None and self._change(calls.update(service_id, changed))
+        presence.change(changed, known)
+        return known
+
+    def ready(self) -> bool:
+        """What was registered with `ready=False` may be discovered now; as `update`."""
+        return self.update(ready=True)
+
+    def status(
+        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
+    ) -> None:
+        """Say what the driver is doing; lists show it. It travels with the heartbeats.
+
+        `progress` is 0 to 1, of that text; `load`, of at least 0, stays until another is said.
+        Without any argument all is taken back. It is for what was registered last.
+        """
+        self._own().status(text, progress=progress, load=load)
+
+    def busy(self, text: str, max: float) -> Busy:
+        """`with client.busy("homing", max=300): …`: this takes up to so many seconds.
+
+        Its text is shown meanwhile, and for so long the watchdog need not be fed.
+        """
+        return self._own().busy(text, max)
+
+    def feed(self) -> None:
+        """The main loop is alive: feed the `watchdog` of `registered`."""
+        self._own().feed()
 
     # -- asking
 
@@ -311,29 +420,40 @@ class RegistryClient:
                 if self._closed:
                     self._channel.close()
 
+    def _own(self) -> Presence:
+        self._current_process()
+        return self._heartbeats.of_last()
+
     def _known(self, read: Callable[[ServiceCache, A], T], asked: A) -> T | None:
         """What the cache says, if there is one and it is sure."""
         self._current_process()
         return None if self._cache is None else self._cache.answer(read, asked)
 
-    def _change(self, call: Call[T]) -> T:
+    def _change(self, call: Call[T], timeout: float | None = None) -> T:
         try:
-            return self._run(call)
+            return self._run(call, timeout)
         finally:
             # After a timeout too: the change may have happened.
-            if self._cache is not None:
-                self._cache.changed()
+            self._changed()
 
-    def _register(self, wanted: Registration) -> str:
-        service_id = self._change(calls.register(wanted))
-        self._registration = wanted.with_id(service_id)
-        self._heartbeats.follow(self._registration)
+    def _changed(self) -> None:
+        if self._cache is not None:
+            self._cache.changed()
+
+    def _register(
+        self,
+        wanted: Registration,
+        replaces: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        report = self._heartbeats.report(wanted.service_id)
+        service_id = self._change(calls.register(wanted, replaces, report), timeout)
+        self._heartbeats.registered(wanted, service_id)
         return service_id
 
     def _own_id(self, service_id: str | None) -> str | None:
-        if service_id is not None or not self._current_process() or self._registration is None:
-            return service_id
-        return self._registration.service_id
+        last = self._heartbeats.last if self._current_process() else None
+        return service_id if service_id is not None or last is None else last.service_id
 
     @contextlib.contextmanager
     def _alone(self, timeout: float) -> Iterator[None]:
@@ -366,7 +486,6 @@ class RegistryClient:
         self._lock = native.new_lock()
         self._holder = None
         self._channel = Channel(self.settings.req_endpoint, self._given_context)
-        self._registration = None
         self._heartbeats = Heartbeats(self.settings)
         self._listener = None
         self._cache = ClientCache(self.settings, self._given_context) if self._wants_cache else None

@@ -21,6 +21,9 @@ DEFAULT_TIMEOUT = 2.0
 MAX_TIMEOUT = 86_400
 #: Seconds of silence after which a registration ends.
 DEFAULT_TTL = 30
+#: What a service is, and what a client may be told to look for.
+MODES = ("hardware", "simulator")
+ANY_MODE = "any"
 
 _HOST_AND_PORT = re.compile(r"(\[[^]\s]+\]|[^][:/\s]+)(?::([0-9]{1,5}))?")
 
@@ -28,6 +31,16 @@ _HOST_AND_PORT = re.compile(r"(\[[^]\s]+\]|[^][:/\s]+)(?::([0-9]{1,5}))?")
 def default_endpoint() -> str:
     """Where the registry is: `RSREG_ENDPOINT`, or the default port of this machine."""
     return normal_endpoint(os.environ.get("RSREG_ENDPOINT") or "localhost")
+
+
+def default_mode() -> str | None:
+    """Whether simulators or hardware are meant: `RSREG_MODE`, or nothing said."""
+    return os.environ.get("RSREG_MODE") or None
+
+
+def environment() -> dict[str, str]:
+    """What a process is started with that is to know the same."""
+    return dict(os.environ)
 
 
 def default_database() -> Path:
@@ -77,6 +90,7 @@ class ClientSettings:
         hb_endpoint: str | None,
         timeout: float,
         client_id: str,
+        mode: str | None = None,
     ) -> None:
         if not 0 < timeout <= MAX_TIMEOUT:
             raise ConfigurationError(
@@ -89,3 +103,10 @@ class ClientSettings:
         self.hb_endpoint = normal_endpoint(hb_endpoint, DEFAULT_RS_HB_PORT) if hb_endpoint else None
         self.timeout = timeout
         self.client_id = client_id
+        mode = mode if mode is not None else default_mode()
+        if mode not in (None, ANY_MODE, *MODES):
+            raise ConfigurationError(
+                f"no mode: {mode!r}", hint='a mode is "hardware", "simulator" or "any"'
+            )
+        #: "hardware" or "simulator"; None where nothing is said, or "any".
+        self.mode = None if mode == ANY_MODE else mode

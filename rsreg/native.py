@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-def _original(module: str, name: str) -> Any:
+def original(module: str, name: str) -> Any:
+    """What gevent replaced under this name, or what is there."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None:
         return monkey.get_original(module, name)
@@ -22,12 +23,12 @@ def _original(module: str, name: str) -> Any:
 
 def new_lock() -> Any:
     """A lock that blocks the OS thread, never a greenlet."""
-    return _original("_thread", "allocate_lock")()
+    return original("_thread", "allocate_lock")()
 
 
 def thread_id() -> int:
     """The number of the OS thread that asks; the same in all of its greenlets."""
-    return int(_original("_thread", "get_ident")())
+    return int(original("_thread", "get_ident")())
 
 
 class Stop:
@@ -57,13 +58,30 @@ class Stop:
         return self._set
 
 
+class Bell:
+    """Wakes the one real thread that waits for it; several rings before it looks are one."""
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """Wake it now, or as soon as it waits. Never blocks."""
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most `seconds`; whether it rang."""
+        return bool(self._lock.acquire(True, max(0.0, seconds)))
+
+
 class Thread:
     """A real OS thread that runs `target`; it never keeps the interpreter from ending."""
 
     def __init__(self, target: Callable[[], None]) -> None:
         self._target = target
         self._ended = Stop()
-        _original("_thread", "start_new_thread")(self._run, ())
+        original("_thread", "start_new_thread")(self._run, ())
 
     def _run(self) -> None:
         try:

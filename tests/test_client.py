@@ -27,7 +27,7 @@ from helpers import (
     wait_until,
 )
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer, owner
 from rsreg.errors import (
     AmbiguousName,
     ConfigurationError,
@@ -71,6 +71,7 @@ def test_register_get_list_discover_deregister(client: RegistryClient) -> None:
         "metadata": {"version": "1.4.2"},
         "ttl": 30,
         "health": "passing",
+        "owner": owner.this_process(),
     }
     for kind in ("PUNA", "optics"):
         found = client.discover_service(kind)

@@ -19,13 +19,14 @@ PACKAGE = ROOT / "rsreg"
 #: From the ground up. A module imports only from the rows below its own, wherever in its text.
 CLIENT = [
     ("errors", "timing", "native", "text"),
-    ("config", "records", "wire"),
+    ("config", "records", "wire", "owner", "vitals"),
     ("exchange", "sockets"),
     ("calls", "channel"),
-    ("waiting", "heartbeat", "follower"),
-    ("mirror",),
-    ("watch",),
-    ("clientcache",),
+    ("waiting", "follower", "address"),
+    ("mirror", "presence"),
+    ("watch", "heartbeat"),
+    ("clientcache", "helper"),
+    ("registered",),
     ("client", "aio"),
 ]
 SERVER = [
@@ -53,7 +54,10 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 
 #: Who may import what is not ours; anybody may import the rest of the standard library.
 GUESTS = {
-    "zmq": {"sockets", "channel", "watch", "clientcache", "client", "aio", "loops", "server"},
+    "zmq": {
+        *("sockets", "channel", "address", "watch", "clientcache", "client", "aio"),
+        *("loops", "server"),
+    },
     "msgspec": {
         "records",
         "wire",

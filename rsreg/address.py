@@ -1,0 +1,183 @@
+"""Where others reach this machine: the address to advertise, found from routes and sockets.
+
+No packet is sent: to connect a UDP socket asks the kernel which address it would send from.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import struct
+from _socket import AF_INET, AF_INET6, SOCK_DGRAM, socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import zmq
+
+from rsreg import calls
+from rsreg.errors import ConfigurationError, Disconnected
+from rsreg.exchange import Call
+from rsreg.native import original
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: Addresses of no machine (RFC 5737, RFC 3849), which are reached by the default route if there is
+#: one.
+_ELSEWHERE = {AF_INET: "192.0.2.1", AF_INET6: "2001:db8::1"}
+#: Names of what a server listens on, if it takes only connections of its own machine.
+_LOOPBACK_NAMES = {"localhost", "lo", "lo0"}
+#: The request for the address of an interface (Linux, netdevice(7)).
+_SIOCGIFADDR = 0x8915
+
+
+class Finder:
+    """Finds the host to advertise to the registry on `endpoint`, each time anew.
+
+    It is the local address of the route to the registry, or into `network` ("10.3.0.0/24"). With
+    the registry on this machine that would be 127.0.0.1, which to others is a port of their own:
+    then it is the address of the default route, unless the registry is for this machine alone.
+    Raises ConfigurationError for what is no network.
+    """
+
+    def __init__(self, endpoint: str, network: str | None = None) -> None:
+        self.network = None if network is None else _network(network)
+        self._endpoint = endpoint
+        self._target: tuple[int, Any] | None = None
+        #: Whether the registry takes only connections of its own machine, once it is known.
+        self._for_itself: bool | None = None
+
+    def find(self, ask: Callable[[Call[Any]], Any]) -> str:
+        """The address now; `ask` carries a call to the registry, if that has to say something.
+
+        Raises Disconnected without a route, ConfigurationError without an address in `network`.
+        """
+        if self.network is not None:
+            return _local_in(self.network)
+        found = self._route()
+        if not ipaddress.ip_address(found).is_loopback:
+            return found
+        if self._for_itself is None:
+            self._for_itself = _is_loopback(str(ask(calls.info(services=False)).get("bind", "*")))
+        return found if self._for_itself else _outward() or found
+
+    def _route(self) -> str:
+        """The local address of the route to the registry."""
+        host, _, port = self._endpoint.partition("://")[2].rpartition(":")
+        if not self._endpoint.startswith("tcp://"):
+            return "127.0.0.1"
+        try:
+            if self._target is None:
+                # A name is looked up once, and again only after it led nowhere.
+                lookup = original("socket", "getaddrinfo")
+                kind = AF_INET6 if host.startswith("[") else AF_INET
+                self._target = kind, lookup(host.strip("[]"), int(port), kind, SOCK_DGRAM)[0][4]
+            return _source(*self._target)
+        except OSError as error:
+            self._target = None
+            raise Disconnected(f"there is no way to {self._endpoint}: {error}") from error
+
+
+def bound_to(bound: Any) -> tuple[str | None, int]:
+    """The host and the port that a ZeroMQ socket is bound to; no host if it takes any address.
+
+    Raises ConfigurationError for anything else.
+    """
+    try:
+        endpoint = bound.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+    except (AttributeError, zmq.ZMQError) as error:
+        raise ConfigurationError(f"socket= is no open ZeroMQ socket: {bound!r}") from error
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not endpoint.startswith("tcp://"):
+        raise ConfigurationError(
+            f"socket= is not bound to a TCP port: {endpoint or 'it is not bound'}",
+            hint='bind it first: socket.bind("tcp://*:0")',
+        )
+    address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    if address.is_unspecified:
+        return None, int(port)
+    if not address.is_link_local and not _is_here(address):
+        raise ConfigurationError(
+            f"socket= is connected, not bound: {endpoint} is no address of this machine"
+        )
+    return str(address), int(port)
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"advertise= is no network: {text!r}", hint='write it like "10.3.0.0/24"'
+        ) from error
+
+
+def _local_in(network: Network) -> str:
+    inside = next(network.hosts())
+    try:
+        found = _source(AF_INET if network.version == 4 else AF_INET6, (str(inside), 9))
+    except OSError:
+        found = None
+    if found is None or ipaddress.ip_address(found) not in network:
+        raise ConfigurationError(
+            f"this machine has no address in {network}",
+            hint="say a network that it is in with advertise=, or the host itself with host=",
+        )
+    return found
+
+
+def _outward() -> str | None:
+    """The address of the default route, else of the first interface that has one; or None."""
+    for kind, target in _ELSEWHERE.items():
+        try:
+            found = _source(kind, (target, 9))
+        except OSError:
+            continue
+        if not ipaddress.ip_address(found).is_loopback:
+            return found
+    return next(_of_interfaces(), None)
+
+
+def _of_interfaces() -> Iterator[str]:
+    """The IPv4 addresses of interfaces, in their order: a lab's network may lead nowhere else."""
+    asking = socket(AF_INET, SOCK_DGRAM)
+    try:
+        for _, name in original("socket", "if_nameindex")():
+            try:
+                said = fcntl.ioctl(
+                    asking.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode())
+                )
+            except OSError:
+                continue
+            address = ipaddress.ip_address(said[20:24])
+            if not address.is_loopback:
+                yield str(address)
+    finally:
+        asking.close()
+
+
+def _source(kind: int, target: Any) -> str:
+    """The address from which this machine would send to another; raises OSError without a route."""
+    asking = socket(kind, SOCK_DGRAM)
+    try:
+        asking.connect(target)
+        return str(asking.getsockname()[0]).partition("%")[0]
+    finally:
+        asking.close()
+
+
+def _is_here(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    trying = socket(AF_INET if address.version == 4 else AF_INET6, SOCK_DGRAM)
+    try:
+        trying.bind((str(address), 0))
+    except OSError:
+        return False
+    finally:
+        trying.close()
+    return True
+
+
+def _is_loopback(listens_on: str) -> bool:
+    try:
+        return ipaddress.ip_address(listens_on.strip("[]")).is_loopback
+    except ValueError:
+        return listens_on in _LOOPBACK_NAMES

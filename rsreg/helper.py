@@ -1,0 +1,257 @@
+"""A heartbeat in a process of its own, for drivers in which C code keeps the GIL.
+
+The driver's side is `HeartbeatProcess`; `python -m rsreg.helper` is the process that it starts.
+They share a socket pair, the standard input and output of the process: JSON lines, what there is to
+tell one way, and what is to be logged the other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from _socket import MSG_NOSIGNAL, SHUT_RDWR, socketpair
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from rsreg import config, wire
+from rsreg.address import Finder
+from rsreg.calls import Registration
+from rsreg.errors import ConfigurationError
+from rsreg.heartbeat import Heartbeat
+from rsreg.native import Thread, new_lock, original
+from rsreg.presence import Presence
+from rsreg.timing import Backoff
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which the process looks whether its parent is still there.
+_LOOK = 1.0
+#: Seconds at most until the process knows that the main loop was fed, and the part of a watchdog.
+_FEED, _FEED_PART = 1.0, 0.1
+#: Seconds before a process that ended is started anew: at first, and at most.
+_AGAIN_FIRST, _AGAIN_MOST = 0.1, 5.0
+_LINE = 65_536
+
+
+class HeartbeatProcess(Heartbeat):
+    """A heartbeat that hands over to a process once the service is registered.
+
+    The process ends with this one, on `kill -9` too, and is started anew if it ends before. Its
+    thread here only passes on what the driver says.
+    """
+
+    def __init__(self, presence: Presence, endpoint: str, interval: float | None = None) -> None:
+        if not sys.executable:
+            raise ConfigurationError(
+                'heartbeat="process" needs a Python program to start',
+                hint='use heartbeat="thread", or set sys.executable',
+            )
+        super().__init__(presence, endpoint, interval)
+        self._process: _Process | None = None
+        self._process_lock = new_lock()
+
+    def run(self) -> None:
+        """Register if that is still to be done, then keep the process going until `stop`."""
+        delay = 0.0 if self.presence.service_id is not None else self._backoff.next()
+        while self.presence.service_id is None and self._wait(delay):
+            delay = self.step()
+        self._channel.close()
+        again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
+        while self._begin():
+            began = time.monotonic()
+            self._pass_on()
+            if time.monotonic() - began > _AGAIN_MOST:
+                again.reset()
+            if self._stop.wait(again.next()):
+                break
+            log.warning("%s: its heartbeat process ended, another starts", self._name)
+        self._end()
+
+    def stop(self) -> None:
+        """Stop beating; nothing is sent afterwards."""
+        self._stop.set()
+        self._end()
+        super().stop()
+
+    @property
+    def _name(self) -> str:
+        return self.presence.registration.name
+
+    def _begin(self) -> bool:
+        with self._process_lock:
+            if self._stop.is_set():
+                return False
+            try:
+                self._process = _Process(self._about())
+            except OSError as error:
+                log.error("%s: can't start a heartbeat process: %s", self._name, error)
+                self._process = None
+        return True
+
+    def _pass_on(self) -> None:
+        """Tell the process what changes, until it ends or has to."""
+        process = self._process
+        if process is None:
+            return
+        Thread(lambda: self._log(process))
+        watchdog = self.presence.vitals.watchdog
+        look = _LOOK if watchdog is None else min(_FEED, watchdog * _FEED_PART)
+        told = b""
+        while not self._stop.is_set() and not process.ended:
+            self.presence.bell.wait(look)
+            said = wire.encode(self._state())
+            if said != told:
+                told = said
+                if not process.tell(said):
+                    break
+        process.end()
+
+    def _log(self, process: _Process) -> None:
+        """Log what the process has to say, on a thread of its own; its end is noticed here."""
+        for line in process.lines():
+            with suppress(ValueError, TypeError, KeyError):
+                said = json.loads(line)
+                log.log(said["level"], "%s", said["message"])
+        process.ended = True
+        self.presence.bell.ring()
+
+    def _end(self) -> None:
+        with self._process_lock:
+            if self._process is not None:
+                self._process.end()
+
+    def _about(self) -> dict[str, Any]:
+        finder = self.presence.finder
+        return {
+            "parent": os.getpid(),
+            "endpoint": self.endpoint,
+            "interval": self.interval,
+            "ttl": self.presence.registration.ttl,
+            "service_id": self.presence.service_id,
+            "watchdog": self.presence.vitals.watchdog,
+            "network": str(finder.network) if finder and finder.network else None,
+            **self._state(),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        presence = self.presence
+        return {
+            "info": presence.registration.info,
+            "untold": presence.untold,
+            "finds": presence.finder is not None,
+            "vitals": presence.vitals.state(),
+        }
+
+
+class _Process:
+    """The process, as the driver has it. It may be ended from any thread."""
+
+    def __init__(self, about: dict[str, Any]) -> None:
+        self.ended = False
+        self._lock = new_lock()
+        self._here, there = socketpair()
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+        environment = {**config.environment(), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+        try:
+            # What gevent puts in its place would want to watch the child.
+            self._pid: int | None = original("os", "posix_spawn")(
+                sys.executable,
+                [sys.executable, "-m", __name__],
+                environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, there.fileno(), fd) for fd in (0, 1)],
+                # A Ctrl-C is for the driver, which then ends this process in its own time.
+                setsigmask=[signal.SIGINT],
+            )
+        except OSError:
+            self._here.close()
+            raise
+        finally:
+            there.close()
+        self.tell(wire.encode(about))
+
+    def tell(self, line: bytes) -> bool:
+        """Send a line; whether there is somebody to take it."""
+        try:
+            # No SIGPIPE, whatever the driver does with it.
+            self._here.sendall(line + b"\n", MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def lines(self) -> Iterator[bytes]:
+        """What it has to say, until it ends."""
+        rest = b""
+        with suppress(OSError):
+            while data := self._here.recv(_LINE):
+                *whole, rest = (rest + data).split(b"\n")
+                yield from whole
+        self._here.close()
+
+    def end(self) -> None:
+        """Kill it, in the middle of a call perhaps: it holds nothing to be put in order."""
+        with self._lock:
+            pid, self._pid = self._pid, None
+        if pid is None:
+            return
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            original("os", "waitpid")(pid, 0)
+        with suppress(OSError):
+            self._here.shutdown(SHUT_RDWR)
+
+
+class _ToParent(logging.Handler):
+    """Sends what is logged here to the driver, which knows what to do with it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = {"level": record.levelno, "message": record.getMessage()}
+        with suppress(OSError):
+            os.write(1, json.dumps(said).encode() + b"\n")
+
+
+def main() -> None:
+    """Beat for the parent until it ends."""
+    # What else this process got from the driver, its devices for one, is not for it to hold.
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    logging.basicConfig(handlers=[_ToParent()], level=logging.INFO)
+    parent, rest = os.getppid(), b""
+    beating: Presence | None = None
+    while os.getppid() == parent:
+        if not select.select([0], [], [], _LOOK)[0]:
+            continue
+        try:
+            data = os.read(0, _LINE)
+        except OSError:
+            break
+        if not data:
+            break
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            said = json.loads(line)
+            if beating is None:
+                parent, beating = said["parent"], _beat_for(said)
+            else:
+                beating.take(said["info"], said["untold"], said["finds"], said["vitals"])
+    # The registration is the driver's, or left to its ttl: nothing is said, nothing waited for.
+    os._exit(0)
+
+
+def _beat_for(said: dict[str, Any]) -> Presence:
+    wanted = Registration(said["info"], said["ttl"], said["service_id"])
+    finder = Finder(said["endpoint"], said["network"]) if said["finds"] else None
+    presence = Presence(wanted, finder, said["watchdog"])
+    presence.vitals.restore(said["vitals"])
+    presence.follow(wanted)
+    presence.change(said["untold"])
+    Heartbeat(presence, said["endpoint"], said["interval"]).start()
+    return presence
+
+
+if __name__ == "__main__":
+    main()

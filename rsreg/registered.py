@@ -1,0 +1,287 @@
+"""A service that is registered for as long as a block, a function or the interpreter runs."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import inspect
+import ipaddress
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from rsreg import calls, owner, records
+from rsreg.address import Finder, bound_to
+from rsreg.calls import Changes, Details, Registration
+from rsreg.channel import Channel
+from rsreg.config import ClientSettings
+from rsreg.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    RegistryError,
+    TransportError,
+    Unavailable,
+)
+from rsreg.exchange import Call
+from rsreg.heartbeat import Heartbeat, Heartbeats
+from rsreg.helper import HeartbeatProcess
+from rsreg.presence import Busy, Presence
+from rsreg.vitals import Vitals
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Seconds that the end of the interpreter waits for the registry.
+_AT_EXIT = 1.0
+#: What keeps a service alive: a thread of this process, or a process beside it.
+_KINDS: dict[str, type[Heartbeat]] = {"thread": Heartbeat, "process": HeartbeatProcess}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The checked arguments of `RegistryClient.registered`."""
+
+    registration: Registration
+    socket: Any
+    finder: Finder | None
+    required: bool
+    kind: type[Heartbeat]
+    watchdog: float | None
+
+
+def plan(
+    settings: ClientSettings,
+    name: str,
+    host: str | None,
+    port: int | None,
+    service_type: str | None,
+    metadata: Mapping[str, Any] | None,
+    ttl: float,
+    *,
+    singleton: bool = False,
+    allow_duplicate_service_type: bool = False,
+    service_id: str | None = None,
+    socket: Any = None,
+    advertise: str | None = None,
+    required: bool = False,
+    heartbeat: str = "thread",
+    watchdog: float | None = None,
+    **details: Unpack[Details],
+) -> Plan:
+    """Check what was asked for; raises ConfigurationError, before anything is sent."""
+    if host is not None and advertise is not None:
+        raise ConfigurationError(
+            "host= and advertise= both say where the service is", hint="leave one of them out"
+        )
+    if heartbeat not in _KINDS:
+        raise ConfigurationError(
+            f"no heartbeat: {heartbeat!r}", hint='a heartbeat is a "thread" or a "process"'
+        )
+    wanted = calls.registration(
+        name,
+        host,
+        port,
+        service_type,
+        metadata,
+        ttl,
+        singleton=singleton,
+        allow_duplicate_service_type=allow_duplicate_service_type,
+        service_id=service_id,
+        default_mode=settings.mode,
+        **details,
+    )
+    if "port" not in wanted.info and socket is None:
+        raise ConfigurationError(
+            f"{name}: no port is said", hint="say port=, endpoints=, or socket= with a bound socket"
+        )
+    try:
+        # What the registry would refuse again and again, in the background.
+        records.read_service_info({"host": "to be found", "port": 1, **wanted.info})
+        records.read_ttl(ttl)
+    except InvalidRequest as error:
+        raise ConfigurationError(str(error), hint=error.hint) from error
+    Vitals(0, watchdog)
+    finder = Finder(settings.req_endpoint, advertise) if host is None else None
+    return Plan(wanted, socket, finder, required, _KINDS[heartbeat], watchdog)
+
+
+class Registered:
+    """Keeps one service registered between `__enter__` and `__exit__`; a decorator too.
+
+    It may be used again after its end. The end of the interpreter ends it as well; a forked child
+    does not. It belongs to the client that made it: that one's `close` stops its heartbeat.
+    """
+
+    def __init__(
+        self,
+        wanted: Plan,
+        settings: ClientSettings,
+        heartbeats: Heartbeats,
+        changed: Callable[[], None],
+        context: Any = None,
+    ) -> None:
+        self._plan = wanted
+        self._settings = settings
+        self._heartbeats = heartbeats
+        self._changed = changed
+        self._context = context
+        self._heartbeat: Heartbeat | None = None
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        return f"<Registered {self._plan.registration.name} {self.service_id or 'not yet'}>"
+
+    def __enter__(self) -> Registered:
+        self.enter()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.leave()
+
+    def __call__(self, function: F) -> F:
+        """Register the service while `function` runs."""
+        if inspect.iscoroutinefunction(function):
+            raise ConfigurationError(
+                f"{function.__name__} is a coroutine function",
+                hint="use AsyncRegistryClient.registered",
+            )
+
+        @functools.wraps(function)
+        def registered(*args: Any, **named: Any) -> Any:
+            with self:
+                return function(*args, **named)
+
+        return cast(F, registered)
+
+    @property
+    def service_id(self) -> str | None:
+        """The id, once it is registered."""
+        return None if self._heartbeat is None else self._heartbeat.presence.service_id
+
+    # -- what the driver says
+
+    def status(
+        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
+    ) -> None:
+        """See `RegistryClient.status`."""
+        self._presence().status(text, progress=progress, load=load)
+
+    def busy(self, text: str, max: float) -> Busy:
+        """See `RegistryClient.busy`."""
+        return self._presence().busy(text, max)
+
+    def feed(self) -> None:
+        """See `RegistryClient.feed`."""
+        self._presence().feed()
+
+    def ready(self) -> bool:
+        """See `RegistryClient.ready`."""
+        return self.update(ready=True)
+
+    def update(self, **changes: Unpack[Changes]) -> bool:
+        """See `RegistryClient.update`; with the registry away the heartbeat does it later."""
+        presence, changed = self._presence(), calls.changes(**changes)
+        known = False
+        if presence.service_id is not None:
+            try:
+                known = self._ask(calls.update(presence.service_id, changed))
+            except (TransportError, Unavailable) as error:
+                log.info("%s: the update is still to be told: %s", self._name, error)
+        presence.change(changed, known)
+        return known
+
+    # -- beginning and end
+
+    def enter(self) -> None:
+        """Register, and keep it so; with the registry away that is done in the background.
+
+        Raises RuntimeError if it is entered already.
+        """
+        if self._heartbeat is not None and self._pid == os.getpid():
+            raise RuntimeError(f"{self._name} is registered already by this very object")
+        presence = self._new_presence()
+        heartbeat = self._plan.kind(presence, self._heartbeats.endpoint)
+        until = time.monotonic() + self._settings.timeout
+        channel = Channel(self._settings.req_endpoint, self._context)
+        try:
+            heartbeat.register(
+                lambda call: channel.run(call, max(0.0, until - time.monotonic())),
+            )
+        except (TransportError, Unavailable) as error:
+            if self._plan.required:
+                raise
+            heartbeat.lost(error)
+        finally:
+            channel.close()
+            self._changed()
+        self._heartbeat, self._pid = heartbeat, os.getpid()
+        self._heartbeats.add(heartbeat)
+        atexit.register(self._at_exit)
+
+    def leave(self) -> None:
+        """Stop the heartbeat, and deregister; a registry that is away gets to know by the ttl."""
+        self._leave(self._settings.timeout)
+
+    def _at_exit(self) -> None:
+        self._leave(min(_AT_EXIT, self._settings.timeout))
+
+    def _leave(self, timeout: float) -> None:
+        atexit.unregister(self._at_exit)
+        heartbeat, self._heartbeat = self._heartbeat, None
+        if heartbeat is None or self._pid != os.getpid():
+            return
+        self._heartbeats.remove(heartbeat)
+        service_id = heartbeat.presence.service_id
+        if service_id is None:
+            return
+        try:
+            self._ask(calls.deregister(service_id), timeout)
+        except RegistryError as error:
+            log.warning("%s: not deregistered, it ends by its ttl: %s", self._name, error)
+
+    def _new_presence(self) -> Presence:
+        """What is to be registered now; raises ConfigurationError for an unfit socket."""
+        wanted, finder = self._plan.registration, self._plan.finder
+        changes: dict[str, Any] = {"owner": owner.this_process()}
+        if self._plan.socket is not None:
+            host, port = bound_to(self._plan.socket)
+            if wanted.info.get("port", port) != port:
+                raise ConfigurationError(
+                    f"port= says {wanted.info['port']}, but socket= is bound to {port}",
+                    hint="leave port= out: the socket says it",
+                )
+            changes["port"] = port
+            if host is not None and finder is not None:
+                network = finder.network
+                if network is not None and ipaddress.ip_address(host) not in network:
+                    raise ConfigurationError(
+                        f"advertise= says {network}, but socket= is bound to {host}",
+                        hint='bind it to any address: socket.bind("tcp://*:0")',
+                    )
+                changes["host"], finder = host, None
+        return Presence(wanted.changed(changes), finder, self._plan.watchdog)
+
+    def _presence(self) -> Presence:
+        if self._heartbeat is None:
+            raise RuntimeError(f"{self._name} is not registered: use it inside its with block")
+        return self._heartbeat.presence
+
+    def _ask(self, call: Call[T], timeout: float | None = None) -> T:
+        channel = Channel(self._settings.req_endpoint, self._context)
+        try:
+            return channel.run(call, self._settings.timeout if timeout is None else timeout)
+        finally:
+            channel.close()
+            self._changed()
+
+    @property
+    def _name(self) -> str:
+        return self._plan.registration.name
