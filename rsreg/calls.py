@@ -106,17 +106,20 @@ def registration(
     Without a port it is the one of the endpoint "command", else of the first. Raises
     ConfigurationError.
     """
+    named = _endpoints(endpoints)
+    if port is None and named is not None:
+        port = named.get("command", next(iter(named.values())))
     asked = {
         "name": name,
         "host": host,
-        "port": _main_port(port, endpoints),
+        "port": port,
         "type": service_type,
         "tags": _tags(tags) if tags else None,
         "metadata": dict(metadata) if metadata else None,
         "singleton": singleton or None,
         "allow_duplicate_service_type": allow_duplicate_service_type or None,
         "mode": _mode(mode) or default_mode,
-        "endpoints": None if endpoints is None else dict(endpoints),
+        "endpoints": named,
         "ready": None if ready else False,
         "exclusive": exclusive or None,
         "owner": owner.this_process(),
@@ -147,7 +150,7 @@ def changes(
         "metadata": None if metadata is None else dict(metadata),
         "tags": None if tags is None else _tags(tags),
         "mode": _mode(mode),
-        "endpoints": None if endpoints is None else dict(endpoints),
+        "endpoints": _endpoints(endpoints),
         "ready": ready,
     }
     said = {field: value for field, value in asked.items() if value is not None}
@@ -156,14 +159,14 @@ def changes(
     return said
 
 
-def _main_port(port: int | None, endpoints: Mapping[str, int] | None) -> int | None:
-    if endpoints is not None and not (isinstance(endpoints, Mapping) and endpoints):
+def _endpoints(endpoints: Mapping[str, int] | None) -> dict[str, int] | None:
+    if endpoints is None:
+        return None
+    if not isinstance(endpoints, Mapping) or not endpoints:
         raise ConfigurationError(
             f"endpoints= names ports, not {endpoints!r}", hint='like {"command": 5000}'
         )
-    if port is None and endpoints:
-        return endpoints.get("command", next(iter(endpoints.values())))
-    return port
+    return dict(endpoints)
 
 
 def _tags(tags: Sequence[str]) -> list[str]:

@@ -192,10 +192,12 @@ class ServerProcess:
         self.stop()
 
 
-def python_process(code: str, *arguments: object) -> subprocess.Popen[str]:
+def python_process(
+    code: str, *arguments: object, under: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """A Python process that can import what tests share; `sys` is there already."""
     return subprocess.Popen(
-        [sys.executable, "-c", f"import sys\n{code}", *map(str, arguments)],
+        [*under, sys.executable, "-c", f"import sys\n{code}", *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
