@@ -41,7 +41,7 @@ class Finder:
 
     def __init__(self, endpoint: str, network: str | None = None) -> None:
         self.network = None if network is None else _network(network)
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._target: tuple[int, Any] | None = None
         #: Whether the registry takes only connections of its own machine, once it is known.
         self._for_itself: bool | None = None
@@ -62,8 +62,8 @@ class Finder:
 
     def _route(self) -> str:
         """The local address of the route to the registry."""
-        host, _, port = self._endpoint.partition("://")[2].rpartition(":")
-        if not self._endpoint.startswith("tcp://"):
+        host, _, port = self.endpoint.partition("://")[2].rpartition(":")
+        if not self.endpoint.startswith("tcp://"):
             return "127.0.0.1"
         try:
             if self._target is None:
@@ -74,7 +74,7 @@ class Finder:
             return _source(*self._target)
         except OSError as error:
             self._target = None
-            raise Disconnected(f"there is no way to {self._endpoint}: {error}") from error
+            raise Disconnected(f"there is no way to {self.endpoint}: {error}") from error
 
 
 def bound_to(bound: Any) -> tuple[str | None, int]:
@@ -112,7 +112,7 @@ def _network(text: str) -> Network:
 
 
 def _local_in(network: Network) -> str:
-    inside = next(network.hosts())
+    inside = next(iter(network.hosts()))
     try:
         found = _source(AF_INET if network.version == 4 else AF_INET6, (str(inside), 9))
     except OSError:

@@ -345,7 +345,7 @@ class AsyncRegistryClient:
             watchdog=watchdog,
             **details,
         )
-        return AsyncRegistered(Registered(wanted, self.settings, self._heartbeats, self._changed))
+        return AsyncRegistered(Registered(wanted, self.settings, self._here, self._changed))
 
     async def update(self, **changes: Unpack[Changes]) -> bool:
         """See RegistryClient."""
@@ -509,6 +509,9 @@ class AsyncRegistryClient:
     async def _run(self, call: Call[T], timeout: float | None = None) -> T:
         limit = self.settings.timeout
         return await self._channel.run(call, limit if timeout is None else min(timeout, limit))
+
+    def _here(self) -> tuple[Heartbeats, None]:
+        return self._heartbeats, None
 
     def _known(self, read: Callable[[ServiceCache, A], T], asked: A) -> T | None:
         return None if self._cache is None else self._cache.answer(read, asked)

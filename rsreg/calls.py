@@ -23,6 +23,7 @@ class Details(TypedDict, total=False):
     endpoints: Mapping[str, int] | None
     ready: bool
     exclusive: bool
+    owned: bool
 
 
 class Changes(TypedDict, total=False):
@@ -99,6 +100,7 @@ def registration(
     endpoints: Mapping[str, int] | None = None,
     ready: bool = True,
     exclusive: bool = False,
+    owned: bool = True,
     default_mode: str | None = None,
 ) -> Registration:
     """What the arguments of `RegistryClient.register` ask for; left out is what was not said.
@@ -122,7 +124,7 @@ def registration(
         "endpoints": named,
         "ready": None if ready else False,
         "exclusive": exclusive or None,
-        "owner": owner.this_process(),
+        "owner": owner.this_process() if owned else None,
     }
     info = {field: value for field, value in asked.items() if value is not None}
     return Registration(info, ttl, service_id)

@@ -149,7 +149,12 @@ class RegistryClient:
         `ttl` is 1 to 86400 seconds of silence, after which the registration ends: `start_heartbeat`
         keeps it alive. A `service_id` that is registered already is updated in place. `singleton`
         refuses if the type is taken, `allow_duplicate_service_type` permits it on a server that
-        otherwise refuses. Raises InvalidRequest, DuplicateServiceType, Unavailable.
+        otherwise refuses. Raises InvalidRequest, DuplicateServiceType, DuplicateName, Unavailable.
+
+        In `details`: `tags`; `mode`, "hardware" or "simulator"; `endpoints`, ports by name;
+        `ready=False` for a service that says by `ready` when it may be discovered; `exclusive` for
+        the only live one of its name; `owned=False` for one that is to outlive this process. An
+        owned one takes the place of those of its name whose processes died on this host.
         """
         wanted = calls.registration(
             name,
@@ -260,10 +265,7 @@ class RegistryClient:
             watchdog=watchdog,
             **details,
         )
-        self._current_process()
-        return Registered(
-            wanted, self.settings, self._heartbeats, self._changed, self._given_context
-        )
+        return Registered(wanted, self.settings, self._here, self._changed)
 
     def update(self, **changes: Unpack[Changes]) -> bool:
         """Change `host`, `port`, `service_type`, `metadata`, `tags`, `mode`, `endpoints`, `ready`.
@@ -421,8 +423,11 @@ class RegistryClient:
                     self._channel.close()
 
     def _own(self) -> Presence:
+        return self._here()[0].of_last()
+
+    def _here(self) -> tuple[Heartbeats, zmq.Context[Any] | None]:
         self._current_process()
-        return self._heartbeats.of_last()
+        return self._heartbeats, self._given_context
 
     def _known(self, read: Callable[[ServiceCache, A], T], asked: A) -> T | None:
         """What the cache says, if there is one and it is sure."""

@@ -135,7 +135,7 @@ class HeartbeatProcess(Heartbeat):
             "ttl": self.presence.registration.ttl,
             "service_id": self.presence.service_id,
             "watchdog": self.presence.vitals.watchdog,
-            "network": str(finder.network) if finder and finder.network else None,
+            "finder": finder and [finder.endpoint, finder.network and str(finder.network)],
             **self._state(),
         }
 
@@ -244,7 +244,7 @@ def main() -> None:
 
 def _beat_for(said: dict[str, Any]) -> Presence:
     wanted = Registration(said["info"], said["ttl"], said["service_id"])
-    finder = Finder(said["endpoint"], said["network"]) if said["finds"] else None
+    finder = Finder(*said["finder"]) if said["finder"] else None
     presence = Presence(wanted, finder, said["watchdog"])
     presence.vitals.restore(said["vitals"])
     presence.follow(wanted)

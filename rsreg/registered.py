@@ -29,7 +29,7 @@ from rsreg.exchange import Call
 from rsreg.heartbeat import Heartbeat, Heartbeats
 from rsreg.helper import HeartbeatProcess
 from rsreg.presence import Busy, Presence
-from rsreg.vitals import Vitals
+from rsreg.vitals import check_watchdog
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -108,7 +108,7 @@ def plan(
         records.read_ttl(ttl)
     except InvalidRequest as error:
         raise ConfigurationError(str(error), hint=error.hint) from error
-    Vitals(0, watchdog)
+    check_watchdog(watchdog)
     finder = Finder(settings.req_endpoint, advertise) if host is None else None
     return Plan(wanted, socket, finder, required, _KINDS[heartbeat], watchdog)
 
@@ -118,21 +118,22 @@ class Registered:
 
     It may be used again after its end. The end of the interpreter ends it as well; a forked child
     does not. It belongs to the client that made it: that one's `close` stops its heartbeat.
+
+    `here` gives that client's heartbeats and its ZeroMQ context, if it has one, in this process;
+    `changed` is called when the registry may have been changed.
     """
 
     def __init__(
         self,
         wanted: Plan,
         settings: ClientSettings,
-        heartbeats: Heartbeats,
+        here: Callable[[], tuple[Heartbeats, Any]],
         changed: Callable[[], None],
-        context: Any = None,
     ) -> None:
         self._plan = wanted
         self._settings = settings
-        self._heartbeats = heartbeats
+        self._here = here
         self._changed = changed
-        self._context = context
         self._heartbeat: Heartbeat | None = None
         self._pid = 0
 
@@ -207,10 +208,11 @@ class Registered:
         """
         if self._heartbeat is not None and self._pid == os.getpid():
             raise RuntimeError(f"{self._name} is registered already by this very object")
+        heartbeats, context = self._here()
         presence = self._new_presence()
-        heartbeat = self._plan.kind(presence, self._heartbeats.endpoint)
+        heartbeat = self._plan.kind(presence, heartbeats.endpoint)
         until = time.monotonic() + self._settings.timeout
-        channel = Channel(self._settings.req_endpoint, self._context)
+        channel = Channel(self._settings.req_endpoint, context)
         try:
             heartbeat.register(
                 lambda call: channel.run(call, max(0.0, until - time.monotonic())),
@@ -223,7 +225,7 @@ class Registered:
             channel.close()
             self._changed()
         self._heartbeat, self._pid = heartbeat, os.getpid()
-        self._heartbeats.add(heartbeat)
+        heartbeats.add(heartbeat)
         atexit.register(self._at_exit)
 
     def leave(self) -> None:
@@ -238,7 +240,7 @@ class Registered:
         heartbeat, self._heartbeat = self._heartbeat, None
         if heartbeat is None or self._pid != os.getpid():
             return
-        self._heartbeats.remove(heartbeat)
+        self._here()[0].remove(heartbeat)
         service_id = heartbeat.presence.service_id
         if service_id is None:
             return
@@ -250,7 +252,10 @@ class Registered:
     def _new_presence(self) -> Presence:
         """What is to be registered now; raises ConfigurationError for an unfit socket."""
         wanted, finder = self._plan.registration, self._plan.finder
-        changes: dict[str, Any] = {"owner": owner.this_process()}
+        changes: dict[str, Any] = {}
+        if "owner" in wanted.info:
+            # It may be another process than the one that made this object.
+            changes["owner"] = owner.this_process()
         if self._plan.socket is not None:
             host, port = bound_to(self._plan.socket)
             if wanted.info.get("port", port) != port:
@@ -275,7 +280,7 @@ class Registered:
         return self._heartbeat.presence
 
     def _ask(self, call: Call[T], timeout: float | None = None) -> T:
-        channel = Channel(self._settings.req_endpoint, self._context)
+        channel = Channel(self._settings.req_endpoint, self._here()[1])
         try:
             return channel.run(call, self._settings.timeout if timeout is None else timeout)
         finally:

@@ -42,8 +42,7 @@ class Vitals:
     """
 
     def __init__(self, now: float, watchdog: float | None = None) -> None:
-        if watchdog is not None:
-            _check("a watchdog", watchdog, 1, MAX_SECONDS, "seconds")
+        check_watchdog(watchdog)
         self.watchdog = watchdog
         self._lock = native.new_lock()
         self._doing = [_Doing(None, now, None, None)]
@@ -161,6 +160,12 @@ class Vitals:
         """Until when the main loop counts as fed; in the future while it is busy."""
         busy = (doing.began + doing.limit for doing in self._doing if doing.limit is not None)
         return max(self._fed, *busy, -math.inf)
+
+
+def check_watchdog(watchdog: float | None) -> None:
+    """Raises ConfigurationError for what no watchdog can be."""
+    if watchdog is not None:
+        _check("a watchdog", watchdog, 1, MAX_SECONDS, "seconds")
 
 
 def check_busy(text: str, most: float) -> None:

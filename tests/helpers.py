@@ -323,3 +323,31 @@ def need(*tools: str, root: bool = False) -> None:
         pytest.fail(f"needs {', '.join(missing)}: see .ci/run")
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
+
+
+class NetworkSpace:
+    """A network namespace with a loopback, and one interface, `lab`, that leads nowhere."""
+
+    def __init__(self) -> None:
+        need("ip", root=True)
+        self.name = f"rsreg-{os.getpid()}-{id(self):x}"
+
+    @property
+    def inside(self) -> list[str]:
+        """What runs a command in it."""
+        return ["ip", "netns", "exec", self.name]
+
+    def ip(self, *words: str) -> None:
+        """Change it."""
+        subprocess.run(["ip", "-n", self.name, *words], check=True)
+
+    def __enter__(self) -> NetworkSpace:
+        if subprocess.run(["ip", "netns", "add", self.name], check=False).returncode:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)("needs network namespaces")
+        self.ip("link", "set", "lo", "up")
+        self.ip("link", "add", "lab", "type", "veth", "peer", "other")
+        self.ip("link", "set", "lab", "up")
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        subprocess.run(["ip", "netns", "delete", self.name], check=True)

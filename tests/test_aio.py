@@ -13,7 +13,7 @@ from helpers import ServerProcess, scripted_server, wait_until
 from test_client import slow_once
 
 from rsreg import AsyncRegistryClient, RegistryClient
-from rsreg.errors import Disconnected, PortInUse, RequestTimeout
+from rsreg.errors import ConfigurationError, Disconnected, PortInUse, RequestTimeout
 from rsreg.server import AsyncInMemoryBackend, AsyncRegistryServer, AsyncSQLiteBackend
 
 
@@ -252,3 +252,81 @@ def test_a_close_lets_the_call_under_way_come_to_its_end() -> None:
 
     with scripted_server(slow_once(0.5)) as endpoint:
         asyncio.run(main(endpoint))
+
+
+def test_registered_for_a_block_and_a_coroutine_function(endpoint: str) -> None:
+    async def main() -> None:
+        async with AsyncRegistryClient(endpoint, timeout=10) as client:
+            async with client.registered("puna_cs", port=5000, ready=False, watchdog=60) as puna:
+                await puna.status("cooling", progress=0.4)
+                client.feed()
+                assert await client.ready()
+                async with puna.busy("homing", max=300):
+                    await puna.feed()
+                    until = time.monotonic() + 20
+                    while True:
+                        (service,) = await client.list_services()
+                        if service.get("status", {}).get("max") == 300:
+                            break
+                        assert time.monotonic() < until
+                        await asyncio.sleep(0.02)
+                assert service["id"] == puna.service_id
+                assert service["health"] == "passing"
+                assert await puna.update(port=5001)
+            assert await client.list_services() == []
+
+            @client.registered("puna_cs", port=5000)
+            async def serve(wanted: str) -> str:
+                assert len(await client.list_services()) == 1
+                return wanted
+
+            assert await serve("a") == "a"
+            assert await client.list_services() == []
+            with pytest.raises(ConfigurationError, match="no coroutine function"):
+                client.registered("puna_cs", port=5000)(lambda: None)
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_beginning_leaves_nothing_behind() -> None:
+    asked: list[str] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request["action"])
+        time.sleep(0.3)
+        return {"success": True, "services": [], "service_id": "puna-1", "bind": "*"}
+
+    async def main(endpoint: str) -> None:
+        async with AsyncRegistryClient(endpoint, timeout=10) as client:
+            registered = client.registered("puna_cs", port=5000)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(registered.__aenter__(), 0.5)
+            assert registered.service_id is None
+
+    with scripted_server(answer) as endpoint:
+        asyncio.run(main(endpoint))
+    assert asked[-2:] == ["register", "deregister"]
+
+
+def test_a_registry_that_is_away_does_not_block_the_loop(process: ServerProcess) -> None:
+    process.start()
+    process.kill()
+
+    async def main() -> None:
+        async with AsyncRegistryClient(process.endpoint, timeout=0.5) as client:
+            entering = asyncio.create_task(client.registered("a", port=5000).__aenter__())
+            started = time.monotonic()
+            await asyncio.sleep(0.1)
+            assert time.monotonic() - started < 0.4
+            registered = await entering
+            assert registered.service_id is None
+            process.start()
+            until = time.monotonic() + 20
+            while registered.service_id is None:
+                assert time.monotonic() < until
+                await asyncio.sleep(0.02)
+            client.settings.timeout = 10
+            await registered.__aexit__()
+            assert await client.list_services() == []
+
+    asyncio.run(main())

@@ -12,6 +12,7 @@ import pytest
 from helpers import ROOT, ServerProcess, wait_until
 
 from rsreg import RegistryClient
+from rsreg.errors import ConfigurationError
 
 #: How a driver blocks in its own code, without and with gevent's patches.
 WAYS = ["sleep", "ccall", "loop", "sleep-patched", "ccall-patched", "loop-patched"]
@@ -170,3 +171,57 @@ def test_stopping_is_quick_also_with_the_registry_gone(process: ServerProcess) -
     started = time.monotonic()
     client.close()
     assert time.monotonic() - started < 2
+
+
+def test_a_heartbeat_can_be_stopped_while_its_first_try_waits(process: ServerProcess) -> None:
+    process.start()
+    process.kill()
+    client = RegistryClient(process.endpoint, timeout=0.2)
+    with client.registered("puna_cs", port=5000, ttl=60):
+        started = time.monotonic()
+    assert time.monotonic() - started < 2
+    client.close()
+
+
+def test_a_refusal_in_the_background_is_said_once_and_tried_on(
+    process: ServerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="rsreg")
+    process.store = None
+    process.start()
+    with RegistryClient(process.endpoint, timeout=10) as other, ExitStack() as stack:
+        client = stack.enter_context(RegistryClient(process.endpoint, timeout=10))
+        mine = stack.enter_context(client.registered("puna_cs", port=5000, ttl=1, exclusive=True))
+        process.kill()
+        wait_until(lambda: "trying on" in caplog.text)
+        client.settings.timeout = 0.3
+        caplog.clear()
+        process.start()
+        # Another may have been quicker; whoever of the two is second has to wait.
+        found = wait_until(other.list_services)
+        assert [service["id"] for service in found] == [mine.service_id]
+        holder = stack.enter_context(other.registered("laser_cs", port=5001, ttl=1, exclusive=True))
+        late = RegistryClient(process.endpoint, timeout=0.3)
+        process.kill()
+        waiting = late.registered("laser_cs", port=5002, ttl=60, exclusive=True)
+        stack.enter_context(waiting)
+        process.start()
+        wait_until(lambda: "no registry answers" in caplog.text)
+        wait_until(lambda: len(other.list_services()) >= 2)
+        time.sleep(1.5)
+        services = other.list_services()
+        lasers = [service["id"] for service in services if service["name"] == "laser_cs"]
+        assert len(lasers) == 1
+        assert lasers[0] in (holder.service_id, waiting.service_id)
+        client.settings.timeout = late.settings.timeout = 10
+
+
+def test_an_interval_has_a_range(process: ServerProcess) -> None:
+    process.start()
+    with RegistryClient(process.endpoint, timeout=10) as client:
+        with pytest.raises(ConfigurationError, match="nothing to keep alive"):
+            client.start_heartbeat()
+        client.register("puna_cs", "egse3", 5000)
+        for interval in (0, -1, float("nan"), float("inf"), 86_401):
+            with pytest.raises(ConfigurationError, match="a heartbeat interval is"):
+                client.start_heartbeat(interval)

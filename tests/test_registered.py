@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import zmq
 from helpers import (
+    NetworkSpace,
     ServerProcess,
-    need,
     printed,
     python_process,
     raw_socket,
@@ -387,22 +387,11 @@ with client.registered("found", port=5000, ttl=1, advertise="10.8.0.0/24"):
 
 
 def test_a_found_address_follows_and_a_given_one_stays(process: ServerProcess) -> None:
-    need("ip", root=True)
-    space = f"rsreg-{os.getpid()}-moved"
-
-    def ip(*words: str) -> int:
-        return subprocess.run(["ip", *words], capture_output=True, check=False).returncode
-
-    if ip("netns", "add", space):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs network namespaces")
-    process.under = ["ip", "netns", "exec", space]
-    try:
-        ip("-n", space, "link", "set", "lo", "up")
-        ip("-n", space, "link", "add", "lab", "type", "veth", "peer", "other")
-        ip("-n", space, "address", "add", "10.8.0.5/24", "dev", "lab")
-        ip("-n", space, "link", "set", "lab", "up")
+    with NetworkSpace() as space:
+        space.ip("address", "add", "10.8.0.5/24", "dev", "lab")
+        process.under = space.inside
         process.start()
-        with driver(MOVED, process.endpoint, under=process.under) as running:
+        with driver(MOVED, process.endpoint, under=space.inside) as running:
 
             def hosts() -> str:
                 assert running.stdin is not None
@@ -412,12 +401,10 @@ def test_a_found_address_follows_and_a_given_one_stays(process: ServerProcess) -
 
             assert hosts() == "found 10.8.0.5 given 10.8.0.5"
             # With its first address an interface loses those that were added to it.
-            ip("-n", space, "address", "delete", "10.8.0.5/24", "dev", "lab")
-            ip("-n", space, "address", "add", "10.8.0.6/24", "dev", "lab")
+            space.ip("address", "delete", "10.8.0.5/24", "dev", "lab")
+            space.ip("address", "add", "10.8.0.6/24", "dev", "lab")
             wait_until(lambda: hosts() == "found 10.8.0.6 given 10.8.0.5")
-    finally:
         process.stop()
-        ip("netns", "delete", space)
 
 
 # -- what it says of itself

@@ -89,7 +89,15 @@ def register(
     with settings.client() as registry:
         try:
             service_id = registry.register(
-                name, host, port, service_type, dict(metadata), ttl, tags=list(tags)
+                name,
+                host,
+                port,
+                service_type,
+                dict(metadata),
+                ttl,
+                tags=list(tags),
+                # What is registered by hand is not gone when this command is.
+                owned=heartbeat,
             )
             if settings.json:
                 write_json({"success": True, "service_id": service_id})
