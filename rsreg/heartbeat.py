@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 from rsreg import calls, config
 from rsreg.calls import Record, Registration
 from rsreg.channel import Channel
-from rsreg.errors import ConfigurationError, Disconnected, RegistryError
+from rsreg.errors import (
+    ConfigurationError,
+    Disconnected,
+    RegistryError,
+    ServerError,
+    Unavailable,
+)
 from rsreg.exchange import Call
 from rsreg.native import Stop, Thread
 from rsreg.presence import Presence
@@ -39,7 +45,7 @@ class Heartbeat:
     first, as soon as the registry takes it. A driver that blocks in its own code does not stop it,
     in a monkey-patched process neither; C code that keeps the GIL does. A registry that no longer
     knows the service gets it again in full, under the same id. A host that was found is looked
-    after. An outage is two log lines: one when it begins, one when it is over.
+    after. An outage is two log lines: when it begins, and when it is over. A refusal is one more.
     """
 
     def __init__(self, presence: Presence, endpoint: str, interval: float | None = None) -> None:
@@ -52,6 +58,8 @@ class Heartbeat:
         self._stop = Stop()
         self._channel = Channel(endpoint, stop=self._stop)
         self._trouble_since: float | None = None
+        #: What was said of it: that the registry is away, and that it refuses.
+        self._said: set[bool] = set()
         self._thread: Thread | None = None
         #: Whether a try to register may have succeeded without an answer.
         self._tried = False
@@ -116,12 +124,16 @@ class Heartbeat:
         presence.registered(wanted, service_id)
 
     def lost(self, error: RegistryError) -> None:
-        """Say once that the registry does not take what it is sent; it is tried on."""
+        """Say once that the registry can't be reached, or what it refuses; it is tried on."""
         if self._trouble_since is None:
             self._trouble_since = time.monotonic()
+        refused = isinstance(error, ServerError) and not isinstance(error, Unavailable)
+        if refused not in self._said:
+            self._said.add(refused)
             known = self.presence.service_id is not None
             what = "heartbeat failed" if known else "not registered yet"
-            log.warning("%s: %s, trying on: %s", self.presence.registration.name, what, error)
+            why = f"{error}: {error.hint}" if refused and error.hint else str(error)
+            log.warning("%s: %s, trying on: %s", self.presence.registration.name, what, why)
 
     def _beat(self) -> str:
         """What it did that is worth saying, if anything."""
@@ -180,6 +192,7 @@ class Heartbeat:
         elif how:
             log.warning("%s: the registry answers%s", name, how)
         self._trouble_since = None
+        self._said.clear()
         self._backoff.reset()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -187,33 +188,25 @@ def test_a_refusal_in_the_background_is_said_once_and_tried_on(
     process: ServerProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="rsreg")
-    process.store = None
     process.start()
-    with RegistryClient(process.endpoint, timeout=10) as other, ExitStack() as stack:
-        client = stack.enter_context(RegistryClient(process.endpoint, timeout=10))
-        mine = stack.enter_context(client.registered("puna_cs", port=5000, ttl=1, exclusive=True))
-        process.kill()
-        wait_until(lambda: "trying on" in caplog.text)
-        client.settings.timeout = 0.3
-        caplog.clear()
-        process.start()
-        # Another may have been quicker; whoever of the two is second has to wait.
-        found = wait_until(other.list_services)
-        assert [service["id"] for service in found] == [mine.service_id]
-        holder = stack.enter_context(other.registered("laser_cs", port=5001, ttl=1, exclusive=True))
-        late = RegistryClient(process.endpoint, timeout=0.3)
-        process.kill()
-        waiting = late.registered("laser_cs", port=5002, ttl=60, exclusive=True)
-        stack.enter_context(waiting)
-        process.start()
-        wait_until(lambda: "no registry answers" in caplog.text)
-        wait_until(lambda: len(other.list_services()) >= 2)
-        time.sleep(1.5)
-        services = other.list_services()
-        lasers = [service["id"] for service in services if service["name"] == "laser_cs"]
-        assert len(lasers) == 1
-        assert lasers[0] in (holder.service_id, waiting.service_id)
-        client.settings.timeout = late.settings.timeout = 10
+    impatient = RegistryClient(process.endpoint, timeout=0.3)
+    with RegistryClient(process.endpoint, timeout=10) as client, impatient:
+        holder = client.register("laser_cs", "egse3", 5000, exclusive=True)
+        process.signal(signal.SIGSTOP)
+        with impatient.registered("laser_cs", port=5001, ttl=60, exclusive=True) as second:
+            process.signal(signal.SIGCONT)
+            wait_until(lambda: "is registered already" in caplog.text)
+            # It is tried again, and again, and each try is refused.
+            time.sleep(2)
+            assert [service["id"] for service in client.list_services()] == [holder]
+            assert client.deregister(holder)
+            wait_until(lambda: second.service_id)
+            impatient.settings.timeout = 10
+    said = [message for message in caplog.messages if "laser_cs:" in message]
+    assert len(said) == 3, said
+    assert "not registered yet, trying on: no registry answers" in said[0]
+    assert "on egse3:5000" in said[1]
+    assert "it is registered now" in said[2]
 
 
 def test_an_interval_has_a_range(process: ServerProcess) -> None:

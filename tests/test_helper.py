@@ -169,12 +169,15 @@ def test_another_starts_if_it_dies(client: RegistryClient, endpoint: str) -> Non
 def test_an_interrupt_is_for_the_driver(client: RegistryClient, endpoint: str) -> None:
     code = """
 try:
-    sys.stdin.read()
+    print("waiting", flush=True)
+    while True:
+        time.sleep(0.05)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
-    sys.stdin.read()
+sys.stdin.read()
 """
     with driver(endpoint, code) as process:
+        printed(process)
         printed(process)
         (helper,) = wait_until(lambda: helpers_of(process.pid))
         # As from a terminal: to both.
