@@ -31,10 +31,8 @@ class Changes(TypedDict, total=False):
 
     host: str | None
     port: int | None
-    service_type: str | None
     metadata: Mapping[str, Any] | None
     tags: Sequence[str] | None
-    mode: str | None
     endpoints: Mapping[str, int] | None
     ready: bool | None
 
@@ -134,10 +132,8 @@ def changes(
     *,
     host: str | None = None,
     port: int | None = None,
-    service_type: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     tags: Sequence[str] | None = None,
-    mode: str | None = None,
     endpoints: Mapping[str, int] | None = None,
     ready: bool | None = None,
 ) -> Record:
@@ -148,10 +144,8 @@ def changes(
     asked = {
         "host": host,
         "port": port,
-        "type": service_type,
         "metadata": None if metadata is None else dict(metadata),
         "tags": None if tags is None else _tags(tags),
-        "mode": _mode(mode),
         "endpoints": _endpoints(endpoints),
         "ready": ready,
     }

@@ -268,7 +268,7 @@ class RegistryClient:
         return Registered(wanted, self.settings, self._here, self._changed)
 
     def update(self, **changes: Unpack[Changes]) -> bool:
-        """Change `host`, `port`, `service_type`, `metadata`, `tags`, `mode`, `endpoints`, `ready`.
+        """Change `host`, `port`, `metadata`, `tags`, `endpoints` or `ready` of a registration.
 
         It is for what was registered last; what is not said stays. False if the registry does not
         know the service now: then it is told with the next registration.

@@ -7,6 +7,7 @@ tell one way, and what is to be logged the other.
 
 from __future__ import annotations
 
+import _socket
 import json
 import logging
 import os
@@ -14,7 +15,6 @@ import select
 import signal
 import sys
 import time
-from _socket import MSG_NOSIGNAL, SHUT_RDWR, socketpair
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -37,6 +37,8 @@ _FEED, _FEED_PART = 1.0, 0.1
 #: Seconds before a process that ended is started anew: at first, and at most.
 _AGAIN_FIRST, _AGAIN_MOST = 0.1, 5.0
 _LINE = 65_536
+#: No SIGPIPE from a process that has ended, whatever the driver does with it (not on macOS).
+_NO_SIGNAL: int = getattr(_socket, "MSG_NOSIGNAL", 0)
 
 
 class HeartbeatProcess(Heartbeat):
@@ -155,7 +157,7 @@ class _Process:
     def __init__(self, about: dict[str, Any]) -> None:
         self.ended = False
         self._lock = new_lock()
-        self._here, there = socketpair()
+        self._here, there = _socket.socketpair()
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         environment = {**config.environment(), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
         try:
@@ -178,8 +180,7 @@ class _Process:
     def tell(self, line: bytes) -> bool:
         """Send a line; whether there is somebody to take it."""
         try:
-            # No SIGPIPE, whatever the driver does with it.
-            self._here.sendall(line + b"\n", MSG_NOSIGNAL)
+            self._here.sendall(line + b"\n", _NO_SIGNAL)
         except OSError:
             return False
         return True
@@ -203,7 +204,7 @@ class _Process:
             os.kill(pid, signal.SIGKILL)
             original("os", "waitpid")(pid, 0)
         with suppress(OSError):
-            self._here.shutdown(SHUT_RDWR)
+            self._here.shutdown(_socket.SHUT_RDWR)
 
 
 class _ToParent(logging.Handler):

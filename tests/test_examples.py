@@ -55,6 +55,42 @@ def test_a_driver_a_command_and_a_follower(endpoint: str, client: RegistryClient
         assert output(follower) == "puna_cs is here\npuna_cs left\n"
 
 
+def test_a_driver_in_one_line(endpoint: str, client: RegistryClient) -> None:
+    with example("registered", "1", endpoint=endpoint) as driver:
+        with example("command", "home", endpoint=endpoint) as command:
+            assert output(command) == "puna_cs says done: home\n"
+        assert output(driver) == ""
+    assert client.list_services() == []
+
+
+def test_a_driver_that_says_what_it_does(endpoint: str, client: RegistryClient) -> None:
+    def status() -> dict[str, object]:
+        (service,) = client.list_services()
+        said: dict[str, object] = service.get("status", {})
+        return said
+
+    with example("busy", "2", endpoint=endpoint) as driver:
+        with example("command", "cool 180", endpoint=endpoint) as command:
+            assert output(command) == "puna_cs says done: cool\n"
+        wait_until(lambda: status().get("text") == "cooling to 180 K")
+        with example("command", "home 3", endpoint=endpoint) as command:
+            wait_until(lambda: status().get("text") == "homing")
+            assert status()["max"] == 300
+            assert output(command) == "puna_cs says done: home\n"
+        assert output(driver) == ""
+    assert client.list_services() == []
+
+
+def test_a_driver_that_crashes_and_starts_again(endpoint: str, client: RegistryClient) -> None:
+    with example("restart", endpoint=endpoint) as lives:
+        assert output(lives) == (
+            "first life: the registry knows its port alone\n"
+            "second life: the registry knows its port alone\n"
+        )
+    journal = client.events_since(0)["events"]
+    assert [event["type"] for event in journal] == ["register", "replace", "register"]
+
+
 def test_an_asyncio_program(endpoint: str, client: RegistryClient) -> None:
     client.register("puna_cs", "10.0.0.5", 5000, "PUNA")
     with example("asyncio_app", endpoint=endpoint) as app:

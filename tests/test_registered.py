@@ -464,33 +464,32 @@ def test_a_thousand_changes_are_a_few_beats(client: RegistryClient) -> None:
         assert requests.count("renew") <= 9
 
 
-HUNG = """
-with client.registered("puna_cs", port=5000, service_type="PUNA", ttl=60, watchdog=1) as puna:
-    print("up", flush=True)
-    for hang in sys.stdin:
-        time.sleep(float(hang))
+HANGS = """
+import select
+with client.registered("puna_cs", port=5000, service_type="PUNA", ttl=60, watchdog=2,
+                       heartbeat=sys.argv[2]) as puna:
+    puna.status("serving")
+    while True:
         puna.feed()
-        print("fed", flush=True)
+        if select.select([0], [], [], 0.05)[0]:
+            time.sleep(float(os.read(0, 100)))
 """
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_beating_is_not_alive(client: RegistryClient, endpoint: str, kind: str) -> None:
-    code = HUNG.replace("watchdog=1", f"watchdog=1, heartbeat='{kind}'")
-    with driver(code, endpoint) as process:
-        printed(process)
-        # Its main loop stands still; the first thing that it can say of it is due soon.
+    with driver(HANGS, endpoint, kind) as process:
+        wait_until(lambda: any("status" in service for service in client.list_services()))
+        assert own_record(client)["health"] == "passing"
+        assert process.stdin is not None
+        process.stdin.write("6\n")
+        process.stdin.flush()
         wait_until(lambda: own_record(client)["health"] == "warning")
         assert client.discover_service("PUNA") is not None
         wait_until(shows(client, health="critical", reason="stalled"))
         assert client.discover_service("PUNA") is None
-        assert process.stdin is not None
-        process.stdin.write("0\n")
-        process.stdin.flush()
-        printed(process)
         wait_until(lambda: client.discover_service("PUNA"))
-    told = kinds(client)
-    assert told[:3] == ["register", "critical", "recovered"]
+    assert kinds(client) == ["register", "critical", "recovered"]
 
 
 def test_a_hung_main_loop_is_out_within_its_watchdog(client: RegistryClient) -> None:
@@ -530,7 +529,7 @@ def test_changes_of_a_registration(client: RegistryClient) -> None:
         assert (record["host"], record["port"]) == ("egse3", 5001)
         assert client.update(host="egse4", endpoints={"command": 5001})
         assert own_record(client)["host"] == "egse4"
-        for wrong in ({}, {"mode": "dream"}, {"endpoints": {}}, {"tags": "optics"}):
+        for wrong in ({}, {"endpoints": {}}, {"tags": "optics"}):
             with pytest.raises(ConfigurationError):
                 puna.update(**wrong)
         with pytest.raises(InvalidRequest):
