@@ -61,7 +61,7 @@ class Heartbeat:
         #: What was said of it: that the registry is away, and that it refuses.
         self._said: set[bool] = set()
         self._thread: Thread | None = None
-        #: Whether a try to register may have succeeded without an answer.
+        #: Whether it tried to register.
         self._tried = False
         #: How silent the main loop was at the last beat.
         self._alarm = 0
@@ -116,12 +116,17 @@ class Heartbeat:
         replaces: dict[str, Any] = {}
         if wanted.service_id is None:
             namesakes = ask(calls.namesakes(wanted.name))
-            own = wanted.own_entry(namesakes) if self._tried else None
+            own = wanted.own_entry(namesakes) if self.unheard else None
             replaces = wanted.left_behind(namesakes)
         self._tried = True
         again = wanted if own is None else wanted.with_id(own)
         service_id = ask(calls.register(again, replaces, presence.report()))
         presence.registered(wanted, service_id)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether the service may be registered without an answer that says so."""
+        return self._tried and self.presence.service_id is None
 
     def lost(self, error: RegistryError) -> None:
         """Say once that the registry can't be reached, or what it refuses; it is tried on."""

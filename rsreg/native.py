@@ -26,6 +26,11 @@ def new_lock() -> Any:
     return original("_thread", "allocate_lock")()
 
 
+def new_rlock() -> Any:
+    """The same, for what a signal handler may call in the middle of: its thread has it twice."""
+    return original("_thread", "RLock")()
+
+
 def thread_id() -> int:
     """The number of the OS thread that asks; the same in all of its greenlets."""
     return int(original("_thread", "get_ident")())

@@ -34,7 +34,7 @@ class Presence:
         self.bell = native.Bell()
         #: What has to be sent as an `update`.
         self.untold: Record = {}
-        self._lock = native.new_lock()
+        self._lock = native.new_rlock()
         self._registered = False
 
     @property
@@ -85,12 +85,13 @@ class Presence:
 
     def _change(self, changes: Mapping[str, Any], untold: Mapping[str, Any]) -> None:
         self.registration = self.registration.changed(changes)
-        self.untold = {**self.untold, **untold}
+        self.untold = {**_without(self.untold, changes), **untold}
 
     def told(self, changes: Mapping[str, Any]) -> None:
-        """The registry knows of these changes."""
+        """The registry was told of these changes, some of which may be outdated by now."""
         with self._lock:
-            self.untold = _other(self.untold, changes)
+            now = {field: self.registration.info[field] for field in changes}
+            self.untold = {**_without(self.untold, changes), **_other(now, changes)}
 
     def report(self) -> Record | None:
         """What the next heartbeat says."""
@@ -139,6 +140,10 @@ class Busy:
 
     async def __aexit__(self, *_exc: object) -> None:
         self.__exit__()
+
+
+def _without(fields: Mapping[str, Any], others: Mapping[str, Any]) -> Record:
+    return {field: value for field, value in fields.items() if field not in others}
 
 
 def _other(fields: Mapping[str, Any], known: Mapping[str, Any]) -> Record:

@@ -241,11 +241,12 @@ class Registered:
         if heartbeat is None or self._pid != os.getpid():
             return
         self._here()[0].remove(heartbeat)
-        service_id = heartbeat.presence.service_id
-        if service_id is None:
-            return
+        wanted, service_id = heartbeat.presence.registration, heartbeat.presence.service_id
         try:
-            self._ask(calls.deregister(service_id), timeout)
+            if heartbeat.unheard:
+                service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
+            if service_id is not None:
+                self._ask(calls.deregister(service_id), timeout)
         except RegistryError as error:
             log.warning("%s: not deregistered, it ends by its ttl: %s", self._name, error)
 
@@ -275,7 +276,7 @@ class Registered:
         return Presence(wanted.changed(changes), finder, self._plan.watchdog)
 
     def _presence(self) -> Presence:
-        if self._heartbeat is None:
+        if self._heartbeat is None or self._pid != os.getpid():
             raise RuntimeError(f"{self._name} is not registered: use it inside its with block")
         return self._heartbeat.presence
 

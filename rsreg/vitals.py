@@ -44,7 +44,7 @@ class Vitals:
     def __init__(self, now: float, watchdog: float | None = None) -> None:
         check_watchdog(watchdog)
         self.watchdog = watchdog
-        self._lock = native.new_lock()
+        self._lock = native.new_rlock()
         self._doing = [_Doing(None, now, None, None)]
         self._load: float | None = None
         self._fed = now

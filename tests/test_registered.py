@@ -161,7 +161,10 @@ def test_a_child_does_not_end_what_is_its_parents(client: RegistryClient, endpoi
 with client.registered("puna_cs", port=5000) as puna:
     child = os.fork()
     if not child:
-        sys.exit(0)
+        try:
+            puna.status("x")
+        except RuntimeError:
+            sys.exit(0)
     os.waitpid(child, 0)
     print(puna.service_id, flush=True)
     sys.stdin.read()
@@ -242,28 +245,43 @@ def test_what_is_required_has_to_be_there(later: ServerProcess) -> None:
             client.status("x")
 
 
-def test_an_answer_that_got_lost_makes_no_second_service(later: ServerProcess) -> None:
-    """The registry takes the registration, but is stopped before the driver hears of it."""
-    later.start()
-    with RegistryClient(later.endpoint, timeout=10) as client:
-        silent: list[bool] = []
+@contextmanager
+def losing_answers(endpoint: str, to_register: int) -> Iterator[str]:
+    """A registry before a registry, which loses the first answers to `register`."""
+    lost: list[bool] = []
 
-        def relay(request: dict[str, Any]) -> dict[str, Any] | None:
-            with raw_socket(zmq.REQ, later.endpoint) as socket:
-                socket.send_json(request)
-                answer: dict[str, Any] = json.loads(received(socket)[0])
-            if request["action"] == "register" and len(silent) < 3:
-                silent.append(True)
-                return None
-            return answer
+    def relay(request: dict[str, Any]) -> dict[str, Any] | None:
+        with raw_socket(zmq.REQ, endpoint) as socket:
+            socket.send_json(request)
+            answer: dict[str, Any] = json.loads(received(socket)[0])
+        if request["action"] == "register" and len(lost) < to_register:
+            lost.append(True)
+            return None
+        return answer
 
-        with (
-            scripted_server(relay) as endpoint,
-            RegistryClient(endpoint, timeout=0.5) as other,
-            other.registered("puna_cs", port=5000, ttl=60) as puna,
-        ):
-            wait_until(lambda: puna.service_id)
-            assert own_record(client)["id"] == puna.service_id
+    with scripted_server(relay) as before:
+        yield before
+
+
+def test_an_answer_that_got_lost_makes_no_second_service(
+    client: RegistryClient, endpoint: str
+) -> None:
+    with (
+        losing_answers(endpoint, 3) as before,
+        RegistryClient(before, timeout=0.5) as other,
+        other.registered("puna_cs", port=5000, ttl=60) as puna,
+    ):
+        wait_until(lambda: puna.service_id)
+        assert own_record(client)["id"] == puna.service_id
+
+
+def test_what_may_be_registered_is_deregistered(client: RegistryClient, endpoint: str) -> None:
+    with losing_answers(endpoint, 1000) as before, RegistryClient(before, timeout=0.5) as other:
+        with other.registered("puna_cs", port=5000, ttl=60) as puna:
+            assert puna.service_id is None
+            assert own_record(client)["port"] == 5000
+            other.settings.timeout = 10
+        assert client.list_services() == []
 
 
 def test_a_registry_that_comes_back_empty_gets_all_again(process: ServerProcess) -> None:

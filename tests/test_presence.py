@@ -1,0 +1,66 @@
+"""What the registry has yet to be told of one service."""
+
+from __future__ import annotations
+
+from rsreg import calls
+from rsreg.presence import Presence
+
+
+def presence() -> Presence:
+    """A service that is registered."""
+    wanted = calls.registration("puna_cs", "egse3", 5000, None, None, 30)
+    made = Presence(wanted)
+    made.registered(wanted, "puna-1")
+    return made
+
+
+def test_a_change_is_untold_until_it_was_told() -> None:
+    puna = presence()
+    puna.change({"port": 5001})
+    puna.change({"ready": True})
+    assert puna.untold == {"port": 5001, "ready": True}
+    puna.told({"port": 5001})
+    assert puna.untold == {"ready": True}
+    assert puna.registration.info["port"] == 5001
+
+
+def test_a_change_that_is_known_takes_an_older_one_with_it() -> None:
+    puna = presence()
+    puna.change({"port": 5001})
+    puna.change({"port": 5002}, known=True)
+    assert puna.untold == {}
+    assert puna.registration.info["port"] == 5002
+
+
+def test_what_changed_while_it_was_told_is_told_again() -> None:
+    puna = presence()
+    puna.change({"port": 5001})
+    told = puna.untold
+    puna.change({"port": 5002}, known=True)
+    puna.told(told)
+    assert puna.untold == {"port": 5002}
+
+
+def test_what_changed_while_it_was_registered_is_still_to_be_told() -> None:
+    wanted = calls.registration("puna_cs", "egse3", 5000, None, None, 30, ready=False)
+    puna = Presence(wanted)
+    assert puna.service_id is None
+    puna.change({"port": 5001})
+    sent = puna.registration
+    puna.change({"ready": True})
+    puna.registered(sent, "puna-1")
+    assert puna.service_id == "puna-1"
+    assert puna.untold == {"ready": True}
+
+
+def test_another_process_follows_but_for_the_host_that_it_found() -> None:
+    puna = presence()
+    puna.moved("10.0.0.5")
+    assert puna.untold == {"host": "10.0.0.5"}
+    vitals = puna.vitals.state()
+    info = {**puna.registration.info, "host": "egse3", "port": 5001, "ready": True}
+    puna.take(info, {"ready": True}, True, vitals)
+    assert puna.untold == {"host": "10.0.0.5", "ready": True}
+    assert puna.registration.info["port"] == 5001
+    puna.take(info, {}, False, vitals)
+    assert puna.registration.info["host"] == "egse3"
