@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _LOOK = 1.0
 #: Seconds at most until the process knows that the main loop was fed, and the part of a watchdog.
 _FEED, _FEED_PART = 1.0, 0.1
+#: Seconds between two lines to it at least.
+_TELL_GAP = 0.05
 #: Seconds before a process that ended is started anew: at first, and at most.
 _AGAIN_FIRST, _AGAIN_MOST = 0.1, 5.0
 _LINE = 65_536
@@ -110,7 +112,7 @@ class HeartbeatProcess(Heartbeat):
             said = wire.encode(self._state())
             if said != told:
                 told = said
-                if not process.tell(said):
+                if not process.tell(said) or self._stop.wait(_TELL_GAP):
                     break
         process.end()
 
@@ -247,9 +249,9 @@ def _beat_for(said: dict[str, Any]) -> Presence:
     wanted = Registration(said["info"], said["ttl"], said["service_id"])
     finder = Finder(*said["finder"]) if said["finder"] else None
     presence = Presence(wanted, finder, said["watchdog"])
-    presence.vitals.restore(said["vitals"])
+    presence.vitals.restore(time.monotonic(), said["vitals"])
     presence.follow(wanted)
-    presence.change(said["untold"])
+    presence.untold = said["untold"]
     Heartbeat(presence, said["endpoint"], said["interval"]).start()
     return presence
 

@@ -80,8 +80,9 @@ class Presence:
             changes = {field: info[field] for field in info if field != "host" or not finds}
             changes = _other(changes, self.registration.info)
             self._change(changes, {field: changes[field] for field in changes if field in untold})
-        self.vitals.restore(vitals)
-        self.bell.ring()
+            news = self.vitals.restore(time.monotonic(), vitals)
+        if news or self.untold:
+            self.bell.ring()
 
     def _change(self, changes: Mapping[str, Any], untold: Mapping[str, Any]) -> None:
         self.registration = self.registration.changed(changes)

@@ -224,8 +224,8 @@ class Registered:
         finally:
             channel.close()
             self._changed()
-        self._heartbeat, self._pid = heartbeat, os.getpid()
         heartbeats.add(heartbeat)
+        self._heartbeat, self._pid = heartbeat, os.getpid()
         atexit.register(self._at_exit)
 
     def leave(self) -> None:

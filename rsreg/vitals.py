@@ -150,11 +150,13 @@ class Vitals:
             doing = [asdict(doing) for doing in self._doing]
             return {"doing": doing, "load": self._load, "fed": self._fed, "spoke": self._spoke}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave."""
+    def restore(self, now: float, state: Mapping[str, Any]) -> bool:
+        """Take over what `state` gave; whether there is anything new in it to report."""
         with self._lock:
+            before = (self._doing, self._load, self._spoke, self.alarm(now))
             self._doing = [_Doing(**doing) for doing in state["doing"]]
             self._load, self._fed, self._spoke = state["load"], state["fed"], state["spoke"]
+            return before != (self._doing, self._load, self._spoke, self.alarm(now))
 
     def _alive_until(self) -> float:
         """Until when the main loop counts as fed; in the future while it is busy."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ServerProcess, printed, python_process, wait_until
+from helpers import ServerProcess, printed, python_process, scripted_server, wait_until
 
 from rsreg import RegistryClient
 
@@ -262,3 +262,26 @@ def test_a_registry_that_is_away_is_waited_for(
             assert len(caplog.records) == 2, caplog.text
         impatient.settings.timeout = 10
     assert helpers_of(os.getpid()) == []
+
+
+def test_a_main_loop_that_feeds_costs_no_beats() -> None:
+    asked: list[str] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request["action"])
+        return {"success": True, "services": [], "service_id": "puna-1", "bind": "*"}
+
+    with (
+        scripted_server(answer) as endpoint,
+        RegistryClient(endpoint, timeout=10) as client,
+        client.registered("puna_cs", port=5000, ttl=60, watchdog=1, heartbeat="process") as puna,
+    ):
+        while "renew" not in asked:
+            puna.feed()
+            time.sleep(0.01)
+        before = asked.count("renew")
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            puna.feed()
+            time.sleep(0.01)
+        assert asked.count("renew") - before <= 6

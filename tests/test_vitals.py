@@ -155,6 +155,25 @@ def test_bad_values_are_refused_and_change_nothing(wrong: Callable[[Vitals], obj
     assert told(vitals, 1) is None
 
 
+def test_another_process_has_news_of_all_but_the_feeding() -> None:
+    here, there = Vitals(0, 20), Vitals(0, 20)
+
+    def news(now: float) -> bool:
+        return there.restore(now, here.state())
+
+    here.feed(5)
+    assert not news(5)
+    here.say(5, "cooling", None, None)
+    assert news(5)
+    assert not news(6)
+    here.feed(17)
+    assert news(17), "it had been silent for too long"
+    block = here.begin(18, "homing", 10)
+    assert news(18)
+    here.end(19, block)
+    assert news(19)
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["say", "clear", "begin", "end", "feed"]),
@@ -182,7 +201,7 @@ def test_another_process_says_the_same(steps: list[tuple[str, float, str]]) -> N
         elif step == "feed":
             here.feed(now)
         there = Vitals(0, 20)
-        there.restore(json.loads(json.dumps(here.state())))
+        there.restore(now, json.loads(json.dumps(here.state())))
         for later in (now, now + 5, now + 100):
             assert told(there, later) == told(here, later)
             assert there.due(later) == here.due(later)
