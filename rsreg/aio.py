@@ -6,24 +6,37 @@ Not for a process that gevent has monkey-patched; `RegistryClient` with a green 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
-import math
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import zmq
 import zmq.asyncio
 
-from rsreg import calls, config, records, sockets, wire
+from rsreg import calls, config, peers, records, sockets
+from rsreg.aiochannel import AsyncChannel
+from rsreg.aiostream import AsyncEventStream
 from rsreg.calls import Changes, Details, Record, Registration
-from rsreg.clientcache import ClientCache
-from rsreg.errors import ConfigurationError, Disconnected, RegistryError, RequestTimeout
-from rsreg.exchange import Call, exchange
-from rsreg.follower import Follower
+from rsreg.clientcache import ClientCache, discovered
+from rsreg.errors import ConfigurationError, NoService, RegistryError
+from rsreg.exchange import Call
+from rsreg.filters import (
+    Choice,
+    Filters,
+    check_type,
+    check_watch,
+    checked_maintenance,
+    checked_wait,
+    chosen,
+    narrowed,
+)
+from rsreg.follower import Follower, Listening
 from rsreg.heartbeat import Heartbeats
+from rsreg.native import Stop
 from rsreg.presence import Busy
 from rsreg.registered import Registered, plan
 from rsreg.waiting import Waiting
@@ -34,78 +47,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-A = TypeVar("A")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class AsyncChannel:
-    """The asyncio driver of an exchange: one DEALER, one call at a time; opened when needed."""
-
-    def __init__(self, endpoint: str, context: zmq.asyncio.Context) -> None:
-        self.endpoint = endpoint
-        self._context = context
-        self._socket: Any = None
-        self._turn = asyncio.Lock()
-        self._closed = False
-
-    def open(self) -> None:
-        """Take calls again after a `close`."""
-        self._closed = False
-
-    def close(self) -> None:
-        """Take no more calls; one that is under way comes to its end, and closes the socket."""
-        self._closed = True
-        if not self._turn.locked():
-            self._drop_socket()
-
-    async def run(self, call: Call[T], timeout: float) -> T:
-        """The call's answer, or what `exchange` raises; Disconnected if the socket fails."""
-        start = time.monotonic()
-        try:
-            # Without the wait where there is none: it costs as much as the call.
-            if self._turn.locked():
-                await asyncio.wait_for(self._turn.acquire(), timeout)
-            else:
-                await self._turn.acquire()
-        except asyncio.TimeoutError:
-            raise RequestTimeout(f"other tasks kept this client busy for {timeout:g} s") from None
-        try:
-            return await self._exchange(call, max(0.0, timeout - (time.monotonic() - start)))
-        finally:
-            if self._closed:
-                self._drop_socket()
-            self._turn.release()
-
-    async def _exchange(self, call: Call[T], timeout: float) -> T:
-        if self._closed:
-            raise Disconnected("this client is closed", hint="call connect() to use it again")
-        if self._socket is None:
-            self._socket = sockets.dealer(self._context, self.endpoint)
-        socket = self._socket
-        flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=time.monotonic)
-        try:
-            step = next(flow)
-            while True:
-                if step.frames:
-                    await socket.send_multipart(step.frames, zmq.DONTWAIT)
-                ready = await socket.poll(math.ceil(step.wait * 1000))
-                step = flow.send(await socket.recv_multipart(zmq.DONTWAIT) if ready else None)
-        except StopIteration as done:
-            answer: T = done.value
-            return answer
-        except (RequestTimeout, asyncio.CancelledError):
-            # What is still queued would be sent, stale, when the registry is back.
-            self._drop_socket()
-            raise
-        except zmq.ZMQError as error:
-            self._drop_socket()
-            raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
-
-    def _drop_socket(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
 
 
 class AsyncRegistered:
@@ -212,6 +155,7 @@ class AsyncRegistryClient:
         self._handlers = Handlers()
         self._heartbeats = Heartbeats(self.settings)
         self._listener: asyncio.Task[None] | None = None
+        self._over = Stop()
         # On a thread of its own, like the heartbeat: it is up to date after the loop was blocked.
         self._cache = ClientCache(self.settings, None) if cache else None
 
@@ -229,6 +173,8 @@ class AsyncRegistryClient:
 
     def connect(self) -> Awaitable[None]:
         """See RegistryClient; await it or not."""
+        if self._over.is_set():
+            self._over = Stop()
         self._channel.open()
         if self._cache is not None:
             self._cache.open()
@@ -238,6 +184,7 @@ class AsyncRegistryClient:
         """See RegistryClient."""
         await self.stop_heartbeat()
         await self.stop_event_listener()
+        self._over.set()
         if self._cache is not None:
             await asyncio.to_thread(self._cache.close)
         self._channel.close()
@@ -384,20 +331,52 @@ class AsyncRegistryClient:
             return None
         return self._known(ServiceCache.get_service, target) or await self._run(calls.get(target))
 
-    async def list_services(self, service_type: str | None = None) -> list[Record]:
+    async def list_services(
+        self, service_type: str | None = None, **filters: Unpack[Filters]
+    ) -> list[Record]:
         """See RegistryClient."""
-        known = self._known(ServiceCache.list_services, service_type)
-        return known if known is not None else await self._run(calls.list_services(service_type))
+        asked = narrowed(filters, self.settings.mode)
+        known = self._known(ServiceCache.list_services, service_type, asked)
+        if known is not None:
+            return known
+        return await self._run(calls.list_services(service_type, asked))
 
-    async def discover_service(self, service_type: str) -> Record | None:
+    async def discover_service(self, service_type: str, **choice: Unpack[Choice]) -> Record | None:
         """See RegistryClient."""
-        known = self._known(ServiceCache.discover_service, service_type)
-        return known or await self._run(calls.discover(service_type))
+        asked, seconds = chosen(service_type, choice, self.settings.mode)
+        known = self._known(discovered, service_type, asked)
+        if known is not None:
+            return known
+        call = calls.discover(service_type, asked)
+        if not seconds:
+            return await self._run(call)
+        return (await self._wait({service_type: call}, seconds))[service_type]
 
-    async def get_endpoint(self, service_type: str) -> str | None:
+    async def get_endpoint(
+        self, service_type: str, endpoint: str | None = None, **choice: Unpack[Choice]
+    ) -> str | None:
         """See RegistryClient."""
-        service = await self.discover_service(service_type)
-        return None if service is None else records.endpoint_of(service)
+        service = await self.discover_service(service_type, **choice)
+        return None if service is None else records.endpoint_of(service, endpoint)
+
+    async def connect_to(
+        self,
+        service_type: str,
+        kind: int = zmq.REQ,
+        endpoint: str | None = None,
+        *,
+        timeout: float = 5.0,
+        **choice: Unpack[Choice],
+    ) -> Any:
+        """See RegistryClient; a socket of zmq.asyncio."""
+        peers.check(kind, timeout)
+        service = await self.discover_service(service_type, **choice)
+        if service is None:
+            raise NoService(
+                f"no passing service of type {service_type!r}", hint="wait=30 waits for one"
+            )
+        context = self._context
+        return await peers.connect_async(context, kind, service, endpoint, timeout)
 
     async def find_service(self, name: str) -> Record | None:
         """See RegistryClient."""
@@ -407,18 +386,38 @@ class AsyncRegistryClient:
         self, *service_types: str, timeout: float = 60.0
     ) -> dict[str, Record | None]:
         """See RegistryClient."""
-        waiting = Waiting(service_types, timeout, time.monotonic)
-        while True:
-            try:
-                for kind in waiting.missing():
-                    waiting.found[kind] = await self._run(calls.discover(kind), waiting.patience())
-                waiting.failure = None
-            except RequestTimeout as failure:
-                waiting.failure = failure
-            pause = waiting.pause()
-            if pause is None:
-                return waiting.found
-            await asyncio.sleep(pause)
+        checked_wait(timeout, "timeout")
+        for kind in service_types:
+            check_type(kind)
+        asked = narrowed({}, self.settings.mode)
+        return await self._wait(
+            {kind: calls.discover(kind, asked) for kind in service_types}, timeout
+        )
+
+    async def maintenance(
+        self,
+        on: bool,
+        *,
+        service: str | None = None,
+        service_type: str | None = None,
+        host: str | None = None,
+        for_: float | None = None,
+        forever: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> list[Record]:
+        """See RegistryClient."""
+        asked = checked_maintenance(
+            on,
+            service=service,
+            service_type=service_type,
+            host=host,
+            for_=for_,
+            forever=forever,
+            reason=reason,
+            by=by,
+        )
+        return await self._change(calls.maintenance(asked))
 
     async def health_check(self) -> bool:
         """See RegistryClient."""
@@ -445,23 +444,19 @@ class AsyncRegistryClient:
         """See RegistryClient; `handler` may be a coroutine function too."""
         self._handlers.add_any(handler)
 
+    async def on(self, event_type: str, handler: Handler) -> Handler:
+        """See RegistryClient; no decorator here, since it has to be awaited."""
+        if self._listener is None:
+            await self.start_event_listener()
+        self._handlers.add(event_type, handler)
+        return handler
+
     async def start_event_listener(self) -> None:
         """See RegistryClient; handlers run in a task of this loop."""
         await self.stop_event_listener()
-        sub_endpoint = self.settings.sub_endpoint
-        if sub_endpoint is None:
-            about = await self._run(calls.info(services=False))
-            sub_endpoint = config.on_port(self.settings.req_endpoint, about["pub_port"])
-        socket = sockets.subscriber(self._context, sub_endpoint)
-        channel = AsyncChannel(self.settings.req_endpoint, self._context)
-        follower = Follower()
-        try:
-            await self._ask(follower, channel)
-        except RegistryError:
-            socket.close()
-            channel.close()
-            raise
-        self._listener = asyncio.create_task(self._listen(socket, channel, follower))
+        stream = self._stream(Follower(time.monotonic))
+        await self._hand_on(await stream.open())
+        self._listener = asyncio.create_task(self._listen(stream))
 
     async def stop_event_listener(self) -> None:
         """See RegistryClient."""
@@ -475,24 +470,22 @@ class AsyncRegistryClient:
         """See RegistryClient."""
         return await self._run(calls.events(seq, epoch))
 
-    async def _listen(self, socket: Any, channel: AsyncChannel, follower: Follower) -> None:
+    def watch(
+        self, type: str | None = None, *, since: int | None = None, epoch: str | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """See RegistryClient; it begins at the first step."""
+        check_watch(type, since, epoch)
+        return self._stream(Follower(time.monotonic, since, epoch)).events(type)
+
+    async def _listen(self, stream: AsyncEventStream) -> None:
         try:
             while True:
-                if follower.silence and await socket.poll(math.ceil(follower.silence * 1000)):
-                    event = wire.read_event(await socket.recv_multipart(zmq.DONTWAIT))
-                    await self._hand_on(follower.published(event) if event else [])
-                    continue
-                try:
-                    await self._ask(follower, channel)
-                except RegistryError as error:
-                    follower.unanswered(error)
+                await self._hand_on(await stream.next())
         finally:
-            socket.close()
-            channel.close()
+            stream.close()
 
-    async def _ask(self, follower: Follower, channel: AsyncChannel) -> None:
-        reply = await channel.run(follower.question(), self.settings.timeout)
-        await self._hand_on(follower.answered(reply))
+    def _stream(self, listening: Listening) -> AsyncEventStream:
+        return AsyncEventStream(listening, self.settings, self._context, self._over)
 
     async def _hand_on(self, events: list[Record]) -> None:
         for event in events:
@@ -506,15 +499,31 @@ class AsyncRegistryClient:
 
     # -- carrying calls
 
+    async def _wait(
+        self, wanted: Mapping[str, Call[Record | None]], seconds: float
+    ) -> dict[str, Record | None]:
+        waiting = Waiting(wanted, seconds, time.monotonic)
+        try:
+            for _ in wanted:
+                waiting.answered(await self._run(waiting.question(), waiting.patience))
+        except RegistryError as error:
+            waiting.unanswered(error)
+        with contextlib.closing(self._stream(waiting)) as stream:
+            while waiting.left:
+                await stream.next(waiting.left)
+        return waiting.result()
+
     async def _run(self, call: Call[T], timeout: float | None = None) -> T:
         limit = self.settings.timeout
         return await self._channel.run(call, limit if timeout is None else min(timeout, limit))
 
+    def _known(
+        self, read: Callable[..., T], target: object, asked: Mapping[str, Any] = calls.NOTHING_MORE
+    ) -> T | None:
+        return None if self._cache is None else self._cache.answer(read, target, asked)
+
     def _here(self) -> tuple[Heartbeats, None]:
         return self._heartbeats, None
-
-    def _known(self, read: Callable[[ServiceCache, A], T], asked: A) -> T | None:
-        return None if self._cache is None else self._cache.answer(read, asked)
 
     async def _change(self, call: Call[T], timeout: float | None = None) -> T:
         try:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 from rsreg import owner
 from rsreg.config import MODES
 from rsreg.errors import ConfigurationError, NoService, UnknownService
 from rsreg.exchange import Call
+from rsreg.filters import SAME_HOST
 
 #: A record or another JSON object, as it came over the wire.
 Record = dict[str, Any]
+#: No filters.
+NOTHING_MORE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Details(TypedDict, total=False):
@@ -220,9 +224,11 @@ def get(service_id: str) -> Call[Record | None]:
     return _call("get", _service, {UnknownService.code: None}, service_id=service_id)
 
 
-def list_services(service_type: str | None = None) -> Call[list[Record]]:
-    """All services, or those of a type."""
-    return _call("list", lambda reply: list(reply["services"]), service_type=service_type)
+def list_services(
+    service_type: str | None = None, asked: Mapping[str, Any] = NOTHING_MORE
+) -> Call[list[Record]]:
+    """All services, or those of a type, that are as `asked` (filters.narrowed)."""
+    return _call("list", lambda reply: list(reply["services"]), service_type=service_type, **asked)
 
 
 def namesakes(name: str) -> Call[list[Record]]:
@@ -235,9 +241,19 @@ def picture() -> Call[Record]:
     return _call("list", _with_leases, leases=True)
 
 
-def discover(service_type: str) -> Call[Record | None]:
-    """One passing service of a type, or None."""
-    return _call("discover", _service, {NoService.code: None}, service_type=service_type)
+def discover(service_type: str, asked: Mapping[str, Any] = NOTHING_MORE) -> Call[Record | None]:
+    """One passing service of a type that is as `asked` (filters.chosen), or None."""
+    none: dict[str, Any] = {NoService.code: None}
+    asker = _asker() if asked.get("strategy") == SAME_HOST else None
+    return _call("discover", _service, none, service_type=service_type, asker=asker, **asked)
+
+
+def maintenance(asked: Mapping[str, Any]) -> Call[list[Record]]:
+    """Begin or end a maintenance (filters.checked_maintenance); the answer is all there are now."""
+    if asked["on"] and "by" not in asked:
+        mine = owner.this_process()
+        asked = {**asked, "by": f"{mine['user']}@{mine['host']}"[:256]}
+    return _call("maintenance", lambda reply: list(reply["maintenance"]), **asked)
 
 
 def health() -> Call[bool]:
@@ -268,6 +284,11 @@ def news(since: int | None, epoch: str | None) -> Call[Record]:
 def _call(action: str, read: Any, otherwise: Any = None, /, **params: Any) -> Call[Any]:
     said = {name: value for name, value in params.items() if value is not None}
     return Call(action, said, read, otherwise or {})
+
+
+def _asker() -> Record:
+    mine = owner.this_process()
+    return {key: mine[key] for key in ("host", "boot") if key in mine}
 
 
 def _service(reply: Mapping[str, Any]) -> Record:

@@ -88,4 +88,4 @@ def readable(socket: Any, seconds: float, stop: Stop | None) -> bool:
             return True
         if left <= 0:
             return False
-    raise Disconnected("stopped")
+    raise Disconnected("it was closed while it waited")

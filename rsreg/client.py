@@ -9,21 +9,32 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import zmq
 
-from rsreg import calls, config, native, records
+from rsreg import calls, config, native, peers, records, sockets
 from rsreg.calls import Changes, Details, Record, Registration
 from rsreg.channel import Channel
-from rsreg.clientcache import ClientCache
-from rsreg.errors import Disconnected, RegistryError, RequestTimeout
+from rsreg.clientcache import ClientCache, discovered
+from rsreg.errors import Disconnected, NoService, RegistryError, RequestTimeout
 from rsreg.exchange import Call
-from rsreg.follower import Follower
+from rsreg.filters import (
+    Choice,
+    Filters,
+    check_type,
+    check_watch,
+    checked_maintenance,
+    checked_wait,
+    chosen,
+    narrowed,
+)
+from rsreg.follower import Follower, Listening
 from rsreg.heartbeat import Heartbeats
 from rsreg.presence import Busy, Presence
 from rsreg.registered import Registered, plan
+from rsreg.stream import EventStream
 from rsreg.waiting import Waiting
 from rsreg.watch import EventListener, Handler, Handlers, ServiceCache
 
@@ -34,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncRegistryClient", "RegistryClient"]
 
-A = TypeVar("A")
+H = TypeVar("H", bound=Handler)
 T = TypeVar("T")
 
 #: Seconds that `close` waits for a call under way in another thread.
@@ -55,6 +66,10 @@ class RegistryClient:
     `RSREG_ENDPOINT`, else this machine. The endpoints for events and heartbeats are asked of the
     server where they are needed and not given. `client_id` names this client in its `repr`.
 
+    `mode` is "hardware", "simulator" or "any", the default is `RSREG_MODE`: what is asked for, and
+    what is registered, where a call says none. With none at all ("any"), a simulator is found only
+    where no hardware of its type is registered.
+
     With `cache` it follows the registry from the first question on, and answers `get_service`,
     `list_services`, `discover_service`, and what is made of them, from a ServiceCache: only passing
     services, and only as long as that is sure. It asks for all else, and for five seconds or so
@@ -63,6 +78,7 @@ class RegistryClient:
 
     _pid: int
     _holder: int | None
+    _over: native.Stop
     _heartbeats: Heartbeats
     _listener: EventListener | None
 
@@ -89,7 +105,6 @@ class RegistryClient:
             mode,
         )
         self._handlers = Handlers()
-        self._closed = False
         self._start_afresh()
 
     def __repr__(self) -> str:
@@ -106,7 +121,8 @@ class RegistryClient:
 
     def connect(self) -> None:
         """Open the socket for requests now. Needed only after `disconnect`: calls do it too."""
-        self._closed = False
+        if self._over.is_set():
+            self._over = native.Stop()
         with self._alone(self.settings.timeout):
             self._channel.open()
         if self._cache is not None:
@@ -120,7 +136,7 @@ class RegistryClient:
         """
         self.stop_heartbeat()
         self.stop_event_listener()
-        self._closed = True
+        self._over.set()
         if self._cache is not None:
             self._cache.close()
         # A call under way in another thread closes the socket itself when it is over.
@@ -313,23 +329,70 @@ class RegistryClient:
             return None
         return self._known(ServiceCache.get_service, target) or self._run(calls.get(target))
 
-    def list_services(self, service_type: str | None = None) -> list[Record]:
-        """The records of all services, or of those found under a type, passing or not."""
-        known = self._known(ServiceCache.list_services, service_type)
-        return known or self._run(calls.list_services(service_type))
+    def list_services(
+        self, service_type: str | None = None, **filters: Unpack[Filters]
+    ) -> list[Record]:
+        """The records of all services, or of those found under a type, passing or not.
 
-    def discover_service(self, service_type: str) -> Record | None:
+        `filters` are those of rsreg.filters.Filters: tags, where, mode.
+        """
+        asked = narrowed(filters, self.settings.mode)
+        known = self._known(ServiceCache.list_services, service_type, asked)
+        return self._run(calls.list_services(service_type, asked)) if known is None else known
+
+    def discover_service(self, service_type: str, **choice: Unpack[Choice]) -> Record | None:
         """The record of one passing service of a type, or None.
 
-        A service is found under its type, each of its tags, and `metadata["type"]`.
+        A service is found under its type, each of its tags, and `metadata["type"]`. `choice` is
+        that of rsreg.filters.Choice: tags, where, mode, strategy, wait. A registry that can't be
+        reached is waited for too; if it did not answer at the end, RequestTimeout.
         """
-        known = self._known(ServiceCache.discover_service, service_type)
-        return known or self._run(calls.discover(service_type))
+        asked, seconds = chosen(service_type, choice, self.settings.mode)
+        known = self._known(discovered, service_type, asked)
+        if known is not None:
+            return known
+        call = calls.discover(service_type, asked)
+        if not seconds:
+            return self._run(call)
+        return (self._wait({service_type: call}, seconds))[service_type]
 
-    def get_endpoint(self, service_type: str) -> str | None:
-        """The ZeroMQ endpoint of one passing service of a type, or None."""
-        service = self.discover_service(service_type)
-        return None if service is None else records.endpoint_of(service)
+    def get_endpoint(
+        self, service_type: str, endpoint: str | None = None, **choice: Unpack[Choice]
+    ) -> str | None:
+        """The ZeroMQ endpoint of one passing service of a type, or None.
+
+        `endpoint` is the name of one of several (`endpoints`, or CGSE's `<name>_port` in the
+        metadata); raises ConfigurationError if the service has none of that name.
+        """
+        service = self.discover_service(service_type, **choice)
+        return None if service is None else records.endpoint_of(service, endpoint)
+
+    def connect_to(
+        self,
+        service_type: str,
+        kind: int = zmq.REQ,
+        endpoint: str | None = None,
+        *,
+        timeout: float = 5.0,
+        **choice: Unpack[Choice],
+    ) -> Any:
+        """A socket of this kind, connected to one passing service of a type.
+
+        It returns when the service has answered the handshake, so what is sent next arrives. To
+        connect, to send and to receive take `timeout` seconds each at most, then zmq.Again is
+        raised (a green socket does not know that: use gevent.Timeout). Nothing is queued for a
+        service that is gone; a REQ socket may send again after a timeout, and drops late replies.
+        `endpoint` and `choice` are as in `get_endpoint`. The socket is the caller's, to close too.
+        Raises NoService, Unreachable.
+        """
+        peers.check(kind, timeout)
+        service = self.discover_service(service_type, **choice)
+        if service is None:
+            raise NoService(
+                f"no passing service of type {service_type!r}", hint="wait=30 waits for one"
+            )
+        context = self._given_context or sockets.own_context()
+        return peers.connect(context, kind, service, endpoint, timeout)
 
     def find_service(self, name: str) -> Record | None:
         """The record that an id, a name, or the start of either means, or None.
@@ -341,21 +404,46 @@ class RegistryClient:
     def wait_for(self, *service_types: str, timeout: float = 60.0) -> dict[str, Record | None]:
         """Wait until there is a passing service of each type, `timeout` seconds in all.
 
-        Maps each type to one, or to None if the time ran out. A registry that can't be reached is
-        waited for too; if it did not answer at the end, RequestTimeout.
+        Maps each type to one, or to None if the time ran out. It follows the registry's events,
+        and asks only after one. A registry that can't be reached is waited for too; if it did not
+        answer at the end, RequestTimeout.
         """
-        waiting = Waiting(service_types, timeout, time.monotonic)
-        while True:
-            try:
-                for kind in waiting.missing():
-                    waiting.found[kind] = self._run(calls.discover(kind), waiting.patience())
-                waiting.failure = None
-            except RequestTimeout as failure:
-                waiting.failure = failure
-            pause = waiting.pause()
-            if pause is None:
-                return waiting.found
-            time.sleep(pause)
+        checked_wait(timeout, "timeout")
+        for kind in service_types:
+            check_type(kind)
+        asked = narrowed({}, self.settings.mode)
+        return self._wait({kind: calls.discover(kind, asked) for kind in service_types}, timeout)
+
+    def maintenance(
+        self,
+        on: bool,
+        *,
+        service: str | None = None,
+        service_type: str | None = None,
+        host: str | None = None,
+        for_: float | None = None,
+        forever: bool = False,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> list[Record]:
+        """Take a service, a type or a host out of discovery, or back in; all entries there are now.
+
+        Give just one of `service` (id or name), `service_type` and `host`. It ends after `for_`
+        seconds, 8 hours by default, or never by itself with `forever`. An entry is
+        `{"service" | "service_type" | "host", "reason", "by", "since", "until"}`, in unix seconds;
+        `by` is user@host by default. Raises UnknownService where there is none to end.
+        """
+        asked = checked_maintenance(
+            on,
+            service=service,
+            service_type=service_type,
+            host=host,
+            for_=for_,
+            forever=forever,
+            reason=reason,
+            by=by,
+        )
+        return self._change(calls.maintenance(asked))
 
     def health_check(self) -> bool:
         """Whether the registry answers and is well. Never raises for a registry that isn't."""
@@ -375,10 +463,12 @@ class RegistryClient:
     # -- events
 
     def on_event(self, event_type: str, handler: Handler) -> None:
-        """Call `handler` with the `data` of each event of a type: register, deregister, expire.
+        """Call `handler` with the `data` of each event of a type.
 
-        `data` is `{"service_id": …, "service_info": {…}}`. Handlers run one after the other on the
-        listener's thread and may call this client. Needs `start_event_listener`.
+        They are register, update, replace, deregister, expire, critical, recovered, maintenance;
+        `data` is `{"service_id": …, "service_info": {…}}`. "reset", with `{}`, says that events
+        were missed for good. Handlers run one after the other on the listener's thread and may call
+        this client. Needs `start_event_listener`.
         """
         self._handlers.add(event_type, handler)
 
@@ -386,19 +476,51 @@ class RegistryClient:
         """Call `handler` with each whole event: `type`, `timestamp`, `data`, `seq`, `epoch`."""
         self._handlers.add_any(handler)
 
+    @overload
+    def on(self, event_type: str, handler: H) -> H: ...
+
+    @overload
+    def on(self, event_type: str) -> Callable[[H], H]: ...
+
+    def on(self, event_type: str, handler: Any = None) -> Any:
+        """As `on_event`, and listen from now on; returns the handler, so it is a decorator too.
+
+        "*" is any event, and gives the whole of it. Raises RequestTimeout if the listener has to be
+        started and the registry can't be reached.
+        """
+        if handler is None:
+            return lambda decorated: self.on(event_type, decorated)
+        if not self._current_process() or self._listener is None:
+            self.start_event_listener()
+        self._handlers.add(event_type, handler)
+        return handler
+
     def start_event_listener(self) -> None:
         """Listen to events from now on; raises RequestTimeout if the registry can't be reached."""
         self.stop_event_listener()
-        self._listener = EventListener(
-            self._handlers, Follower(), self.settings, self._given_context
+        listener = EventListener(
+            self._handlers, Follower(time.monotonic), self.settings, self._given_context
         )
-        self._listener.start()
+        listener.start()
+        self._listener = listener
 
     def stop_event_listener(self) -> None:
         """Stop listening, if it runs."""
         if self._current_process() and self._listener is not None:
             self._listener.stop()
             self._listener = None
+
+    def watch(
+        self, type: str | None = None, *, since: int | None = None, epoch: str | None = None
+    ) -> Generator[Record, None, None]:
+        """A generator of whole events from now on, or after `since`: in order, without gaps.
+
+        With `type` only those of services found under it. Where events are missed for good comes
+        one of the type "reset", without data. It ends when the client is closed; a registry that
+        goes away is waited for. Raises RequestTimeout if it can't be reached at first.
+        """
+        check_watch(type, since, epoch)
+        return self._stream(Follower(time.monotonic, since, epoch)).events(type)
 
     def events_since(self, seq: int | None = None, epoch: str | None = None) -> Record:
         """The journal after `seq` (docs/protocol.md, "events"), at most 1000 events of it.
@@ -414,12 +536,12 @@ class RegistryClient:
         limit = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
         start = time.monotonic()
         with self._alone(limit):
-            if self._closed:
+            if self._over.is_set():
                 raise Disconnected("this client is closed", hint="call connect() to use it again")
             try:
                 return self._channel.run(call, max(0.0, limit - (time.monotonic() - start)))
             finally:
-                if self._closed:
+                if self._over.is_set():
                     self._channel.close()
 
     def _own(self) -> Presence:
@@ -429,10 +551,27 @@ class RegistryClient:
         self._current_process()
         return self._heartbeats, self._given_context
 
-    def _known(self, read: Callable[[ServiceCache, A], T], asked: A) -> T | None:
+    def _wait(
+        self, wanted: Mapping[str, Call[Record | None]], seconds: float
+    ) -> dict[str, Record | None]:
+        """What the calls find within so many seconds; most often at once, before a stream opens."""
+        waiting = Waiting(wanted, seconds, time.monotonic)
+        try:
+            for _ in wanted:
+                waiting.answered(self._run(waiting.question(), waiting.patience))
+        except RegistryError as error:
+            waiting.unanswered(error)
+        with contextlib.closing(self._stream(waiting)) as stream:
+            while waiting.left:
+                stream.next(waiting.left)
+        return waiting.result()
+
+    def _known(
+        self, read: Callable[..., T], target: object, asked: Mapping[str, Any] = calls.NOTHING_MORE
+    ) -> T | None:
         """What the cache says, if there is one and it is sure."""
         self._current_process()
-        return None if self._cache is None else self._cache.answer(read, asked)
+        return None if self._cache is None else self._cache.answer(read, target, asked)
 
     def _change(self, call: Call[T], timeout: float | None = None) -> T:
         try:
@@ -455,6 +594,10 @@ class RegistryClient:
         service_id = self._change(calls.register(wanted, replaces, report), timeout)
         self._heartbeats.registered(wanted, service_id)
         return service_id
+
+    def _stream(self, listening: Listening) -> EventStream:
+        self._current_process()
+        return EventStream(listening, self.settings, self._given_context, self._over)
 
     def _own_id(self, service_id: str | None) -> str | None:
         last = self._heartbeats.last if self._current_process() else None
@@ -488,6 +631,7 @@ class RegistryClient:
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
+        self._over = native.Stop()
         self._lock = native.new_lock()
         self._holder = None
         self._channel = Channel(self.settings.req_endpoint, self._given_context)

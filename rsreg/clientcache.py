@@ -5,18 +5,27 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import zmq
 
 from rsreg import native
+from rsreg.calls import NOTHING_MORE, Record
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
 from rsreg.watch import ServiceCache, spawn
 
-A = TypeVar("A")
 R = TypeVar("R")
+
+
+def discovered(cache: ServiceCache, service_type: str, *, mode: str | None = None) -> Record | None:
+    """What a cache discovers, but for a simulator that nobody asked for.
+
+    There must be no hardware then, of which a cache may not have heard yet.
+    """
+    found = cache.discover_service(service_type, mode=mode)
+    return None if mode is None and found and found.get("mode") == "simulator" else found
 
 
 class ClientCache:
@@ -36,24 +45,32 @@ class ClientCache:
         self._closed = False
         self._starting = native.new_lock()
 
-    def answer(self, read: Callable[[ServiceCache, A], R], asked: A) -> R | None:
-        """What a method of the cache says to `asked`, or None: then the registry has to be asked.
+    def answer(
+        self, read: Callable[..., R], target: object, asked: Mapping[str, Any] = NOTHING_MORE
+    ) -> R | None:
+        """What `read` finds in the cache, or None: then the registry has to be asked.
 
         Only services that are passing are beyond doubt. That there is none, or that one is
-        critical, may be because a lease, or an event, has not been heard of yet.
+        critical, may be because a lease, or an event, has not been heard of yet. `asked` is what
+        narrows the question; of that a cache knows nothing but the mode.
         """
+        if asked and asked.keys() != {"mode"}:
+            return None
         # Read first: the cache may get to know of a change right after it answered without.
         as_of = self._cache.as_of
         try:
-            found = read(self._cache, asked)
+            found = read(self._cache, target, **asked)
         except Disconnected:
             self._start()
             return None
         except Stale:
             return None
         known: list[Any] = found if isinstance(found, list) else [found]
-        sure = known and all(one is not None and one["health"] == "passing" for one in known)
-        return found if sure and as_of > self._changed else None
+        # A loop: a generator for one record would cost as much as the rest.
+        for one in known:
+            if one is None or one["health"] != "passing":
+                return None
+        return found if known and as_of > self._changed else None
 
     def changed(self) -> None:
         """The client changed something: what the cache learned before is not to be answered.

@@ -5,7 +5,8 @@
     ├── TransportError               question or answer got lost
     │   ├── RequestTimeout           no answer within the timeout             (also TimeoutError)
     │   ├── Disconnected             the client is closed, or nothing can be sent
-    │   └── Stale                    a cache got no answer for too long
+    │   ├── Stale                    a cache got no answer for too long
+    │   └── Unreachable              a service is not where it says       (also TimeoutError)
     ├── ServerError                  the registry answered "no": .code, .hint, .details
     │   ├── InvalidRequest           invalid-request
     │   │   ├── InvalidJSON          invalid-json
@@ -59,6 +60,10 @@ class Disconnected(TransportError):
 
 class Stale(TransportError):
     """A cache got no answer for too long; it goes on asking, and answers again after one."""
+
+
+class Unreachable(TransportError, TimeoutError):
+    """A service that the registry knows takes no connection where it says it is."""
 
 
 class ServerError(RegistryError):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from rsreg import calls
+from rsreg import calls, records
 from rsreg.calls import Record
 from rsreg.errors import RegistryError
 from rsreg.exchange import Call
+from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
 
@@ -18,20 +20,46 @@ log = logging.getLogger(__name__)
 _SILENCE_FIRST, SILENCE_MOST = 0.25, 5.0
 
 
-class Follower:
-    """Puts the events of one registry in order. No I/O: it is told, and says what to ask."""
+class Listening(Protocol):
+    """What an event stream drives: it is told what arrives, and says what to ask and when."""
 
-    def __init__(self) -> None:
-        self._epoch: str | None = None
-        self._seq: int | None = None
+    @property
+    def silence(self) -> float:
+        """Seconds to wait for the next event before asking."""
+
+    def question(self) -> Call[Any]:
+        """What to ask after a silence."""
+
+    def answered(self, reply: Any) -> list[Record]:
+        """Take in an answer to the last question; the events in it that are new."""
+
+    def unanswered(self, error: RegistryError) -> None:
+        """The question got no answer."""
+
+    def published(self, event: Record) -> list[Record]:
+        """Take in an event; those that may be handed on."""
+
+
+class Follower:
+    """Puts the events of one registry in order; it begins after `since`, or else now.
+
+    Where the journal does not reach back it says so by an event of the type "reset", without data.
+    `clock` is monotonic.
+    """
+
+    def __init__(self, clock: Clock, since: int | None = None, epoch: str | None = None) -> None:
+        self._clock = clock
+        self._epoch = epoch
+        self._seq = since
         self._patience = _SILENCE_FIRST
         self._away = False
-        self._silence = 0.0
+        #: When to ask; -inf: there is a gap.
+        self._ask_at = -math.inf
 
     @property
     def silence(self) -> float:
         """Seconds to wait for the next event before asking, 0.0 when there is a known gap."""
-        return self._silence
+        return max(0.0, self._ask_at - self._clock())
 
     def question(self) -> Call[Record]:
         """What to ask after a silence."""
@@ -42,18 +70,21 @@ class Follower:
         self._back()
         epoch, seq = str(reply["epoch"]), int(reply["seq"])
         if self._seq is None or reply.get("reset"):
+            events: list[Record] = []
             if self._seq is not None:
                 log.warning("events were missed for good: the journal does not reach back")
+                events = [{"type": "reset", "data": {}, "seq": seq, "epoch": epoch}]
             self._epoch, self._seq = epoch, seq
-            self._silence = self._patience
-            return []
+            self._wait(self._patience)
+            return events
+        self._epoch = epoch
         new = [event for event in reply["events"] if event["seq"] > self._seq]
         if new:
             self._seq = int(new[-1]["seq"])
             self._patience = _SILENCE_FIRST
         else:
             self._patience = min(SILENCE_MOST, 2 * self._patience)
-        self._silence = 0.0 if self._seq < seq else self._patience
+        self._wait(-math.inf if self._seq < seq else self._patience)
         return new
 
     def unanswered(self, error: RegistryError) -> None:
@@ -61,22 +92,34 @@ class Follower:
         if not self._away:
             log.warning("no events for now, trying on: %s", error)
             self._away = True
-        self._silence = SILENCE_MOST
+        self._wait(SILENCE_MOST)
 
     def published(self, event: Record) -> list[Record]:
         """The event, if it is the next one; a gap or another epoch is asked for first."""
         if self._seq is None or event.get("epoch") != self._epoch:
-            self._silence = 0.0
+            self._wait(-math.inf)
             return []
         seq = int(event["seq"])
         if seq == self._seq + 1:
             self._seq = seq
+            self._wait(self._patience)
             return [event]
         if seq > self._seq:
-            self._silence = 0.0
+            self._wait(-math.inf)
         return []
+
+    def _wait(self, seconds: float) -> None:
+        self._ask_at = self._clock() + seconds
 
     def _back(self) -> None:
         if self._away:
             log.warning("the registry answers again; events go on from #%s", self._seq)
             self._away = False
+
+
+def concerns(event: Record, kind: str | None) -> bool:
+    """Whether an event is about a service found under `kind`, or about all: then it is a reset."""
+    service = event["data"].get("service_info")
+    if kind is None or service is None:
+        return True
+    return kind in records.kinds_of(service["type"], service["tags"], service["metadata"])

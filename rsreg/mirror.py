@@ -14,33 +14,51 @@ from rsreg.calls import Record
 from rsreg.errors import RegistryError
 from rsreg.exchange import Call
 from rsreg.follower import SILENCE_MOST, Follower
+from rsreg.records import HARDWARE, SIMULATOR
 from rsreg.timing import Clock
 
 #: Seconds after the last answer from which a picture is stale: two questions were in vain.
 STALE_AFTER = 2 * SILENCE_MOST
+#: Why a service whose lease lapsed is critical, as records say it.
+_LAPSED = "no heartbeat"
+#: Fields that change with heartbeats, of which no event tells.
+_UNTOLD = frozenset({"status", "load"})
+#: What services are found under: nothing (all are), a kind, or a kind and a mode.
+Key = str | tuple[str, str] | None
 #: Seconds between two questions, at least, and from one to the end of a lease that it asks about.
 _PAUSE = 0.25
 
 
 class Entry:
-    """A service in a picture. Its record is kept as JSON, so that each answer is a fresh object."""
+    """A service in a picture. Its record is kept as JSON, so that each answer is a fresh object.
 
-    __slots__ = ("_json", "id", "kinds")
+    `health` is what events tell of: that of a service whose lease holds. A warning counts as
+    passing. `keys` are what it is found under: of each kind all, and those of its mode.
+    """
 
-    def __init__(self, record: Record) -> None:
+    __slots__ = ("_json", "health", "id", "keys")
+
+    def __init__(self, told: Record) -> None:
+        record = {field: value for field, value in told.items() if field not in _UNTOLD}
         self.id: str = record["id"]
-        self.kinds = records.kinds_of(record["type"], record["tags"], record["metadata"])
+        if told["health"] == "warning":
+            record["health"] = "passing"
+        self.health = record["health"]
+        kinds = records.kinds_of(record["type"], record["tags"], record["metadata"])
+        mode = record.get("mode", HARDWARE)
+        self.keys: frozenset[Key] = frozenset([None, *kinds, *((kind, mode) for kind in kinds)])
         self._json = msgspec.json.encode(record)
 
-    def record(self, passing: bool) -> Record:
-        """The record, for the caller to keep."""
+    def record(self, sure: bool) -> Record:
+        """The record, for the caller to keep; `sure`: its lease holds."""
         record: Record = msgspec.json.decode(self._json)
-        record["health"] = "passing" if passing else "critical"
+        if not sure:
+            record.update(health="critical", reason=_LAPSED)
         return record
 
 
 class Picture:
-    """Services by id and by kind, in the order of the registry's own list.
+    """Services by id and by key, in the order of the registry's own list.
 
     One thread changes it while others read: what they get is one value, in which no service is
     missing that is only being updated.
@@ -48,48 +66,61 @@ class Picture:
 
     def __init__(self, services: Iterable[Record]) -> None:
         self._by_id: dict[str, Entry] = {}
-        self._by_kind: dict[str | None, tuple[Entry, ...]] = {}
-        found: dict[str | None, list[Entry]] = {}
+        self._by_key: dict[Key, tuple[Entry, ...]] = {}
+        found: dict[Key, list[Entry]] = {}
         for entry in map(Entry, services):
             self._by_id[entry.id] = entry
-            for kind in (None, *entry.kinds):
-                found.setdefault(kind, []).append(entry)
-        self._by_kind.update({kind: tuple(entries) for kind, entries in found.items()})
+            for key in entry.keys:
+                found.setdefault(key, []).append(entry)
+        self._by_key.update({key: tuple(entries) for key, entries in found.items()})
 
     def get(self, service_id: str) -> Entry | None:
         """The service with an id, or None."""
         return self._by_id.get(service_id)
 
-    def of_kind(self, kind: str | None) -> tuple[Entry, ...]:
-        """The services found under `kind`, or all."""
-        return self._by_kind.get(kind, ())
+    def under(self, key: Key) -> tuple[Entry, ...]:
+        """The services found under a kind, under a kind and of a mode, or all."""
+        return self._by_key.get(key, ())
 
     def put(self, record: Record) -> None:
         """Take in a service; one that is in moves to the end, as in the registry's list."""
         entry = Entry(record)
         before = self._by_id.get(entry.id)
         self._by_id[entry.id] = entry
-        for kind in (None, *entry.kinds):
-            self._by_kind[kind] = (*self._others(before, kind), entry)
+        for key in entry.keys:
+            self._by_key[key] = (*self._others(before, key), entry)
         if before is not None:
-            self._take_out(before, before.kinds - entry.kinds)
+            self._take_out(before, before.keys - entry.keys)
+
+    def change(self, record: Record) -> None:
+        """Put another record in the place of a service that is found under the same."""
+        entry = Entry(record)
+        before = self._by_id.get(entry.id)
+        if before is None or before.keys != entry.keys:
+            self.put(record)
+            return
+        self._by_id[entry.id] = entry
+        for key in entry.keys:
+            self._by_key[key] = tuple(
+                entry if each is before else each for each in self._by_key[key]
+            )
 
     def remove(self, service_id: str) -> None:
         """Take out a service, if it is in."""
         entry = self._by_id.pop(service_id, None)
         if entry is not None:
-            self._take_out(entry, (None, *entry.kinds))
+            self._take_out(entry, entry.keys)
 
-    def _take_out(self, entry: Entry, kinds: Iterable[str | None]) -> None:
-        for kind in kinds:
-            left = self._others(entry, kind)
+    def _take_out(self, entry: Entry, keys: Iterable[Key]) -> None:
+        for key in keys:
+            left = self._others(entry, key)
             if left:
-                self._by_kind[kind] = left
+                self._by_key[key] = left
             else:
-                del self._by_kind[kind]
+                del self._by_key[key]
 
-    def _others(self, entry: Entry | None, kind: str | None) -> tuple[Entry, ...]:
-        entries = self.of_kind(kind)
+    def _others(self, entry: Entry | None, key: Key) -> tuple[Entry, ...]:
+        entries = self.under(key)
         return entries if entry is None else tuple(each for each in entries if each is not entry)
 
 
@@ -122,18 +153,19 @@ class Mirror(Follower):
     """
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self._clock = clock
+        super().__init__(clock)
         self._picture = Picture(())
         self._sure = Certainty(-math.inf, 0.0, {})
         self._asked = self._due = -math.inf
+        #: Ids whose services were replaced; they go when the one in their place comes.
+        self._replaced: set[str] = set()
 
     # -- following
 
     @property
     def silence(self) -> float:
         """Seconds to wait for the next event before asking: leases need news even without a gap."""
-        return max(0.0, min(self._silence, self._due - self._clock()))
+        return max(0.0, min(self._ask_at, self._due) - self._clock())
 
     def question(self) -> Call[Record]:
         """What to ask after a silence."""
@@ -145,16 +177,17 @@ class Mirror(Follower):
         if reply.get("reset"):
             self._back()
             self._seq = None
-            self._silence = 0.0
+            self._wait(-math.inf)
             return []
         if self._seq is None:
             # Who reads between these lines takes nobody of the new picture for passing yet.
             self._sure = Certainty(self._sure.asked, 0.0, {})
             self._picture = Picture(reply["services"])
+            self._replaced.clear()
         events = super().answered(reply)
         for event in events:
             self._apply(event)
-        if self._silence:
+        if self._ask_at > -math.inf:
             leases = reply["leases"]
             self._sure = Certainty(self._asked, leases["within"], leases["ends"])
             self._due = self._asked + SILENCE_MOST
@@ -164,7 +197,7 @@ class Mirror(Follower):
     def unanswered(self, error: RegistryError) -> None:
         """The question got no answer: wait, then ask again."""
         super().unanswered(error)
-        self._due = self._clock() + self._silence
+        self._due = self._ask_at
 
     def published(self, event: Record) -> list[Record]:
         """Take in an event if it is the next one; a gap or another epoch is asked for first."""
@@ -174,15 +207,38 @@ class Mirror(Follower):
         return events
 
     def _apply(self, event: Record) -> None:
-        service_id = event["data"]["service_id"]
-        if event["type"] == "register":
-            record = event["data"]["service_info"]
-            # How long it was on its way, nobody knows; but it was not there at the last answer.
-            self._sure.ends[service_id] = end = self._sure.asked + record["ttl"]
+        kind, service_id = event["type"], event["data"]["service_id"]
+        record = event["data"]["service_info"]
+        if kind == "register":
+            self._heard_of(record)
             self._picture.put(record)
-            self._ask_before(end)
-        elif event["type"] in ("deregister", "expire"):
+            for replaced in self._replaced - {service_id}:
+                self._picture.remove(replaced)
+            self._replaced.clear()
+        elif kind == "update":
+            self._picture.put(record)
+        elif kind == "replace":
+            self._replaced.add(service_id)
+        elif kind in ("deregister", "expire"):
             self._picture.remove(service_id)
+        elif kind in ("critical", "recovered", "maintenance"):
+            if record["health"] != "critical" and self._lapsed(service_id):
+                self._heard_of(record)
+            self._picture.change(record)
+
+    def _lapsed(self, service_id: str) -> bool:
+        """Whether it had lapsed at the last answer, or has by what events told since."""
+        before = self._picture.get(service_id)
+        told = before is not None and before.health == "critical"
+        return told or self._sure.until(service_id) <= self._sure.asked
+
+    def _heard_of(self, record: Record) -> None:
+        """Its lease began anew.
+
+        How long the event was on its way, nobody knows; but it was not there at the last answer.
+        """
+        self._sure.ends[record["id"]] = end = self._sure.asked + record["ttl"]
+        self._ask_before(end)
 
     def _ask_before(self, end: float) -> None:
         self._due = min(self._due, max(end - _PAUSE, self._asked + _PAUSE))
@@ -202,16 +258,25 @@ class Mirror(Follower):
     def get(self, service_id: str) -> Record | None:
         """One service by id, or None."""
         entry = self._picture.get(service_id)
-        return None if entry is None else entry.record(self._passing(entry, self._clock()))
+        return None if entry is None else entry.record(self._holds(entry, self._clock()))
 
-    def list_services(self, kind: str | None) -> list[Record]:
-        """All services, or those found under a kind, in the registry's order."""
+    def list_services(self, kind: str | None, mode: str | None = None) -> list[Record]:
+        """All services, or those found under a kind, or of a mode, in the registry's order."""
         now = self._clock()
-        return [entry.record(self._passing(entry, now)) for entry in self._picture.of_kind(kind)]
+        services = [entry.record(self._holds(entry, now)) for entry in self._picture.under(kind)]
+        if mode is None:
+            return services
+        return [each for each in services if each.get("mode", HARDWARE) == mode]
 
-    def discover(self, kind: str) -> Record | None:
-        """Any of the services found under a kind that surely are passing, or None."""
-        entries = self._picture.of_kind(kind)
+    def discover(self, kind: str, mode: str | None = None) -> Record | None:
+        """Any of the services found under a kind that surely are passing, or None.
+
+        Without a mode it is a simulator only if there is no hardware at all, passing or not.
+        """
+        picture = self._picture
+        entries = picture.under((kind, mode or HARDWARE))
+        if not entries and mode is None:
+            entries = picture.under((kind, SIMULATOR))
         if not entries:
             return None
         now = self._clock()
@@ -225,4 +290,7 @@ class Mirror(Follower):
         return chosen.record(True)
 
     def _passing(self, entry: Entry, now: float) -> bool:
+        return entry.health == "passing" and now < self._sure.until(entry.id)
+
+    def _holds(self, entry: Entry, now: float) -> bool:
         return now < self._sure.until(entry.id)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from rsreg.errors import AmbiguousName, InvalidRequest
+from rsreg.errors import AmbiguousName, ConfigurationError, InvalidRequest
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Id = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -329,12 +329,38 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9_.]+", "-", name.lower()).strip("-") or "service"
 
 
-def endpoint_of(service: Mapping[str, Any]) -> str:
-    """The ZeroMQ endpoint of a record: its `protocol` (tcp if it has none), host and port."""
+def endpoint_of(service: Mapping[str, Any], name: str | None = None) -> str:
+    """The ZeroMQ endpoint of a record: its `protocol` (tcp if it has none), host and port.
+
+    With a `name` the port is the one of `ports_of`; raises ConfigurationError if there is none.
+    """
     host = service["host"]
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
-    return f"{service.get('protocol', 'tcp')}://{host}:{service['port']}"
+    port = service["port"]
+    if name is not None:
+        ports = ports_of(service)
+        if name not in ports:
+            known = ", ".join(map(repr, ports)) or "none that has a name, only its port"
+            raise ConfigurationError(
+                f"{service['name']} has no endpoint {name!r}", hint=f"its endpoints are: {known}"
+            )
+        port = ports[name]
+    return f"{service.get('protocol', 'tcp')}://{host}:{port}"
+
+
+def ports_of(service: Mapping[str, Any]) -> dict[str, int]:
+    """The named ports of a record: its `endpoints`, then CGSE's `<name>_port` in the metadata."""
+    told = {
+        key.removesuffix("_port"): port
+        for key, port in service["metadata"].items()
+        if key.endswith("_port") and key != "_port"
+    }
+    return {
+        name: port
+        for name, port in {**told, **service.get("endpoints", {})}.items()
+        if isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536
+    }
 
 
 def pick_by_name(services: Iterable[Mapping[str, Any]], name: str) -> dict[str, Any] | None:

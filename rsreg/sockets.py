@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from typing import Any
@@ -42,15 +43,55 @@ def own_context() -> zmq.Context[Any]:
     return _own[1]
 
 
+def is_green(context: object) -> bool:
+    """Whether a context is one of `zmq.green`, told without importing it."""
+    return any(cls.__module__.startswith("zmq.green") for cls in type(context).__mro__)
+
+
 def dealer(context: zmq.Context[Any], endpoint: str) -> Any:
     """A client's socket for requests. It sets no identity: two of one get each other's mail."""
-    return _connected(context, zmq.DEALER, endpoint)
+    socket = _asking(context, zmq.DEALER)
+    connect(socket, endpoint)
+    return socket
 
 
-def subscriber(context: zmq.Context[Any], endpoint: str) -> Any:
-    """A client's socket for events, all types: a gap in `seq` shows only to who gets them all."""
-    socket = _connected(context, zmq.SUB, endpoint)
+def subscriber(context: zmq.Context[Any]) -> Any:
+    """A client's socket for events, all types: a gap in `seq` shows only to who gets them all.
+
+    It is not connected yet.
+    """
+    socket = _asking(context, zmq.SUB)
     socket.subscribe(b"")
+    return socket
+
+
+def connect(socket: Any, endpoint: str) -> None:
+    """Have a socket connect; raises ConfigurationError, with the socket closed."""
+    # Only where it is asked for: a name that has addresses of both kinds is mostly served on IPv4.
+    socket.ipv6 = "[" in endpoint
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise ConfigurationError(f"can't connect to {endpoint!r}: {error}") from error
+
+
+def peer(context: zmq.Context[Any], kind: int, timeout: float) -> Any:
+    """A socket with which a client talks to a service; it is not connected yet.
+
+    To send and to receive take `timeout` seconds at most (green sockets have no such option),
+    nothing is queued for a service that is not there, and a REQ socket never takes a late reply for
+    the answer to a later request.
+    """
+    socket = context.socket(kind)
+    _guard(socket)
+    _reconnect(socket)
+    socket.immediate = 1
+    if not is_green(context):
+        socket.rcvtimeo = socket.sndtimeo = math.ceil(timeout * 1000)
+    if kind == zmq.REQ:
+        socket.req_relaxed = 1
+        socket.req_correlate = 1
     return socket
 
 
@@ -80,22 +121,19 @@ def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     return socket
 
 
-def _connected(context: zmq.Context[Any], kind: int, endpoint: str) -> Any:
+def _asking(context: zmq.Context[Any], kind: int) -> Any:
     socket = context.socket(kind)
     _guard(socket)
+    _reconnect(socket)
     socket.maxmsgsize = MAX_REPLY
+    return socket
+
+
+def _reconnect(socket: Any) -> None:
     # Random, since libzmq itself has no jitter once a maximum is set.
     socket.reconnect_ivl = random.randint(100, 300)
     socket.reconnect_ivl_max = 2_000
     socket.connect_timeout = _CONNECT_TIMEOUT
-    # Only where it is asked for: a name that has addresses of both kinds is mostly served on IPv4.
-    socket.ipv6 = "[" in endpoint
-    try:
-        socket.connect(endpoint)
-    except zmq.ZMQError as error:
-        socket.close()
-        raise ConfigurationError(f"can't connect to {endpoint!r}: {error}") from error
-    return socket
 
 
 def _guard(socket: Any) -> None:

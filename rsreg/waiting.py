@@ -2,44 +2,96 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Mapping
+
 from rsreg.calls import Record
-from rsreg.errors import RegistryError
+from rsreg.errors import RegistryError, RequestTimeout
+from rsreg.exchange import Call
 from rsreg.timing import Backoff, Clock
 
-#: Seconds between two questions: at first, and at most.
-_FIRST, _MOST = 0.1, 1.0
+#: Seconds without an event after which to ask all the same: at first, since a subscription takes a
+#: moment to reach the server, and at most, since an event may get lost.
+_SILENCE_FIRST, _SILENCE_MOST = 0.25, 10.0
+#: Seconds between two rounds of questions, however many events come.
+_LEAST = 0.05
+#: Seconds until a registry that did not answer is asked again: at first, and at most.
+_RETRY_FIRST, _RETRY_MOST = 0.1, 1.0
 
 
 class Waiting:
-    """One wait for a passing service of each of several types.
+    """One wait of at most `seconds` for several things, each with the call that asks for it.
 
-    The driver asks for each of `missing()`, allowing `patience()` seconds, writes what it got into
-    `found`, or an error into `failure`, and then waits for `pause()`.
+    An event stream drives it: any event may be the one that is waited for, so after each it asks,
+    in rounds, for all that is still missing. The first two rounds follow each other at once: the
+    first may be asked before the stream is open. A registry that does not answer is waited for;
+    any other error is raised.
     """
 
-    def __init__(self, service_types: tuple[str, ...], timeout: float, clock: Clock) -> None:
-        self.found: dict[str, Record | None] = dict.fromkeys(service_types)
-        self.failure: RegistryError | None = None
+    def __init__(
+        self, wanted: Mapping[str, Call[Record | None]], seconds: float, clock: Clock
+    ) -> None:
+        self._wanted = wanted
+        self._found: dict[str, Record | None] = dict.fromkeys(wanted)
+        self._failure: RegistryError | None = None
         self._clock = clock
-        self._until = clock() + timeout
-        self._backoff = Backoff(_FIRST, _MOST)
+        self._until = clock() + seconds
+        self._round = deque(wanted)
+        self._ended = -math.inf
+        self._ask_at = -math.inf
+        self._patience = 0.0
+        self._backoff = Backoff(_RETRY_FIRST, _RETRY_MOST)
 
-    def missing(self) -> list[str]:
-        """The types of which no passing service was found yet."""
-        return [kind for kind, service in self.found.items() if service is None]
+    @property
+    def left(self) -> float:
+        """Seconds that are left; 0.0 when all is found, or the time is over."""
+        found = all(one is not None for one in self._found.values())
+        return 0.0 if found else max(0.0, self._until - self._clock())
 
+    @property
     def patience(self) -> float:
-        """Seconds that one question may take."""
-        return max(_FIRST, self._until - self._clock())
+        """Seconds that a question may take, if no stream asks it."""
+        return max(_LEAST, self.left)
 
-    def pause(self) -> float | None:
-        """Seconds until the next round, or None when the wait is over.
+    @property
+    def silence(self) -> float:
+        """Seconds to wait for the next event before asking."""
+        return max(0.0, self._ask_at - self._clock())
 
-        Raises the failure of the last round if the time is over and the registry never answered.
-        """
-        left = self._until - self._clock()
-        if self.missing() and left > 0:
-            return min(left, self._backoff.next())
-        if self.failure is not None:
-            raise self.failure
-        return None
+    def question(self) -> Call[Record | None]:
+        """What to ask next."""
+        return self._wanted[self._round[0]]
+
+    def answered(self, service: Record | None) -> list[Record]:
+        """Take in the answer; it is no event."""
+        self._found[self._round.popleft()] = service
+        if not self._round:
+            self._failure = None
+            self._backoff.reset()
+            self._next_round(self._patience)
+            self._patience = min(_SILENCE_MOST, max(_SILENCE_FIRST, 2 * self._patience))
+        return []
+
+    def unanswered(self, error: RegistryError) -> None:
+        """A registry that is not there yet is asked again soon; raises any other error."""
+        if not isinstance(error, RequestTimeout):
+            raise error
+        self._failure = error
+        self._next_round(self._backoff.next())
+
+    def published(self, _event: Record) -> list[Record]:
+        """Something happened: ask, but not right after a round. Nothing is handed on."""
+        self._ask_at = min(self._ask_at, max(self._clock(), self._ended + _LEAST))
+        return []
+
+    def result(self) -> dict[str, Record | None]:
+        """What was found, or None for each; raises if the registry did not answer in the end."""
+        if self._failure is not None:
+            raise self._failure
+        return self._found
+
+    def _next_round(self, seconds: float) -> None:
+        self._round = deque(kind for kind, one in self._found.items() if one is None)
+        self._ended = self._clock()
+        self._ask_at = self._ended + seconds

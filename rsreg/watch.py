@@ -10,13 +10,14 @@ from typing import Any
 
 import zmq
 
-from rsreg import calls, config, native, sockets, wire
+from rsreg import config, native, sockets
 from rsreg.calls import Record
-from rsreg.channel import Channel, readable
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
+from rsreg.filters import checked_mode
 from rsreg.follower import Follower
 from rsreg.mirror import Mirror
+from rsreg.stream import EventStream
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 _JOIN = 1.0
 
 
+#: The type that means events of all types.
+ANY = "*"
 #: Called with the `data` of an event, or with the whole of it; what it returns is the caller's.
 Handler = Callable[[Record], Any]
 
@@ -36,8 +39,11 @@ class Handlers:
         self._of_any: list[Handler] = []
 
     def add(self, event_type: str, handler: Handler) -> None:
-        """Have `handler` called with the `data` of the events of a type."""
-        self._of_type.setdefault(event_type, []).append(handler)
+        """Have `handler` called with the `data` of the events of a type; "*": with any, whole."""
+        if event_type == ANY:
+            self.add_any(handler)
+        else:
+            self._of_type.setdefault(event_type, []).append(handler)
 
     def add_any(self, handler: Handler) -> None:
         """Have `handler` called with each whole event."""
@@ -52,11 +58,10 @@ class Handlers:
 
 
 class EventListener:
-    """Follows the events of one registry and calls handlers, on a thread of its own.
+    """Hands the events of a stream to handlers, on a thread of its own.
 
     With a green context it is a greenlet of the hub that starts it, else a real OS thread, also in
     a monkey-patched process. What a handler raises is logged, and no other handler's business.
-    Where the events are published is asked of the registry, if the settings don't say it.
     """
 
     def __init__(
@@ -67,24 +72,15 @@ class EventListener:
         context: zmq.Context[Any] | None,
     ) -> None:
         self._handlers = handlers
-        self._follower = follower
-        self._settings = settings
         self._context = context
         self._stop = native.Stop()
-        self._channel = Channel(settings.req_endpoint, context, self._stop)
-        self._socket: Any = None
+        self._stream = EventStream(follower, settings, context, self._stop)
         self._runs_on: int | None = None
         self._thread: Any = None
 
     def start(self) -> None:
         """Listen from now on; no event after the return of this call is missed."""
-        try:
-            endpoint = self._sub_endpoint()
-            self._socket = sockets.subscriber(self._context or sockets.own_context(), endpoint)
-            self._ask()
-        except RegistryError:
-            self._close()
-            raise
+        self._hand_on(self._stream.open())
         self._thread = spawn(self._context, lambda: self.run(self._stop))
 
     def stop(self) -> None:
@@ -98,28 +94,11 @@ class EventListener:
         self._runs_on = native.thread_id()
         try:
             while not stop.is_set():
-                self.step()
+                self._hand_on(self._stream.next())
         except Disconnected:
             pass
         finally:
-            self._close()
-
-    def step(self) -> None:
-        """Hand on the next event, or ask for what may have been missed."""
-        silence = self._follower.silence
-        if silence and readable(self._socket, silence, self._stop):
-            event = wire.read_event(self._socket.recv_multipart(zmq.DONTWAIT))
-            self._hand_on(self._follower.published(event) if event else [])
-            return
-        try:
-            self._ask()
-        except RegistryError as error:
-            if not self._stop.is_set():
-                self._follower.unanswered(error)
-
-    def _ask(self) -> None:
-        reply = self._channel.run(self._follower.question(), self._settings.timeout)
-        self._hand_on(self._follower.answered(reply))
+            self._stream.close()
 
     def _hand_on(self, events: list[Record]) -> None:
         for event in events:
@@ -128,18 +107,6 @@ class EventListener:
                     handler(said)
                 except Exception:
                     log.exception("a handler of %r events failed", event["type"])
-
-    def _sub_endpoint(self) -> str:
-        settings = self._settings
-        if settings.sub_endpoint is not None:
-            return settings.sub_endpoint
-        about = self._channel.run(calls.info(services=False), settings.timeout)
-        return config.on_port(settings.req_endpoint, about["pub_port"])
-
-    def _close(self) -> None:
-        self._channel.close()
-        if self._socket is not None:
-            self._socket.close()
 
 
 class ServiceCache:
@@ -232,13 +199,21 @@ class ServiceCache:
         """The record of one service, or None."""
         return self._fresh().get(service_id)
 
-    def list_services(self, service_type: str | None = None) -> list[Record]:
-        """The records of all services, or of those found under a type, passing or not."""
-        return self._fresh().list_services(service_type or None)
+    def list_services(
+        self, service_type: str | None = None, *, mode: str | None = None
+    ) -> list[Record]:
+        """The records of all services, or of those found under a type, passing or not.
 
-    def discover_service(self, service_type: str) -> Record | None:
-        """The record of one passing service of a type, a random one, or None."""
-        return self._fresh().discover(service_type)
+        Only those of a `mode`, "hardware" or "simulator", if one is given.
+        """
+        return self._fresh().list_services(service_type or None, checked_mode(mode))
+
+    def discover_service(self, service_type: str, *, mode: str | None = None) -> Record | None:
+        """The record of one passing service of a type, a random one, or None.
+
+        Without a `mode` it is a simulator only if no hardware of that type is registered at all.
+        """
+        return self._fresh().discover(service_type, checked_mode(mode))
 
     def _fresh(self) -> Mirror:
         mirror = self._mirror
@@ -256,13 +231,8 @@ class ServiceCache:
 
 def spawn(context: object, target: Callable[[], None]) -> Any:
     """Run `target` beside the caller: in a greenlet for a green context, else on an OS thread."""
-    if is_green(context):
+    if sockets.is_green(context):
         import gevent
 
         return gevent.spawn(target)
     return native.Thread(target)
-
-
-def is_green(context: object) -> bool:
-    """Whether a context is one of `zmq.green`, told without importing it."""
-    return any(cls.__module__.startswith("zmq.green") for cls in type(context).__mro__)

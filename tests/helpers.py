@@ -314,6 +314,15 @@ def scripted_server(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -
         socket.close()
 
 
+def register_simulator(endpoint: str, name: str, kind: str) -> None:
+    """Register a simulator, under its name as id, as a program in any language would."""
+    info = {"name": name, "host": "lab", "port": 1, "type": kind, "id": name, "mode": "simulator"}
+    with raw_socket(zmq.DEALER, endpoint) as socket:
+        request = {"action": "register", "service_info": info, "ttl": 60}
+        socket.send_multipart([b"", json.dumps(request).encode()])
+        assert json.loads(received(socket)[-1])["success"]
+
+
 def need(*tools: str, root: bool = False) -> None:
     """Skip where a tool or the rights are missing; with CI set that is a failure."""
     missing = [tool for tool in tools if shutil.which(tool) is None]

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers import ROOT, wait_until
+import zmq
+from helpers import ROOT, register_simulator, wait_until
 
 from rsreg import RegistryClient
 
@@ -19,11 +21,13 @@ EXAMPLES = ROOT / "docs" / "examples"
 
 
 @contextmanager
-def example(name: str, *args: str, endpoint: str = "") -> Iterator[subprocess.Popen[str]]:
+def example(
+    name: str, *args: str, endpoint: str = "", mode: str = ""
+) -> Iterator[subprocess.Popen[str]]:
     """An example program, running."""
     process = subprocess.Popen(
         [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *args],
-        env={**os.environ, "RSREG_ENDPOINT": endpoint},
+        env={**os.environ, "RSREG_ENDPOINT": endpoint, "RSREG_MODE": mode},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -99,6 +103,68 @@ def test_an_asyncio_program(endpoint: str, client: RegistryClient) -> None:
             "PUNA puna_cs passing\n"
             "SCHEDULER scheduler passing\n"
         )
+
+
+def test_watching_goes_on_where_it_was(
+    endpoint: str, client: RegistryClient, tmp_path: Path
+) -> None:
+    position = str(tmp_path / "position")
+    with example("watching", "PUNA", position, "2", endpoint=endpoint) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "watching\n"
+        client.register("camera", "egse3", 5001, "CAMERA")
+        client.register("puna_cs", "egse3", 5000, "PUNA", ttl=60)
+        client.deregister()
+        assert output(watching) == "register puna_cs\nderegister puna_cs\n"
+    client.register("brief", "egse3", 5000, "PUNA", ttl=1)
+    wait_until(lambda: client.list_services("PUNA") == [])
+    with example("watching", "PUNA", position, "3", endpoint=endpoint) as watching:
+        assert output(watching) == "watching\nregister brief\ncritical brief\nexpire brief\n"
+
+
+def test_choosing(endpoint: str, client: RegistryClient) -> None:
+    for name, version, tags in (("old", "1.3", ["cryo"]), ("new", "1.10", ["cryo", "spare"])):
+        client.register(
+            name, "egse3", 5000, "CAMERA", {"version": version, "site": "leuven"}, tags=tags
+        )
+    with example("choosing", endpoint=endpoint) as choosing:
+        lines = output(choosing).splitlines()
+    assert lines[:2] == ["new is recent, and here", "cold: old"]
+    assert sorted(lines[2:4]) == ["next: new", "next: old"]
+    assert lines[4] == lines[2]
+    assert lines[5] == "near: tcp://egse3:5000"
+
+
+def test_two_endpoints(endpoint: str, client: RegistryClient) -> None:
+    context = zmq.Context.instance()
+    with context.socket(zmq.REP) as command, context.socket(zmq.PUB) as monitoring:
+        ports = {
+            "command_port": command.bind_to_random_port("tcp://127.0.0.1"),
+            "monitoring_port": monitoring.bind_to_random_port("tcp://127.0.0.1"),
+        }
+        client.register("puna_cs", "127.0.0.1", ports["command_port"], "PUNA", ports)
+        with example("endpoints", endpoint=endpoint) as endpoints:
+            command.rcvtimeo = 20_000
+            command.send_string(f"done: {command.recv_string()}")
+            while endpoints.poll() is None:
+                monitoring.send_string("23.5")
+                time.sleep(0.02)
+            assert output(endpoints) == (
+                f"monitoring is on tcp://127.0.0.1:{ports['monitoring_port']}\n"
+                "it says done: home\n"
+                "it shows 23.5\n"
+            )
+
+
+def test_a_measurement_on_hardware_or_its_simulator(endpoint: str, client: RegistryClient) -> None:
+    register_simulator(endpoint, "puna_sim", "PUNA")
+    for mode, shown in (("", "dry run on puna_sim"), ("hardware", "no hexapod")):
+        with example("simulator", endpoint=endpoint, mode=mode) as measurement:
+            assert output(measurement) == f"{shown}\n1 simulated\n"
+    client.register("puna_cs", "127.0.0.1", 1, "PUNA")
+    for mode, shown in (("", "keep clear of puna_cs"), ("simulator", "dry run on puna_sim")):
+        with example("simulator", endpoint=endpoint, mode=mode) as measurement:
+            assert output(measurement) == f"{shown}\n1 simulated\n"
 
 
 def test_a_backend_of_ones_own(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rsreg.calls import Record
 from rsreg.errors import RequestTimeout
-from rsreg.follower import Follower
+from rsreg.follower import Follower, concerns
 
 
 def event(seq: int, epoch: str = "e") -> Record:
@@ -33,7 +34,7 @@ def asked(follower: Follower) -> dict[str, Any]:
 @pytest.fixture
 def follower() -> Follower:
     """One that begins after event 5."""
-    follower = Follower()
+    follower = Follower(HandClock())
     assert follower.silence == 0.0
     assert asked(follower) == {}
     assert follower.answered(answer(seq=5)) == []
@@ -46,7 +47,7 @@ def seqs(events: list[Record]) -> list[int]:
 
 
 def test_nothing_is_taken_before_the_position_is_known() -> None:
-    follower = Follower()
+    follower = Follower(HandClock())
     assert follower.published(event(6)) == []
     assert follower.silence == 0.0
 
@@ -117,7 +118,8 @@ def test_another_epoch_is_asked_about(follower: Follower) -> None:
 def test_what_was_missed_for_good_is_said(
     follower: Follower, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert follower.answered(answer(seq=2, epoch="new", reset=True)) == []
+    (reset,) = follower.answered(answer(seq=2, epoch="new", reset=True))
+    assert reset == {"type": "reset", "seq": 2, "epoch": "new", "data": {}}
     assert [record.getMessage() for record in caplog.records] == [
         "events were missed for good: the journal does not reach back"
     ]
@@ -127,10 +129,50 @@ def test_what_was_missed_for_good_is_said(
 
 
 def test_the_first_answer_is_no_loss(caplog: pytest.LogCaptureFixture) -> None:
-    follower = Follower()
+    follower = Follower(HandClock())
     assert follower.answered(answer(seq=5)) == []
     assert follower.silence == 0.25
     assert caplog.records == []
+
+
+def test_it_may_begin_in_the_past() -> None:
+    follower = Follower(HandClock(), since=3)
+    assert follower.silence == 0.0
+    assert asked(follower) == {"since": 3}
+    assert seqs(follower.answered(answer(4, 5, seq=6))) == [4, 5]
+    assert follower.silence == 0.0
+    assert asked(follower) == {"since": 5, "epoch": "e"}
+    assert seqs(follower.answered(answer(6, seq=6))) == [6]
+    assert seqs(follower.published(event(7))) == [7]
+
+
+def test_a_past_that_is_forgotten_is_said() -> None:
+    follower = Follower(HandClock(), since=3, epoch="old")
+    assert asked(follower) == {"since": 3, "epoch": "old"}
+    (reset,) = follower.answered(answer(seq=90, reset=True))
+    assert (reset["type"], reset["seq"], reset["epoch"]) == ("reset", 90, "e")
+    assert seqs(follower.published(event(91))) == [91]
+
+
+def test_silence_is_counted_from_the_last_event() -> None:
+    clock = HandClock()
+    follower = Follower(clock)
+    follower.answered(answer(seq=5))
+    clock.advance(0.2)
+    assert follower.silence == pytest.approx(0.05)
+    follower.published(event(6))
+    assert follower.silence == pytest.approx(0.25)
+    clock.advance(1)
+    assert follower.silence == 0.0
+
+
+def test_an_event_concerns_what_its_service_is_found_under() -> None:
+    info = {"type": "PUNA", "tags": ["optics"], "metadata": {"type": "HEXAPOD"}}
+    about = {"type": "expire", "data": {"service_id": "x", "service_info": info}}
+    for kind in (None, "PUNA", "optics", "HEXAPOD"):
+        assert concerns(about, kind)
+    assert not concerns(about, "TEMP")
+    assert concerns({"type": "reset", "data": {}}, "TEMP")
 
 
 def test_an_outage_is_said_when_it_begins_and_when_it_is_over(
@@ -151,7 +193,7 @@ def test_an_outage_is_said_when_it_begins_and_when_it_is_over(
 @given(st.lists(st.sampled_from(["event", "lost", "again", "ask", "ask in vain"]), max_size=60))
 def test_whatever_is_lost_every_event_comes_once_in_order(happenings: list[str]) -> None:
     """Against a registry with a journal, and a network that loses and repeats events."""
-    follower, newest, got = Follower(), 0, []
+    follower, newest, got = Follower(HandClock()), 0, []
     follower.answered(answer(seq=0))
     for what in [*happenings, "ask"]:
         if what in ("event", "lost"):

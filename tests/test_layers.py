@@ -20,11 +20,11 @@ PACKAGE = ROOT / "rsreg"
 CLIENT = [
     ("errors", "timing", "native", "text"),
     ("config", "records", "wire", "owner", "vitals"),
-    ("exchange", "sockets"),
-    ("calls", "channel"),
-    ("waiting", "follower", "address"),
-    ("mirror", "presence"),
-    ("watch", "heartbeat"),
+    ("exchange", "sockets", "filters"),
+    ("calls", "channel", "aiochannel"),
+    ("waiting", "follower", "address", "peers"),
+    ("mirror", "presence", "stream"),
+    ("watch", "aiostream", "heartbeat"),
     ("clientcache", "helper"),
     ("registered",),
     ("client", "aio"),
@@ -55,8 +55,8 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 #: Who may import what is not ours; anybody may import the rest of the standard library.
 GUESTS = {
     "zmq": {
-        *("sockets", "channel", "address", "watch", "clientcache", "client", "aio"),
-        *("loops", "server"),
+        *("sockets", "channel", "aiochannel", "address", "peers", "stream", "aiostream"),
+        *("watch", "clientcache", "client", "aio", "loops", "server"),
     },
     "msgspec": {
         "records",
@@ -73,7 +73,7 @@ GUESTS = {
     "gevent": {"watch", "loops", "server", "aioserver", "process"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend"},
-    "asyncio": {"watch", "aio", "aioserver"},
+    "asyncio": {"watch", "aiochannel", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},
     "IPython": {"cli"},

@@ -7,7 +7,8 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from helpers import HandClock
@@ -18,12 +19,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from rsreg import InMemoryBackend, wire
 from rsreg.calls import Record
 from rsreg.dispatch import Dispatcher
-from rsreg.errors import NoService, RequestTimeout, UnknownService
+from rsreg.errors import RequestTimeout, UnknownService
 from rsreg.mirror import STALE_AFTER, Mirror
-from rsreg.records import Event, ServiceInfo
+from rsreg.records import Event, Maintenance, read_change, read_report, read_service_info
 from rsreg.registry import LEASES_WITHIN, Registry
 
 KINDS = ("A", "B")
+#: What no event tells: what reports say, and from which of two reasons to be critical to which.
+UNTOLD = ("status", "load", "reason")
 #: Leases are told in milliseconds.
 ROUNDED = 0.0011
 
@@ -55,16 +58,48 @@ class World:
         self.dispatcher = Dispatcher(self.registry, self.clock, dict, pytest.fail)
         self.waiting: list[Record] = []
 
-    def register(self, service_id: str, kinds: tuple[str, ...] = ("A",), ttl: float = 30) -> None:
+    def register(
+        self,
+        service_id: str | None,
+        kinds: tuple[str, ...] = ("A",),
+        ttl: float = 30,
+        replaces: Sequence[str] = (),
+        **said: Any,
+    ) -> None:
         """Register it; its type is the first kind, the others are tags."""
-        info = ServiceInfo(
-            id=service_id, name=service_id, host="lab", port=1, type=kinds[0], tags=list(kinds[1:])
+        said = {"owner": {"pid": 1}, **said}
+        info = {
+            "name": "svc",
+            "host": "lab",
+            "port": 1,
+            "type": kinds[0],
+            "tags": kinds[1:],
+            **said,
+        }
+        if service_id is not None:
+            info["id"] = service_id
+        self.registry.register(
+            *read_service_info(json.loads(json.dumps(info))),
+            ttl,
+            None,
+            replaces=dict.fromkeys(replaces, info["owner"]),
         )
-        self.registry.register(info, {}, ttl, None)
+        self.commit()
+
+    def update(self, service_id: str, **said: Any) -> None:
+        """Change fields of its record."""
+        self.registry.update(service_id, *read_change(said), None)
+        self.commit()
+
+    def maintain(self, service_id: str, on: bool) -> None:
+        """Begin or end its maintenance."""
+        entry = Maintenance(service=service_id, since=0)
+        (self.registry.start_maintenance if on else self.registry.end_maintenance)(entry)
         self.commit()
 
     def commit(self) -> None:
         """Send the events of what was changed on their way."""
+        self.registry.tell_health()
         for event in self.registry.commit():
             self.changed[event.service_id] = self.clock.now
             self.waiting.append(json.loads(event.body))
@@ -72,6 +107,7 @@ class World:
     def judge(self) -> None:
         """All requests so far are read; what has lapsed is critical."""
         self.registry.caught_up(self.clock.now)
+        self.commit()
 
     def deliver(self) -> None:
         """All events arrive."""
@@ -82,6 +118,7 @@ class World:
         """The mirror's question is answered, `on_the_way` seconds later."""
         call = self.mirror.question()
         self.clock.advance(on_the_way)
+        self.commit()
         request = {"action": call.action, **call.params, "limit": limit}
         body = self.dispatcher.answer(json.dumps(request).encode(), str)
         reply = json.loads(wire.encode(body))
@@ -108,7 +145,14 @@ def ids(services: list[Record], health: str = "passing") -> list[str]:
 
 def without_heartbeat(services: list[Record]) -> list[Record]:
     """The records, but for what heartbeats change and events don't tell."""
-    return [{**service, "last_heartbeat": 0} for service in services]
+    return [
+        {
+            **{field: told for field, told in service.items() if field not in UNTOLD},
+            "last_heartbeat": 0,
+            "health": "passing" if service["health"] == "warning" else service["health"],
+        }
+        for service in services
+    ]
 
 
 class MirrorMachine(RuleBasedStateMachine):
@@ -125,9 +169,54 @@ class MirrorMachine(RuleBasedStateMachine):
         service_id=IDS,
         kinds=st.lists(st.sampled_from(KINDS), min_size=1, unique=True).map(tuple),
         ttl=st.sampled_from([1, 2.5, 14, 30]),
+        mode=st.sampled_from(["hardware", "simulator"]),
+        ready=st.booleans(),
+        replaces=st.lists(IDS, max_size=2, unique=True),
     )
-    def register(self, service_id: str, kinds: tuple[str, ...], ttl: float) -> None:
-        self.world.register(service_id, kinds, ttl)
+    def register(
+        self,
+        service_id: str,
+        kinds: tuple[str, ...],
+        ttl: float,
+        mode: str,
+        ready: bool,
+        replaces: list[str],
+    ) -> None:
+        self.world.register(service_id, kinds, ttl, replaces, mode=mode, ready=ready)
+
+    @rule(replaces=st.lists(IDS, min_size=1, max_size=3, unique=True))
+    def take_over(self, replaces: list[str]) -> None:
+        """The new one has the id of the first that there is, or else goes at once."""
+        known = {service["id"] for service in self.world.services()}
+        if known.intersection(replaces):
+            self.world.register(None, ("A",), 14, replaces)
+
+    @rule(
+        service_id=IDS,
+        said=st.sampled_from(
+            [
+                {"tags": ["B"]},
+                {"metadata": {"type": "B"}, "port": 2},
+                {"ready": True},
+                {"ready": False},
+            ]
+        ),
+    )
+    def update(self, service_id: str, said: dict[str, Any]) -> None:
+        with contextlib.suppress(UnknownService):
+            self.world.update(service_id, **said)
+
+    @rule(service_id=IDS, on=st.booleans())
+    def maintain(self, service_id: str, on: bool) -> None:
+        with contextlib.suppress(UnknownService):
+            self.world.maintain(service_id, on)
+
+    @rule(service_id=IDS, fed=st.sampled_from([0, 6, 60]))
+    def report(self, service_id: str, fed: float) -> None:
+        said = {"fed": fed, "watchdog": 10, "load": fed, "status": {"text": f"fed {fed}"}}
+        with contextlib.suppress(UnknownService):
+            self.world.registry.renew(service_id, read_report(said))
+        self.world.commit()
 
     @rule(service_id=IDS)
     def deregister(self, service_id: str) -> None:
@@ -141,6 +230,7 @@ class MirrorMachine(RuleBasedStateMachine):
     def renew(self, service_id: str) -> None:
         with contextlib.suppress(UnknownService):
             self.world.registry.renew(service_id)
+        self.world.commit()
 
     @rule(seconds=st.sampled_from([0.1, 0.4, 2, 9, 16]), reaped=st.booleans())
     def time(self, seconds: float, reaped: bool) -> None:
@@ -153,6 +243,7 @@ class MirrorMachine(RuleBasedStateMachine):
     @rule()
     def grace(self) -> None:
         self.world.registry.grant_grace()
+        self.world.commit()
 
     @rule()
     def deliver(self) -> None:
@@ -199,15 +290,13 @@ class MirrorMachine(RuleBasedStateMachine):
             assert without_heartbeat([known] if known else []) == without_heartbeat(expected)
 
     def discover_alike(self, kind: str) -> None:
-        """Both find one of the passing services, or both none."""
-        found = self.mirror.discover(kind)
-        try:
-            self.world.registry.discover(kind)
-        except NoService:
-            assert found is None
-        else:
-            assert found is not None
-            assert found["id"] in ids(self.world.services(kind))
+        """Both find one of the same services, or both none, whatever the mode."""
+        for mode in (None, "hardware", "simulator"):
+            leases = self.world.registry._view.discovered(kind, mode)
+            found = {(self.mirror.discover(kind, mode) or {}).get("id") for _ in range(3)}
+            assert found <= ({lease.service.id for lease in leases} or {None})
+            listed = ids(self.mirror.list_services(kind, mode))
+            assert mode is None or set(listed) == {lease.service.id for lease in leases}
 
     @invariant()
     def what_passes_is_alive(self) -> None:
@@ -230,7 +319,7 @@ class MirrorMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_asks_in_time(self) -> None:
-        assert 0 <= self.mirror.silence <= STALE_AFTER / 2
+        assert 0 <= self.mirror.silence < STALE_AFTER / 2 + 0.001
 
     @invariant()
     def the_registry_names_each_lease_that_ends_soon(self) -> None:
@@ -249,6 +338,7 @@ def world() -> World:
     world = World()
     world.register("slow", ttl=30)
     world.register("quick", ttl=1)
+    world.deliver()
     world.catch_up()
     return world
 
@@ -269,7 +359,8 @@ def test_what_is_not_sure_any_more_is_critical_until_it_is_told(world: World) ->
     world.registry.renew("quick")
     world.clock.advance(0.1)
     assert ids(mirror.list_services(None), "critical") == ["quick"]
-    assert mirror.get("quick") == {**world.services()[1], "health": "critical"}
+    unsure = {**world.services()[1], "health": "critical", "reason": "no heartbeat"}
+    assert mirror.get("quick") == unsure
     assert mirror.silence == 0.0
     world.catch_up()
     assert ids(mirror.list_services(None)) == ["slow", "quick"]
@@ -405,6 +496,86 @@ def test_any_of_the_passing_services_is_discovered(world: World) -> None:
     found = Counter(str((world.mirror.discover("A") or {})["id"]) for _ in range(1_000))
     assert set(found) == {"slow", "slow 0", "slow 1", "slow 2", "slow 3"}
     assert min(found.values()) > 100
+
+
+def test_a_simulator_is_found_only_where_no_hardware_is_registered(world: World) -> None:
+    mirror = world.mirror
+    world.register("sim", mode="simulator", kinds=("A", "S"))
+    world.deliver()
+    assert {(mirror.discover("A") or {})["id"] for _ in range(50)} == {"slow", "quick"}
+    assert (mirror.discover("A", "simulator") or {})["id"] == "sim"
+    assert (mirror.discover("S") or {})["id"] == "sim"
+    assert mirror.discover("S", "hardware") is None
+    world.clock.advance(60)
+    assert mirror.discover("A") is None, "hardware is registered, though it may have lapsed"
+    for hardware in ("slow", "quick"):
+        world.registry.deregister(hardware, None)
+    world.register("sim", mode="simulator", kinds=("A", "S"), ttl=120)
+    world.catch_up()
+    assert (mirror.discover("A") or {})["id"] == "sim"
+
+
+def test_health_is_followed_by_events_and_in_place(world: World) -> None:
+    mirror = world.mirror
+    world.maintain("slow", True)
+    world.deliver()
+    slow, quick = mirror.list_services(None)
+    assert (slow["id"], slow["health"], quick["id"]) == ("slow", "maintenance", "quick")
+    assert slow["maintenance"]["until"] is None
+    assert {(mirror.discover("A") or {})["id"] for _ in range(50)} == {"quick"}
+    world.maintain("slow", False)
+    world.registry.renew("quick", read_report({"fed": 20, "watchdog": 10, "load": 1}))
+    world.commit()
+    world.deliver()
+    slow, quick = mirror.list_services(None)
+    assert (slow["health"], quick["health"], quick["reason"]) == ("passing", "critical", "stalled")
+    assert "load" not in quick, "it changes, and no event tells"
+    world.registry.renew("quick", read_report({}))
+    world.commit()
+    world.deliver()
+    assert without_heartbeat(mirror.list_services(None)) == without_heartbeat(world.services())
+
+
+def test_a_service_that_recovers_is_passing_at_once(world: World) -> None:
+    mirror = world.mirror
+    world.clock.advance(1.1)
+    world.judge()
+    world.deliver()
+    assert mirror.get("quick") == world.services()[1]
+    assert world.services()[1]["health"] == "critical"
+    world.clock.advance(0.4)
+    world.registry.renew("quick")
+    world.register("slow", ttl=30)
+    world.catch_up()
+    world.clock.advance(1.1)
+    world.judge()
+    world.registry.renew("quick")
+    world.commit()
+    world.deliver()
+    assert mirror.silence < 1, "how long it stays so has to be asked soon"
+    world.catch_up()
+    assert ids(mirror.list_services(None)) == ["quick", "slow"]
+
+
+def test_an_update_leaves_the_lease(world: World) -> None:
+    world.clock.advance(0.9)
+    world.update("quick", port=7, tags=["B"])
+    world.deliver()
+    assert (world.mirror.discover("B") or {})["port"] == 7
+    assert ids(world.mirror.list_services(None)) == ["slow", "quick"]
+    world.clock.advance(0.2)
+    assert world.mirror.discover("B") is None
+
+
+def test_what_was_replaced_is_gone_when_the_new_one_comes(world: World) -> None:
+    world.register(None, ("A",), 30, ["quick", "slow"])
+    for left in (["slow", "quick"], ["slow", "quick"], ["quick"]):
+        world.mirror.published(world.waiting.pop(0))
+        assert ids(world.mirror.list_services(None)) == left
+    assert world.waiting == []
+    assert without_heartbeat(world.mirror.list_services(None)) == without_heartbeat(
+        world.services()
+    )
 
 
 @pytest.fixture

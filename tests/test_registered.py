@@ -35,7 +35,7 @@ def kinds(client: RegistryClient) -> list[str]:
 
 def own_record(client: RegistryClient) -> dict[str, Any]:
     """The record of the one service there is."""
-    (service,) = client.list_services()
+    (service,) = client.list_services(mode="any")
     return service
 
 

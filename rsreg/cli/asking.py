@@ -234,9 +234,10 @@ def _write_event(event: Record, as_json: bool) -> None:
     if as_json:
         write_json(event, indented=False)
         return
-    at = time.strftime("%H:%M:%S", time.localtime(event["timestamp"]))
+    at = time.strftime("%H:%M:%S", time.localtime(event.get("timestamp")))
     service = event["data"].get("service_info") or {}
-    said = "  ".join(_name_and_endpoint(service)) if service else event["data"]["service_id"]
+    about = event["data"].get("service_id", "events were missed for good: list anew")
+    said = "  ".join(_name_and_endpoint(service)) if service else about
     write(f"{at}  #{event['seq']}  {event['type']:<10}  {said}")
 
 
