@@ -23,6 +23,7 @@ from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call, exchange
 from rsreg.follower import Follower
 from rsreg.heartbeat import Heartbeats
+from rsreg.records import ServiceList, ServiceRecord
 from rsreg.waiting import Waiting
 from rsreg.watch import Handler, Handlers, ServiceCache
 
@@ -220,19 +221,19 @@ class AsyncRegistryClient:
 
     # -- asking
 
-    async def get_service(self, service_id: str | None = None) -> Record | None:
+    async def get_service(self, service_id: str | None = None) -> ServiceRecord | None:
         """See RegistryClient."""
         target = self._own_id(service_id)
         if target is None:
             return None
         return self._known(ServiceCache.get_service, target) or await self._run(calls.get(target))
 
-    async def list_services(self, service_type: str | None = None) -> list[Record]:
+    async def list_services(self, service_type: str | None = None) -> ServiceList:
         """See RegistryClient."""
         known = self._known(ServiceCache.list_services, service_type)
         return known if known is not None else await self._run(calls.list_services(service_type))
 
-    async def discover_service(self, service_type: str) -> Record | None:
+    async def discover_service(self, service_type: str) -> ServiceRecord | None:
         """See RegistryClient."""
         known = self._known(ServiceCache.discover_service, service_type)
         return known or await self._run(calls.discover(service_type))
@@ -242,13 +243,13 @@ class AsyncRegistryClient:
         service = await self.discover_service(service_type)
         return None if service is None else records.endpoint_of(service)
 
-    async def find_service(self, name: str) -> Record | None:
+    async def find_service(self, name: str) -> ServiceRecord | None:
         """See RegistryClient."""
         return records.pick_by_name(await self.list_services(), name)
 
     async def wait_for(
         self, *service_types: str, timeout: float = 60.0
-    ) -> dict[str, Record | None]:
+    ) -> dict[str, ServiceRecord | None]:
         """See RegistryClient."""
         waiting = Waiting(service_types, timeout, time.monotonic)
         while True:

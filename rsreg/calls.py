@@ -8,8 +8,9 @@ from typing import Any
 
 from rsreg.errors import NoService, UnknownService
 from rsreg.exchange import Call
+from rsreg.records import ServiceList, ServiceRecord
 
-#: A record or another JSON object, as it came over the wire.
+#: A JSON object as it came over the wire.
 Record = dict[str, Any]
 
 
@@ -79,14 +80,14 @@ def renew(service_id: str) -> Call[bool]:
     return _call("renew", _done, {UnknownService.code: False}, service_id=service_id)
 
 
-def get(service_id: str) -> Call[Record | None]:
+def get(service_id: str) -> Call[ServiceRecord | None]:
     """One service by id, or None."""
     return _call("get", _service, {UnknownService.code: None}, service_id=service_id)
 
 
-def list_services(service_type: str | None = None) -> Call[list[Record]]:
+def list_services(service_type: str | None = None) -> Call[ServiceList]:
     """All services, or those of a type."""
-    return _call("list", lambda reply: list(reply["services"]), service_type=service_type)
+    return _call("list", _services, service_type=service_type)
 
 
 def picture() -> Call[Record]:
@@ -94,7 +95,7 @@ def picture() -> Call[Record]:
     return _call("list", _with_leases, leases=True)
 
 
-def discover(service_type: str) -> Call[Record | None]:
+def discover(service_type: str) -> Call[ServiceRecord | None]:
     """One passing service of a type, or None."""
     return _call("discover", _service, {NoService.code: None}, service_type=service_type)
 
@@ -129,8 +130,12 @@ def _call(action: str, read: Any, otherwise: Any = None, /, **params: Any) -> Ca
     return Call(action, said, read, otherwise or {})
 
 
-def _service(reply: Mapping[str, Any]) -> Record:
-    return dict(reply["service"])
+def _service(reply: Mapping[str, Any]) -> ServiceRecord:
+    return ServiceRecord(reply["service"])
+
+
+def _services(reply: Mapping[str, Any]) -> ServiceList:
+    return ServiceList(map(ServiceRecord, reply["services"]))
 
 
 def _with_leases(reply: Mapping[str, Any]) -> Record:

@@ -22,6 +22,7 @@ from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Call
 from rsreg.follower import Follower
 from rsreg.heartbeat import Heartbeats
+from rsreg.records import ServiceList, ServiceRecord
 from rsreg.waiting import Waiting
 from rsreg.watch import EventListener, Handler, Handlers, ServiceCache
 
@@ -195,19 +196,19 @@ class RegistryClient:
 
     # -- asking
 
-    def get_service(self, service_id: str | None = None) -> Record | None:
+    def get_service(self, service_id: str | None = None) -> ServiceRecord | None:
         """The record of one service, this client's own by default, or None."""
         target = self._own_id(service_id)
         if target is None:
             return None
         return self._known(ServiceCache.get_service, target) or self._run(calls.get(target))
 
-    def list_services(self, service_type: str | None = None) -> list[Record]:
+    def list_services(self, service_type: str | None = None) -> ServiceList:
         """The records of all services, or of those found under a type, passing or not."""
         known = self._known(ServiceCache.list_services, service_type)
         return known or self._run(calls.list_services(service_type))
 
-    def discover_service(self, service_type: str) -> Record | None:
+    def discover_service(self, service_type: str) -> ServiceRecord | None:
         """The record of one passing service of a type, or None.
 
         A service is found under its type, each of its tags, and `metadata["type"]`.
@@ -220,14 +221,16 @@ class RegistryClient:
         service = self.discover_service(service_type)
         return None if service is None else records.endpoint_of(service)
 
-    def find_service(self, name: str) -> Record | None:
+    def find_service(self, name: str) -> ServiceRecord | None:
         """The record that an id, a name, or the start of either means, or None.
 
         Raises AmbiguousName where several fit.
         """
         return records.pick_by_name(self.list_services(), name)
 
-    def wait_for(self, *service_types: str, timeout: float = 60.0) -> dict[str, Record | None]:
+    def wait_for(
+        self, *service_types: str, timeout: float = 60.0
+    ) -> dict[str, ServiceRecord | None]:
         """Wait until there is a passing service of each type, `timeout` seconds in all.
 
         Maps each type to one, or to None if the time ran out. A registry that can't be reached is

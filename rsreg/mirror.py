@@ -14,6 +14,7 @@ from rsreg.calls import Record
 from rsreg.errors import RegistryError
 from rsreg.exchange import Call
 from rsreg.follower import SILENCE_MOST, Follower
+from rsreg.records import ServiceList, ServiceRecord
 from rsreg.timing import Clock
 
 #: Seconds after the last answer from which a picture is stale: two questions were in vain.
@@ -32,9 +33,9 @@ class Entry:
         self.kinds = records.kinds_of(record["type"], record["tags"], record["metadata"])
         self._json = msgspec.json.encode(record)
 
-    def record(self, passing: bool) -> Record:
+    def record(self, passing: bool) -> ServiceRecord:
         """The record, for the caller to keep."""
-        record: Record = msgspec.json.decode(self._json)
+        record = ServiceRecord(msgspec.json.decode(self._json))
         record["health"] = "passing" if passing else "critical"
         return record
 
@@ -199,17 +200,18 @@ class Mirror(Follower):
         age = self._clock() - self._sure.asked
         return age if age > STALE_AFTER else None
 
-    def get(self, service_id: str) -> Record | None:
+    def get(self, service_id: str) -> ServiceRecord | None:
         """One service by id, or None."""
         entry = self._picture.get(service_id)
         return None if entry is None else entry.record(self._passing(entry, self._clock()))
 
-    def list_services(self, kind: str | None) -> list[Record]:
+    def list_services(self, kind: str | None) -> ServiceList:
         """All services, or those found under a kind, in the registry's order."""
         now = self._clock()
-        return [entry.record(self._passing(entry, now)) for entry in self._picture.of_kind(kind)]
+        entries = self._picture.of_kind(kind)
+        return ServiceList([entry.record(self._passing(entry, now)) for entry in entries])
 
-    def discover(self, kind: str) -> Record | None:
+    def discover(self, kind: str) -> ServiceRecord | None:
         """Any of the services found under a kind that surely are passing, or None."""
         entries = self._picture.of_kind(kind)
         if not entries:

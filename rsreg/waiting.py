@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rsreg.calls import Record
 from rsreg.errors import RegistryError
+from rsreg.records import ServiceRecord
 from rsreg.timing import Backoff, Clock
 
 #: Seconds between two questions: at first, and at most.
@@ -18,7 +18,7 @@ class Waiting:
     """
 
     def __init__(self, service_types: tuple[str, ...], timeout: float, clock: Clock) -> None:
-        self.found: dict[str, Record | None] = dict.fromkeys(service_types)
+        self.found: dict[str, ServiceRecord | None] = dict.fromkeys(service_types)
         self.failure: RegistryError | None = None
         self._clock = clock
         self._until = clock() + timeout

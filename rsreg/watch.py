@@ -17,6 +17,7 @@ from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
 from rsreg.follower import Follower
 from rsreg.mirror import Mirror
+from rsreg.records import ServiceList, ServiceRecord
 
 log = logging.getLogger(__name__)
 
@@ -228,15 +229,15 @@ class ServiceCache:
         mirror = self._mirror
         return math.inf if mirror is None else mirror.stale()
 
-    def get_service(self, service_id: str) -> Record | None:
+    def get_service(self, service_id: str) -> ServiceRecord | None:
         """The record of one service, or None."""
         return self._fresh().get(service_id)
 
-    def list_services(self, service_type: str | None = None) -> list[Record]:
+    def list_services(self, service_type: str | None = None) -> ServiceList:
         """The records of all services, or of those found under a type, passing or not."""
         return self._fresh().list_services(service_type or None)
 
-    def discover_service(self, service_type: str) -> Record | None:
+    def discover_service(self, service_type: str) -> ServiceRecord | None:
         """The record of one passing service of a type, a random one, or None."""
         return self._fresh().discover(service_type)
 

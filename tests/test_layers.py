@@ -27,6 +27,7 @@ CLIENT = [
     ("watch",),
     ("clientcache",),
     ("client", "aio"),
+    ("bench",),
 ]
 SERVER = [
     ("model",),
