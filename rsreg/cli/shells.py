@@ -39,6 +39,9 @@ def shell(settings: Settings) -> None:
         try:
             ipython = importlib.import_module("IPython")
         except ImportError:
+            ipython = None
+        # Not in the handler: each traceback in the shell would begin with the missing IPython.
+        if ipython is None:
             _plain_shell(names, banner)
         else:
             _ipython_shell(ipython, names, banner)
