@@ -296,7 +296,7 @@ class ServiceList(list[ServiceRecord]):
                 one["name"],
                 one.endpoint,
                 one["health"],
-                one.get("mode", "hardware"),
+                one.get("mode", HARDWARE),
             )
             for one in self
         )
