@@ -15,7 +15,7 @@ import pytest
 import zmq
 from helpers import ROOT, raw_socket, received, wait_until
 
-from rsreg import AsyncRegistryClient, ServiceCache
+from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache, pytest_plugin
 from rsreg.errors import ConfigurationError, Disconnected, DuplicateServiceType, PortInUse
 from rsreg.testing import HandClock, LocalRegistry, let_pass, serving
 
@@ -163,6 +163,17 @@ def test_a_server_that_can_t_start_says_so() -> None:
 
 
 # -- the plugin
+
+#: Our own runs leave the plugin out; see pyproject.toml.
+registry = pytest_plugin.registry
+
+
+def test_a_program_finds_the_registry_of_its_test(registry: LocalRegistry) -> None:
+    with RegistryClient(timeout=20) as program:
+        program.register("puna_cs", "lab", 1, "PUNA")
+    assert registry.client().get_endpoint("PUNA") == "tcp://lab:1"
+    registry.advance(30)
+    assert registry.client().list_services() == []
 
 
 def run_pytest(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
