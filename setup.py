@@ -42,7 +42,11 @@ setup(
             "types-gevent",
         ],
     },
-    entry_points={"console_scripts": ["rs_cs = rsreg.cli:main"]},
+    entry_points={
+        "console_scripts": ["rs_cs = rsreg.cli:main"],
+        # Named like the module, so that "-p rsreg.pytest_plugin" is the same and no second one.
+        "pytest11": ["rsreg.pytest_plugin = rsreg.pytest_plugin"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

@@ -12,6 +12,7 @@ from rsreg.config import DEFAULT_RS_HB_PORT, DEFAULT_RS_PUB_PORT, DEFAULT_RS_REQ
 if TYPE_CHECKING:
     from rsreg.aio import AsyncRegistryClient
     from rsreg.backend import InMemoryBackend, RegistryBackend, SQLiteBackend
+    from rsreg.bench import Bench
     from rsreg.client import RegistryClient
     from rsreg.server import RegistryServer
     from rsreg.watch import ServiceCache
@@ -23,6 +24,7 @@ __all__ = [
     "DEFAULT_RS_PUB_PORT",
     "DEFAULT_RS_REQ_PORT",
     "AsyncRegistryClient",
+    "Bench",
     "InMemoryBackend",
     "RegistryBackend",
     "RegistryClient",
@@ -33,6 +35,7 @@ __all__ = [
 
 _HOME = {
     "AsyncRegistryClient": "rsreg.aio",
+    "Bench": "rsreg.bench",
     "InMemoryBackend": "rsreg.backend",
     "RegistryBackend": "rsreg.backend",
     "RegistryClient": "rsreg.client",

@@ -38,6 +38,7 @@ from rsreg.follower import Follower, Listening
 from rsreg.heartbeat import Heartbeats
 from rsreg.native import Stop
 from rsreg.presence import Busy
+from rsreg.records import ServiceList, ServiceRecord
 from rsreg.registered import Registered, plan
 from rsreg.waiting import Waiting
 from rsreg.watch import Handler, Handlers, ServiceCache
@@ -324,7 +325,7 @@ class AsyncRegistryClient:
 
     # -- asking
 
-    async def get_service(self, service_id: str | None = None) -> Record | None:
+    async def get_service(self, service_id: str | None = None) -> ServiceRecord | None:
         """See RegistryClient."""
         target = self._own_id(service_id)
         if target is None:
@@ -333,7 +334,7 @@ class AsyncRegistryClient:
 
     async def list_services(
         self, service_type: str | None = None, **filters: Unpack[Filters]
-    ) -> list[Record]:
+    ) -> ServiceList:
         """See RegistryClient."""
         asked = narrowed(filters, self.settings.mode)
         known = self._known(ServiceCache.list_services, service_type, asked)
@@ -341,7 +342,9 @@ class AsyncRegistryClient:
             return known
         return await self._run(calls.list_services(service_type, asked))
 
-    async def discover_service(self, service_type: str, **choice: Unpack[Choice]) -> Record | None:
+    async def discover_service(
+        self, service_type: str, **choice: Unpack[Choice]
+    ) -> ServiceRecord | None:
         """See RegistryClient."""
         asked, seconds = chosen(service_type, choice, self.settings.mode)
         known = self._known(discovered, service_type, asked)
@@ -378,13 +381,13 @@ class AsyncRegistryClient:
         context = self._context
         return await peers.connect_async(context, kind, service, endpoint, timeout)
 
-    async def find_service(self, name: str) -> Record | None:
+    async def find_service(self, name: str) -> ServiceRecord | None:
         """See RegistryClient."""
         return records.pick_by_name(await self.list_services(), name)
 
     async def wait_for(
         self, *service_types: str, timeout: float = 60.0
-    ) -> dict[str, Record | None]:
+    ) -> dict[str, ServiceRecord | None]:
         """See RegistryClient."""
         checked_wait(timeout, "timeout")
         for kind in service_types:
@@ -500,8 +503,8 @@ class AsyncRegistryClient:
     # -- carrying calls
 
     async def _wait(
-        self, wanted: Mapping[str, Call[Record | None]], seconds: float
-    ) -> dict[str, Record | None]:
+        self, wanted: Mapping[str, Call[ServiceRecord | None]], seconds: float
+    ) -> dict[str, ServiceRecord | None]:
         waiting = Waiting(wanted, seconds, time.monotonic)
         try:
             for _ in wanted:

@@ -12,8 +12,9 @@ from rsreg.config import MODES
 from rsreg.errors import ConfigurationError, NoService, UnknownService
 from rsreg.exchange import Call
 from rsreg.filters import SAME_HOST
+from rsreg.records import ServiceList, ServiceRecord
 
-#: A record or another JSON object, as it came over the wire.
+#: A JSON object as it came over the wire.
 Record = dict[str, Any]
 #: No filters.
 NOTHING_MORE: Mapping[str, Any] = MappingProxyType({})
@@ -219,16 +220,16 @@ def renew(service_id: str, report: Mapping[str, Any] | None = None) -> Call[bool
     return _call("renew", _done, none, service_id=service_id, report=report)
 
 
-def get(service_id: str) -> Call[Record | None]:
+def get(service_id: str) -> Call[ServiceRecord | None]:
     """One service by id, or None."""
     return _call("get", _service, {UnknownService.code: None}, service_id=service_id)
 
 
 def list_services(
     service_type: str | None = None, asked: Mapping[str, Any] = NOTHING_MORE
-) -> Call[list[Record]]:
+) -> Call[ServiceList]:
     """All services, or those of a type, that are as `asked` (filters.narrowed)."""
-    return _call("list", lambda reply: list(reply["services"]), service_type=service_type, **asked)
+    return _call("list", _services, service_type=service_type, **asked)
 
 
 def namesakes(name: str) -> Call[list[Record]]:
@@ -241,7 +242,9 @@ def picture() -> Call[Record]:
     return _call("list", _with_leases, leases=True)
 
 
-def discover(service_type: str, asked: Mapping[str, Any] = NOTHING_MORE) -> Call[Record | None]:
+def discover(
+    service_type: str, asked: Mapping[str, Any] = NOTHING_MORE
+) -> Call[ServiceRecord | None]:
     """One passing service of a type that is as `asked` (filters.chosen), or None."""
     none: dict[str, Any] = {NoService.code: None}
     asker = _asker() if asked.get("strategy") == SAME_HOST else None
@@ -291,8 +294,12 @@ def _asker() -> Record:
     return {key: mine[key] for key in ("host", "boot") if key in mine}
 
 
-def _service(reply: Mapping[str, Any]) -> Record:
-    return dict(reply["service"])
+def _service(reply: Mapping[str, Any]) -> ServiceRecord:
+    return ServiceRecord(reply["service"])
+
+
+def _services(reply: Mapping[str, Any]) -> ServiceList:
+    return ServiceList(map(ServiceRecord, reply["services"]))
 
 
 def _with_leases(reply: Mapping[str, Any]) -> Record:

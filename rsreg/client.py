@@ -33,6 +33,7 @@ from rsreg.filters import (
 from rsreg.follower import Follower, Listening
 from rsreg.heartbeat import Heartbeats
 from rsreg.presence import Busy, Presence
+from rsreg.records import ServiceList, ServiceRecord
 from rsreg.registered import Registered, plan
 from rsreg.stream import EventStream
 from rsreg.waiting import Waiting
@@ -322,7 +323,7 @@ class RegistryClient:
 
     # -- asking
 
-    def get_service(self, service_id: str | None = None) -> Record | None:
+    def get_service(self, service_id: str | None = None) -> ServiceRecord | None:
         """The record of one service, this client's own by default, or None."""
         target = self._own_id(service_id)
         if target is None:
@@ -331,7 +332,7 @@ class RegistryClient:
 
     def list_services(
         self, service_type: str | None = None, **filters: Unpack[Filters]
-    ) -> list[Record]:
+    ) -> ServiceList:
         """The records of all services, or of those found under a type, passing or not.
 
         `filters` are those of rsreg.filters.Filters: tags, where, mode.
@@ -340,7 +341,7 @@ class RegistryClient:
         known = self._known(ServiceCache.list_services, service_type, asked)
         return self._run(calls.list_services(service_type, asked)) if known is None else known
 
-    def discover_service(self, service_type: str, **choice: Unpack[Choice]) -> Record | None:
+    def discover_service(self, service_type: str, **choice: Unpack[Choice]) -> ServiceRecord | None:
         """The record of one passing service of a type, or None.
 
         A service is found under its type, each of its tags, and `metadata["type"]`. `choice` is
@@ -394,14 +395,16 @@ class RegistryClient:
         context = self._given_context or sockets.own_context()
         return peers.connect(context, kind, service, endpoint, timeout)
 
-    def find_service(self, name: str) -> Record | None:
+    def find_service(self, name: str) -> ServiceRecord | None:
         """The record that an id, a name, or the start of either means, or None.
 
         Raises AmbiguousName where several fit.
         """
         return records.pick_by_name(self.list_services(), name)
 
-    def wait_for(self, *service_types: str, timeout: float = 60.0) -> dict[str, Record | None]:
+    def wait_for(
+        self, *service_types: str, timeout: float = 60.0
+    ) -> dict[str, ServiceRecord | None]:
         """Wait until there is a passing service of each type, `timeout` seconds in all.
 
         Maps each type to one, or to None if the time ran out. It follows the registry's events,
@@ -552,8 +555,8 @@ class RegistryClient:
         return self._heartbeats, self._given_context
 
     def _wait(
-        self, wanted: Mapping[str, Call[Record | None]], seconds: float
-    ) -> dict[str, Record | None]:
+        self, wanted: Mapping[str, Call[ServiceRecord | None]], seconds: float
+    ) -> dict[str, ServiceRecord | None]:
         """What the calls find within so many seconds; most often at once, before a stream opens."""
         waiting = Waiting(wanted, seconds, time.monotonic)
         try:

@@ -11,15 +11,18 @@ from typing import Any, TypeVar
 import zmq
 
 from rsreg import native
-from rsreg.calls import NOTHING_MORE, Record
+from rsreg.calls import NOTHING_MORE
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
+from rsreg.records import ServiceRecord
 from rsreg.watch import ServiceCache, spawn
 
 R = TypeVar("R")
 
 
-def discovered(cache: ServiceCache, service_type: str, *, mode: str | None = None) -> Record | None:
+def discovered(
+    cache: ServiceCache, service_type: str, *, mode: str | None = None
+) -> ServiceRecord | None:
     """What a cache discovers, but for a simulator that nobody asked for.
 
     There must be no hardware then, of which a cache may not have heard yet.

@@ -14,7 +14,7 @@ from rsreg.calls import Record
 from rsreg.errors import RegistryError
 from rsreg.exchange import Call
 from rsreg.follower import SILENCE_MOST, Follower
-from rsreg.records import HARDWARE, SIMULATOR
+from rsreg.records import HARDWARE, SIMULATOR, ServiceList, ServiceRecord
 from rsreg.timing import Clock
 
 #: Seconds after the last answer from which a picture is stale: two questions were in vain.
@@ -49,9 +49,9 @@ class Entry:
         self.keys: frozenset[Key] = frozenset([None, *kinds, *((kind, mode) for kind in kinds)])
         self._json = msgspec.json.encode(record)
 
-    def record(self, sure: bool) -> Record:
+    def record(self, sure: bool) -> ServiceRecord:
         """The record, for the caller to keep; `sure`: its lease holds."""
-        record: Record = msgspec.json.decode(self._json)
+        record = ServiceRecord(msgspec.json.decode(self._json))
         if not sure:
             record.update(health="critical", reason=_LAPSED)
         return record
@@ -255,20 +255,18 @@ class Mirror(Follower):
         age = self._clock() - self._sure.asked
         return age if age > STALE_AFTER else None
 
-    def get(self, service_id: str) -> Record | None:
+    def get(self, service_id: str) -> ServiceRecord | None:
         """One service by id, or None."""
         entry = self._picture.get(service_id)
         return None if entry is None else entry.record(self._holds(entry, self._clock()))
 
-    def list_services(self, kind: str | None, mode: str | None = None) -> list[Record]:
+    def list_services(self, kind: str | None, mode: str | None = None) -> ServiceList:
         """All services, or those found under a kind, or of a mode, in the registry's order."""
         now = self._clock()
         services = [entry.record(self._holds(entry, now)) for entry in self._picture.under(kind)]
-        if mode is None:
-            return services
-        return [each for each in services if each.get("mode", HARDWARE) == mode]
+        return ServiceList(each for each in services if mode in (None, each.get("mode", HARDWARE)))
 
-    def discover(self, kind: str, mode: str | None = None) -> Record | None:
+    def discover(self, kind: str, mode: str | None = None) -> ServiceRecord | None:
         """Any of the services found under a kind that surely are passing, or None.
 
         Without a mode it is a simulator only if there is no hardware at all, passing or not.

@@ -1,14 +1,19 @@
-"""What is said about a service: `ServiceInfo` (asked), `Service` (known), `Event` (happened)."""
+"""What is said about a service: asked, known, told of, and what happened.
+
+These are `ServiceInfo`, `Service`, `ServiceRecord` and `Event`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from keyword import iskeyword
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from rsreg import text
 from rsreg.errors import AmbiguousName, ConfigurationError, InvalidRequest
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -237,6 +242,69 @@ class Service(Struct, frozen=True, kw_only=True):
         }
 
 
+class ServiceRecord(dict[str, Any]):
+    """The record of a service as clients get it: a dict, and its fields are attributes.
+
+    `record.host` is `record["host"]`. A field that has the name of a dict's method is found by its
+    key alone, and `endpoint` is always the property.
+    """
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        # No field: Python and notebooks look for such names, and take what they find for theirs.
+        if name in self and not name.startswith("_"):
+            return self[name]
+        fields = ", ".join(text.printable(field) for field in ("endpoint", *self))
+        raise AttributeError(f"this service has no {name!r}; it has {fields}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *filter(is_attribute, self)]
+
+    @property
+    def endpoint(self) -> str:
+        """The ZeroMQ endpoint: `tcp://host:port`."""
+        return endpoint_of(self)
+
+    def copy(self) -> ServiceRecord:
+        """Another one with the same fields."""
+        return ServiceRecord(self)
+
+    def __repr__(self) -> str:
+        try:
+            words = [self["type"], self["name"], self.endpoint, self["health"], self.get("mode")]
+        except (KeyError, TypeError):
+            return super().__repr__()
+        return f"<{' '.join(text.printable(word) for word in words if word)}>"
+
+    def _repr_html_(self) -> str:
+        return text.html_table(("endpoint", self.endpoint), self.items())
+
+
+class ServiceList(list[ServiceRecord]):
+    """Records of services: a list, which a notebook shows as a table."""
+
+    __slots__ = ()
+
+    HEADER = ("TYPE", "NAME", "ENDPOINT", "HEALTH", "MODE")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """What a table shows of them, in its order: by type, then by name."""
+        return sorted(
+            (
+                one["type"] or "-",
+                one["name"],
+                one.endpoint,
+                one["health"],
+                one.get("mode", HARDWARE),
+            )
+            for one in self
+        )
+
+    def _repr_html_(self) -> str:
+        return text.html_table(self.HEADER, self.rows())
+
+
 class Event(Struct, frozen=True, kw_only=True):
     """One change of the registry. `body` is the JSON object that is published and stored.
 
@@ -363,7 +431,12 @@ def ports_of(service: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def pick_by_name(services: Iterable[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+def is_attribute(name: str) -> bool:
+    """Whether a name from the registry can be written as an attribute."""
+    return name.isidentifier() and not name.startswith("_") and not iskeyword(name)
+
+
+def pick_by_name(services: Iterable[Mapping[str, Any]], name: str) -> ServiceRecord | None:
     """The one record that `name` means: an id, else a name, else the start of either.
 
     Raises AmbiguousName where several fit equally well.
@@ -379,5 +452,5 @@ def pick_by_name(services: Iterable[Mapping[str, Any]], name: str) -> dict[str, 
                 f"{name!r} fits {len(found)} services", [one["id"] for one in found]
             )
         if found:
-            return dict(found[0])
+            return ServiceRecord(found[0])
     return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Iterable, Sequence
+
 
 def printable(text: object) -> str:
     """A text that is safe on a terminal: what is no printable character is shown as an escape."""
@@ -19,3 +22,28 @@ def age(seconds: float) -> str:
         if seconds < most * length:
             return f"{max(0, int(seconds / length))} {unit}"
     return f"{int(seconds / 86400)} d"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as plain text, its columns as wide as what stands in them."""
+    lines = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def html_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The same as HTML, for a notebook."""
+    lines = [_html_row("th", header), *(_html_row("td", row) for row in rows)]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def as_html(text: object) -> str:
+    """A text that is safe in HTML."""
+    return html.escape(printable(text))
+
+
+def _html_row(tag: str, cells: Sequence[object]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{as_html(cell)}</{tag}>' for cell in cells)}</tr>"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from rsreg.calls import Record
 from rsreg.errors import RegistryError, RequestTimeout
 from rsreg.exchange import Call
+from rsreg.records import ServiceRecord
 from rsreg.timing import Backoff, Clock
 
 #: Seconds without an event after which to ask all the same: at first, since a subscription takes a
@@ -30,10 +31,10 @@ class Waiting:
     """
 
     def __init__(
-        self, wanted: Mapping[str, Call[Record | None]], seconds: float, clock: Clock
+        self, wanted: Mapping[str, Call[ServiceRecord | None]], seconds: float, clock: Clock
     ) -> None:
         self._wanted = wanted
-        self._found: dict[str, Record | None] = dict.fromkeys(wanted)
+        self._found: dict[str, ServiceRecord | None] = dict.fromkeys(wanted)
         self._failure: RegistryError | None = None
         self._clock = clock
         self._until = clock() + seconds
@@ -59,11 +60,11 @@ class Waiting:
         """Seconds to wait for the next event before asking."""
         return max(0.0, self._ask_at - self._clock())
 
-    def question(self) -> Call[Record | None]:
+    def question(self) -> Call[ServiceRecord | None]:
         """What to ask next."""
         return self._wanted[self._round[0]]
 
-    def answered(self, service: Record | None) -> list[Record]:
+    def answered(self, service: ServiceRecord | None) -> list[Record]:
         """Take in the answer; it is no event."""
         self._found[self._round.popleft()] = service
         if not self._round:
@@ -85,7 +86,7 @@ class Waiting:
         self._ask_at = min(self._ask_at, max(self._clock(), self._ended + _LEAST))
         return []
 
-    def result(self) -> dict[str, Record | None]:
+    def result(self) -> dict[str, ServiceRecord | None]:
         """What was found, or None for each; raises if the registry did not answer in the end."""
         if self._failure is not None:
             raise self._failure

@@ -17,6 +17,7 @@ from rsreg.errors import Disconnected, RegistryError, Stale
 from rsreg.filters import checked_mode
 from rsreg.follower import Follower
 from rsreg.mirror import Mirror
+from rsreg.records import ServiceList, ServiceRecord
 from rsreg.stream import EventStream
 
 log = logging.getLogger(__name__)
@@ -195,20 +196,22 @@ class ServiceCache:
         mirror = self._mirror
         return math.inf if mirror is None else mirror.stale()
 
-    def get_service(self, service_id: str) -> Record | None:
+    def get_service(self, service_id: str) -> ServiceRecord | None:
         """The record of one service, or None."""
         return self._fresh().get(service_id)
 
     def list_services(
         self, service_type: str | None = None, *, mode: str | None = None
-    ) -> list[Record]:
+    ) -> ServiceList:
         """The records of all services, or of those found under a type, passing or not.
 
         Only those of a `mode`, "hardware" or "simulator", if one is given.
         """
         return self._fresh().list_services(service_type or None, checked_mode(mode))
 
-    def discover_service(self, service_type: str, *, mode: str | None = None) -> Record | None:
+    def discover_service(
+        self, service_type: str, *, mode: str | None = None
+    ) -> ServiceRecord | None:
         """The record of one passing service of a type, a random one, or None.
 
         Without a `mode` it is a simulator only if no hardware of that type is registered at all.

@@ -133,15 +133,15 @@ class Terminal:
         """Press keys."""
         os.write(self._ours, keys.encode())
 
-    def until(self, text: str, timeout: float = 30) -> str:
-        """All that is shown, once `text` is; fails if it does not come."""
+    def until(self, text: str, timeout: float = 30, *, times: int = 1) -> str:
+        """All that is shown, once `text` is, so many times; fails if it does not come."""
         until = time.monotonic() + timeout
-        while text not in self.shown:
+        while self.shown.count(text) < times:
             left = until - time.monotonic()
             assert left > 0, f"{text!r} did not come:\n{self.shown}"
             if not self._read(left):
                 break
-        assert text in self.shown, f"it ended without {text!r}:\n{self.shown}"
+        assert self.shown.count(text) >= times, f"it ended without {text!r}:\n{self.shown}"
         return self.shown
 
     def interrupt(self) -> None:

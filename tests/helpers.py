@@ -1,4 +1,4 @@
-"""What tests share: a clock held in the hand, waiting for a condition, servers, raw sockets."""
+"""What tests share: waiting for a condition, servers, raw sockets, stores that fail."""
 
 from __future__ import annotations
 
@@ -15,41 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import gevent
 import pytest
 import zmq
 
-from rsreg import RegistryBackend, RegistryServer
+from rsreg import RegistryBackend
 from rsreg.backend import Stored
-from rsreg.errors import RegistryError, StoreError
+from rsreg.errors import StoreError
 from rsreg.records import Event, Maintenance, Service
+
+# What we share with tests of programs that use rsreg.
+from rsreg.testing import HandClock as HandClock
+from rsreg.testing import let_pass as let_pass
+from rsreg.testing import serving as serving
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class HandClock:
-    """A clock that stands still until it is told otherwise."""
-
-    def __init__(self, now: float = 1_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Let `seconds` pass."""
-        self.now += seconds
-
-
-def let_pass(clock: HandClock, seconds: int, serve: Callable[[], object]) -> None:
-    """Move a server's clock, a second at a time with a request after each.
-
-    A longer leap counts as a pause of the server, for which it gives every lease afresh.
-    """
-    for _ in range(seconds):
-        clock.advance(1)
-        serve()
 
 
 def wait_until(condition: Callable[[], T], timeout: float = 20.0) -> T:
@@ -61,39 +41,6 @@ def wait_until(condition: Callable[[], T], timeout: float = 20.0) -> T:
             return value
         assert time.monotonic() < until, f"not so within {timeout} s: {condition}"
         time.sleep(0.02)
-
-
-@contextmanager
-def serving(*args: Any, **options: Any) -> Iterator[RegistryServer]:
-    """A server with a hub of its own, in a thread, on free ports unless told otherwise."""
-    options = {"bind": "127.0.0.1", "cleanup_interval": 0.2, **options}
-    server = RegistryServer(*(args or (0, 0, 0)), **options)
-    ready = threading.Event()
-    failures: list[RegistryError] = []
-
-    def run() -> None:
-        try:
-            server.start()
-            ready.set()
-            server.serve_forever()
-        except RegistryError as error:
-            failures.append(error)
-        finally:
-            ready.set()
-            gevent.get_hub().destroy(destroy_loop=True)
-
-    thread = threading.Thread(target=run, name="server")
-    thread.start()
-    assert ready.wait(20)
-    if failures:
-        thread.join()
-        raise failures[0]
-    try:
-        yield server
-    finally:
-        server.request_stop()
-        thread.join(20)
-        assert not thread.is_alive(), "the server did not stop"
 
 
 class ServerProcess:

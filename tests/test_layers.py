@@ -28,6 +28,7 @@ CLIENT = [
     ("clientcache", "helper"),
     ("registered",),
     ("client", "aio"),
+    ("bench",),
 ]
 SERVER = [
     ("model",),
@@ -41,8 +42,8 @@ SERVER = [
     ("aioserver",),
 ]
 FACES = [
-    ("process",),
-    ("cli",),
+    ("process", "testing"),
+    ("cli", "pytest_plugin"),
     ("__main__",),
 ]
 LAYERS = [*CLIENT, *SERVER, *FACES]
@@ -70,13 +71,14 @@ GUESTS = {
         "dispatch",
     },
     "packaging": {"choosing"},
-    "gevent": {"watch", "loops", "server", "aioserver", "process"},
+    "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend"},
     "asyncio": {"watch", "aiochannel", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},
     "IPython": {"cli"},
+    "pytest": {"pytest_plugin"},
 }
 
 
@@ -217,6 +219,7 @@ ALONE = {
     "import rsreg.process": HEAVY,
     "import rsreg.cli": HEAVY - {"click", "rich"},
     "import rsreg.cli.app": HEAVY - {"click", "rich"},
+    "import rsreg.pytest_plugin": HEAVY | {"zmq", "msgspec", "rsreg.client"},
 }
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rsreg import records
 from rsreg.errors import AmbiguousName, InvalidRequest
-from rsreg.records import Service
+from rsreg.records import Service, ServiceList, ServiceRecord
 
 ASKED = {"name": "hexapod", "host": "10.0.0.5", "port": 5000}
 
@@ -252,3 +259,152 @@ def test_a_name_that_means_several_is_refused(name: str, candidates: list[str]) 
     with pytest.raises(AmbiguousName, match=f"^'{name}' fits 2 services$") as caught:
         records.pick_by_name(KNOWN, name)
     assert caught.value.candidates == candidates
+
+
+# -- records as clients get them
+
+FIELDS = {
+    "id": "puna_cs-1",
+    "name": "puna_cs",
+    "host": "egse3",
+    "port": 5000,
+    "type": "PUNA",
+    "tags": ["optics"],
+    "metadata": {"version": "1.4.2"},
+    "ttl": 30,
+    "last_heartbeat": 1_795_463_066,
+    "health": "passing",
+}
+#: What would clear a screen, turn the text around, or run in a notebook.
+NASTY = 'a\x1b[2Jb\nc\u202e<script>&"d'
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def record(**fields: Any) -> ServiceRecord:
+    """A record with these fields."""
+    return ServiceRecord({**FIELDS, **fields})
+
+
+def test_a_record_is_a_dict() -> None:
+    one = record()
+    assert one == FIELDS
+    assert dict(one) == FIELDS
+    assert isinstance(one, dict)
+    assert (one["host"], one.get("host"), one.get("nix", 5)) == ("egse3", "egse3", 5)
+    assert list(one) == list(FIELDS)
+    assert {**one} == one | {} == FIELDS
+    assert json.loads(json.dumps(one)) == FIELDS
+    assert msgspec.json.decode(msgspec.json.encode({"service": one}))["service"] == FIELDS
+    one["host"] = "egse4"
+    assert one.host == one["host"] == "egse4"
+
+
+COPIES: list[Callable[[Any], Any]] = [
+    copy.copy,
+    copy.deepcopy,
+    lambda one: one.copy(),
+    *(
+        lambda one, protocol=protocol: pickle.loads(pickle.dumps(one, protocol))
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    ),
+]
+
+
+@given(extra=st.dictionaries(st.text() | st.sampled_from(["__setstate__", "__reduce__"]), JSON))
+def test_copies_of_a_record_are_records(extra: dict[str, Any]) -> None:
+    one = record(**extra)
+    for make in COPIES:
+        other = make(one)
+        assert other == one
+        assert type(other) is ServiceRecord
+        other["name"] = object()
+        assert other != one
+    assert copy.deepcopy(one).metadata is not one.metadata
+    services = copy.deepcopy(ServiceList([one]))
+    assert (type(services), services) == (ServiceList, [one])
+
+
+def test_fields_are_attributes() -> None:
+    one = record(protocol="udp", endpoints={"commands": 5001})
+    assert (one.host, one.port, one.tags, one.protocol) == ("egse3", 5000, ["optics"], "udp")
+    assert one.endpoint == "udp://egse3:5000"
+    assert one.endpoints == {"commands": 5001}
+    assert {"host", "endpoint", "protocol", "items", "keys"} <= set(dir(one))
+    assert getattr(one, "hots", None) is None
+
+
+def test_what_is_not_there_is_told_with_what_is() -> None:
+    with pytest.raises(AttributeError) as raised:
+        _ = record(**{NASTY: 1}).hots
+    said = str(raised.value)
+    assert said.startswith(
+        "this service has no 'hots'; it has endpoint, id, name, host, port, type"
+    )
+    assert said.isprintable()
+    with pytest.raises(AttributeError):
+        record().host = "egse4"  # type: ignore[misc]
+
+
+def test_methods_of_dicts_stay_methods() -> None:
+    one = record(items=1, copy=2, _repr_markdown_=3, __class__=4, endpoint=5)
+    assert dict(one.items())["items"] == 1
+    assert one.copy()["copy"] == 2
+    assert not hasattr(one, "_repr_markdown_")
+    assert type(one) is one.__class__ is ServiceRecord
+    assert (one.endpoint, one["endpoint"]) == ("tcp://egse3:5000", 5)
+
+
+def test_a_record_in_one_line() -> None:
+    assert repr(record()) == "<PUNA puna_cs tcp://egse3:5000 passing>"
+    assert repr(record(type=None, health="critical")) == "<puna_cs tcp://egse3:5000 critical>"
+    assert repr(record(mode="simulator")) == "<PUNA puna_cs tcp://egse3:5000 passing simulator>"
+    assert repr(record(host="fe80::1")) == "<PUNA puna_cs tcp://[fe80::1]:5000 passing>"
+    assert f"{[record()]}" == "[<PUNA puna_cs tcp://egse3:5000 passing>]"
+    assert repr(ServiceRecord(name="half")) == "{'name': 'half'}"
+    assert repr(ServiceRecord(FIELDS, host=None)).startswith("{'id': ")
+
+
+@given(
+    fields=st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, JSON)),
+    removed=st.sets(st.sampled_from(sorted(FIELDS))),
+)
+def test_whatever_a_record_holds_it_can_be_shown(fields: dict[str, Any], removed: set[str]) -> None:
+    one = record(**fields)
+    for field in removed:
+        del one[field]
+    assert repr(one).isprintable()
+
+
+def test_no_name_talks_to_a_terminal_or_a_notebook() -> None:
+    one = record(name=NASTY, host=NASTY, type=NASTY, tags=[NASTY], **{NASTY: {NASTY: NASTY}})
+    assert repr(one).isprintable()
+    for shown in (one._repr_html_(), ServiceList([one, one])._repr_html_()):
+        assert shown.isprintable()
+        assert "<script" not in shown
+        assert "&lt;script&gt;&amp;" in shown
+        assert shown.count("<table>") == shown.count("</table>") == 1
+
+
+def test_a_list_of_records_is_a_list_and_a_table_in_a_notebook() -> None:
+    services = ServiceList([record(type=None, mode="simulator"), record(name="a")])
+    assert services == [record(type=None, mode="simulator"), record(name="a")]
+    assert repr(services) == repr(list(services))
+    assert json.loads(json.dumps(services)) == services
+    assert services.rows() == [
+        ("-", "puna_cs", "tcp://egse3:5000", "passing", "simulator"),
+        ("PUNA", "a", "tcp://egse3:5000", "passing", "hardware"),
+    ]
+    shown = services._repr_html_()
+    assert shown.startswith("<table><tr><th>TYPE</th><th>NAME</th>")
+    assert "<td>tcp://egse3:5000</td><td>passing</td><td>simulator</td></tr>" in shown
+
+
+def test_the_record_that_a_name_means_is_a_record() -> None:
+    found = records.pick_by_name([record()], "puna")
+    assert found is not None
+    assert found.host == "egse3"

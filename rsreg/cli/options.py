@@ -30,11 +30,13 @@ class Settings:
     timeout: float | None = None
     json: bool = False
 
-    def client(self, timeout: float | None = None) -> RegistryClient:
+    def client(
+        self, timeout: float | None = None, kind: type[RegistryClient] = RegistryClient
+    ) -> RegistryClient:
         """A client of the registry that is meant."""
         if timeout is None:
             timeout = config.DEFAULT_TIMEOUT if self.timeout is None else self.timeout
-        return RegistryClient(self.registry, timeout=timeout, client_id="rs_cs")
+        return kind(self.registry, timeout=timeout, client_id="rs_cs")
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)

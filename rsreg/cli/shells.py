@@ -10,6 +10,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from rsreg import __version__, process
+from rsreg.bench import Bench
 from rsreg.cli.options import Settings, common_options, examples, pass_settings, registry_option
 from rsreg.cli.output import write_json
 from rsreg.errors import InternalError
@@ -22,21 +23,25 @@ from rsreg.errors import InternalError
 def shell(settings: Settings) -> None:
     """Open a Python shell with a connected client as "reg".
 
-    It is IPython's where that is installed, else Python's own. Here --json is for errors only.
+    Services are its attributes, by type and by name; "reg" alone shows all. The shell is IPython's
+    where that is installed, else Python's own. Here --json is for errors only.
     """
     process.log_to_stderr("warning")
-    with settings.client() as registry:
+    with settings.client(kind=Bench) as registry:
         about = registry.server_status()
         banner = (
             f"rsreg {__version__} on Python {sys.version.split()[0]}: "
             f"reg is connected to {registry.settings.req_endpoint}, "
             f"services: {len(about['services'])}.\n"
-            f"Try reg.list_services(), reg.discover_service(TYPE), reg.<TAB>"
+            f"Try reg, reg.TYPE.endpoint, reg.NAME, reg.<TAB>"
         )
         names: dict[str, Any] = {"reg": registry}
         try:
             ipython = importlib.import_module("IPython")
         except ImportError:
+            ipython = None
+        # Not in the handler: each traceback in the shell would begin with the missing IPython.
+        if ipython is None:
             _plain_shell(names, banner)
         else:
             _ipython_shell(ipython, names, banner)
