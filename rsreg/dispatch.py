@@ -193,8 +193,8 @@ class Dispatcher:
 
     def _info(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         body = {"success": True, **self._state(), **self._about(), **self._position()}
-        if self._registry.maintenance:
-            body["maintenance"] = self._registry.maintenance
+        if maintenance := self._maintenance():
+            body["maintenance"] = maintenance
         if request.get("services") is not False:
             body["services"] = services = self._registry.list_services()
             _check_size(services)
@@ -237,7 +237,10 @@ class Dispatcher:
             self._registry.start_maintenance(entry)
         else:
             self._registry.end_maintenance(entry)
-        return {"success": True, "maintenance": self._registry.maintenance}
+        return {"success": True, "maintenance": self._maintenance()}
+
+    def _maintenance(self) -> list[Body]:
+        return [each.body() for each in self._registry.maintenance]
 
     def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:
         if not _is_this_machine(peer()):

@@ -137,6 +137,8 @@ class RequestLoop:
         # process is stopped at any of the next lines.
         now = self._clock()
         self._notice_stall(now)
+        # Before anything is answered from what the last step judged, and after what this one did.
+        self._registry.tell_health()
         batch, replies, emptied = self._serve()
         untold = self._registry.tell_health()
         events: list[Event] = []

@@ -173,6 +173,11 @@ class Maintenance(Struct, frozen=True, kw_only=True, omit_defaults=True):
             or (self.host is not None and self.host.lower() == service.host.lower())
         )
 
+    def body(self) -> dict[str, Any]:
+        """All of it, as in replies."""
+        targets = {"service": self.service, "service_type": self.service_type, "host": self.host}
+        return {key: value for key, value in targets.items() if value is not None} | self.terms()
+
     def terms(self) -> dict[str, Any]:
         """Why, by whom, and how long, as in a service's record."""
         return {"reason": self.reason, "by": self.by, "since": self.since, "until": self.until}

@@ -128,9 +128,10 @@ class Bench:
         self.loop.step()
         self.store.writes_fail = False
         before, self.renewed = self.model.copy(), set()
+        self.tell_first(fails)
         self.begun = len(before.journal)
         expected = [[self.answer(request) for request in batch] for batch in batches]
-        self.tell_health(fails)
+        self.tell_after(fails)
         changed = self.model.journal != before.journal
         self.trouble = fails if changed else self.trouble
         if fails and changed:
@@ -149,22 +150,37 @@ class Bench:
             assert not client.poll(0)
         self.agree()
 
-    def tell_health(self, fails: bool) -> None:
-        """The events after those of the requests: whose health is another than was told."""
+    def untold(self) -> set[str]:
+        """Whose health is another than subscribers were told."""
         services = self.model.services
-        untold = {key for key in services if self.health(key) != services[key].told}
-        if self.trouble or not untold:
-            return
+        return {key for key in services if self.health(key) != services[key].told}
+
+    def tell_first(self, fails: bool) -> None:
+        """What the last step judged is told before the first request; in which order is open."""
+        untold = set() if self.trouble else self.untold()
+        begun = len(self.model.journal)
+        told = [event.service_id for event in self.published[begun : begun + len(untold)]]
+        assert fails or sorted(told) == sorted(untold)
+        for key in untold if fails else told:
+            self.tell(key)
+
+    def tell_after(self, fails: bool) -> None:
+        """And what the requests did to it after the last one."""
+        untold = set() if self.trouble else self.untold()
         if fails:
             self.model.journal += [("refused", key) for key in untold]
             return
         begun = len(self.model.journal)
-        told = [(event.type, event.service_id) for event in self.published[begun:]]
-        names = {"passing": "recovered", "critical": "critical"}
-        assert sorted(told) == sorted((names[self.health(key)], key) for key in untold)
-        self.model.journal += told
-        for key in untold:
-            services[key] = replace(services[key], told=self.health(key))
+        told = [event.service_id for event in self.published[begun:]]
+        assert sorted(told) == sorted(untold)
+        for key in told:
+            self.tell(key)
+
+    def tell(self, key: str) -> None:
+        """An event tells how it is."""
+        health = self.health(key)
+        self.model.journal.append(("recovered" if health == "passing" else health, key))
+        self.model.services[key] = replace(self.model.services[key], told=health)
 
     def reap(self, *, fails: bool) -> None:
         """A pass of the reaper."""
@@ -221,7 +237,8 @@ class Bench:
             return model.answered[token]
         if action == "renew":
             self.renew(model, key)
-            if key not in {changed for _, changed in model.journal[self.begun :]}:
+            new = model.journal[self.begun :]
+            if key not in {each for kind, each in new if kind in ("register", "deregister")}:
                 self.renewed.add(key)
             return {"success": True}
         return {"success": True, "service": self.record(key)}

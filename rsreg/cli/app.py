@@ -9,7 +9,7 @@ import sys
 import click
 
 from rsreg import __version__, errors
-from rsreg.cli import INTERRUPTED, asking, changing, serving, shells
+from rsreg.cli import INTERRUPTED, asking, changing, maintaining, serving, shells
 from rsreg.cli.options import Settings, WaitOver, common_options, examples, registry_option
 from rsreg.cli.output import say_error, write_json
 from rsreg.errors import RegistryError
@@ -68,7 +68,13 @@ def cli(context: click.Context) -> None:
         context.exit(2)
 
 
-for _command in (*serving.COMMANDS, *asking.COMMANDS, *changing.COMMANDS, *shells.COMMANDS):
+for _command in (
+    *serving.COMMANDS,
+    *asking.COMMANDS,
+    *changing.COMMANDS,
+    *maintaining.COMMANDS,
+    *shells.COMMANDS,
+):
     cli.add_command(_command)
 
 

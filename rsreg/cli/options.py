@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from rsreg import config
 from rsreg.calls import Record
 from rsreg.client import RegistryClient
 from rsreg.errors import RegistryError, UnknownService
+from rsreg.filters import MAX_MAINTENANCE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 SIGNAL_LATENCY = 0.5
 #: Seconds that completion may keep the shell waiting.
 _COMPLETION_TIMEOUT = 0.3
+_UNITS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 @dataclass
@@ -31,12 +34,19 @@ class Settings:
     json: bool = False
 
     def client(
-        self, timeout: float | None = None, kind: type[RegistryClient] = RegistryClient
+        self,
+        timeout: float | None = None,
+        mode: str | None = config.ANY_MODE,
+        kind: type[RegistryClient] = RegistryClient,
     ) -> RegistryClient:
-        """A client of the registry that is meant."""
+        """A client of the registry that is meant.
+
+        Who looks after a registry sees services of all modes, whatever RSREG_MODE says; for who
+        asks as a program would, `mode` is None, or the one that was given.
+        """
         if timeout is None:
             timeout = config.DEFAULT_TIMEOUT if self.timeout is None else self.timeout
-        return kind(self.registry, timeout=timeout, client_id="rs_cs")
+        return kind(self.registry, timeout=timeout, client_id="rs_cs", mode=mode)
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
@@ -61,6 +71,47 @@ def seconds(value: str | float) -> float:
             f"{value!r} is not a number of seconds from 0 to {config.MAX_TIMEOUT}."
         )
     return length
+
+
+def period(value: str | float) -> float:
+    """The type of options that are a longer time: "90", "30min", "2h", "1d"."""
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|)", str(value).strip())
+    length = float(parts[1]) * _UNITS[parts[2]] if parts else 0
+    if not 1 <= length <= MAX_MAINTENANCE:
+        raise click.BadParameter(f"{value!r} is not a time, such as 30min, 2h or 1d, up to a year.")
+    return length
+
+
+def pair(value: str) -> tuple[str, str]:
+    """The type of options that are a key and a value."""
+    key, equals, said = value.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f"{value!r} is not KEY=VALUE.")
+    return key, said
+
+
+def conditions(command: F) -> F:
+    """The options on which services are meant."""
+    tag = click.option(
+        "--tag",
+        "tags",
+        metavar="TAG",
+        multiple=True,
+        help="Only with this tag, without it for '!TAG'; may be given several times.",
+    )
+    where = click.option(
+        "--where",
+        metavar="KEY=VALUE",
+        multiple=True,
+        type=pair,
+        help="Only with this in its metadata, or a version as in 'version=>=1.4'; also several.",
+    )
+    return tag(where(command))
+
+
+def mode_option(help_text: str) -> Callable[[F], F]:
+    """The option that tells hardware from simulators."""
+    return click.option("--mode", type=click.Choice(config.MODES), help=help_text)
 
 
 def complete_service(

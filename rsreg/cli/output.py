@@ -15,7 +15,14 @@ from rsreg.text import printable
 #: Columns of a table that goes to a file or a pipe.
 _WIDTH = 100
 #: Words that are to catch the eye.
-_COLORS = {"critical": "red", "degraded": "red"}
+_COLORS = {
+    "critical": "red",
+    "degraded": "red",
+    "warning": "yellow",
+    "maintenance": "yellow",
+    "starting": "cyan",
+    "simulator": "magenta",
+}
 
 
 def write(text: str) -> None:

@@ -1,0 +1,197 @@
+"""How a service, an event and the registry are described to people."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rsreg import records
+from rsreg.calls import Record
+from rsreg.text import age, printable
+
+#: The columns of a list, and whether a cell may go on in the next line.
+LIST_COLUMNS = {
+    "TYPE": True,
+    "NAME": True,
+    "ENDPOINT": True,
+    "MODE": False,
+    "HEALTH": False,
+    "BEAT": False,
+    "DOING": True,
+}
+#: How a health is said among numbers of services.
+_COUNTED = {"maintenance": "in maintenance"}
+
+
+def list_row(service: Record) -> list[str]:
+    """The cells of a service in a list."""
+    return [
+        service["type"] or "-",
+        *name_and_endpoint(service),
+        service.get("mode", records.HARDWARE),
+        service["health"],
+        since(service["last_heartbeat"]),
+        doing(service),
+    ]
+
+
+def name_and_endpoint(service: Record | None) -> list[str]:
+    """Who, and where; dashes for none."""
+    return [service["name"], records.endpoint_of(service)] if service else ["-", "-"]
+
+
+def doing(service: Record) -> str:
+    """What it is at, or why it is not to be used, in a few words."""
+    said = []
+    if service["health"] == "critical":
+        said.append(service.get("reason", ""))
+    if (terms := service.get("maintenance")) is not None:
+        said.append(maintenance(terms))
+    if (status := service.get("status")) is not None:
+        said.append(_status(status))
+    return "; ".join(filter(None, said))
+
+
+def maintenance(terms: Mapping[str, Any]) -> str:
+    """Who keeps it for how long, and why."""
+    until = terms.get("until")
+    parts = [terms.get("by") or "", "for good" if until is None else f"until {moment(until)}"]
+    reason = terms.get("reason")
+    return " ".join(filter(None, parts)) + (f": {reason}" if reason else "")
+
+
+def service_facts(service: Record) -> Iterator[tuple[str, str]]:
+    """All about one service."""
+    fields = dict(service)
+    yield "name", fields.pop("name")
+    yield "type", fields.pop("type") or "-"
+    yield "endpoint", records.endpoint_of(service)
+    for index, name in enumerate(fields.pop("endpoints", {})):
+        yield "" if index else "endpoints", f"{name}: {records.endpoint_of(service, name)}"
+    yield "mode", fields.pop("mode", records.HARDWARE)
+    yield "health", fields.pop("health")
+    if (reason := fields.pop("reason", None)) is not None:
+        yield "reason", reason
+    if (terms := fields.pop("maintenance", None)) is not None:
+        yield "maintenance", maintenance(terms)
+    if (status := fields.pop("status", None)) is not None:
+        yield "doing", _status(status)
+    yield "id", fields.pop("id")
+    yield "tags", ", ".join(fields.pop("tags")) or "-"
+    for index, (key, value) in enumerate(fields.pop("metadata").items()):
+        yield "" if index else "metadata", f"{key}: {_said(value)}"
+    beat = fields.pop("last_heartbeat")
+    at = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(beat))
+    yield "heartbeat", f"{since(beat)} ago, at {at}"
+    yield "ttl", f"{fields.pop('ttl'):g} s"
+    if owner := fields.pop("owner", None):
+        yield "owner", _owner(owner)
+    for key, value in fields.items():
+        if key not in ("host", "port"):
+            yield key, _said(value)
+
+
+def status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str, str]]:
+    """How the registry is, and what is the matter with services."""
+    services = about["services"]
+    yield "registry", f"{where}, answers in {took * 1000:.1f} ms"
+    yield (
+        "server",
+        f"rsreg {about['version']}, pid {about['pid']} on {about['host']}, "
+        f"up {since(about['started'])}",
+    )
+    ports = {"requests": "req_port", "events": "pub_port", "heartbeats": "hb_port"}
+    yield "ports", ", ".join(f"{what} {about[port]}" for what, port in ports.items() if about[port])
+    yield "store", about["store"]
+    if about["status"] != "ok":
+        yield about["status"], f"changes are refused: {about['reason']}"
+    yield "services", ", ".join(_counted(services))
+    for one in services:
+        if one["health"] not in ("passing", "maintenance"):
+            yield one["health"], f"{_title(one)}: {_matter(one)}"
+    for entry in about.get("maintenance", []):
+        yield "maintenance", f"{target(entry)} {maintenance(entry)}"
+
+
+def target(entry: Record) -> str:
+    """What a maintenance is about."""
+    names = {"service": "service", "service_type": "type", "host": "host"}
+    return next(f"{said} {entry[name]}" for name, said in names.items() if name in entry)
+
+
+def event_line(event: Record) -> str:
+    """An event as it passes by."""
+    at = time.strftime("%H:%M:%S", time.localtime(event.get("timestamp", time.time())))
+    service = event["data"].get("service_info")
+    if service:
+        said = "  ".join(filter(None, (*name_and_endpoint(service), _news(event, service))))
+    else:
+        said = event["data"].get("service_id", "events were missed: list anew")
+    return f"{at}  #{event['seq']}  {event['type']:<11}  {said}"
+
+
+def since(past: float) -> str:
+    """How long ago that was."""
+    return age(time.time() - past)
+
+
+def moment(seconds: float) -> str:
+    """A time of day, with the date if it is not today's."""
+    then, today = time.localtime(seconds), time.localtime()
+    return time.strftime("%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)
+
+
+def _news(event: Record, service: Record) -> str:
+    """What an event tells beside its type."""
+    return doing(service) if event["type"] in ("critical", "maintenance") else ""
+
+
+def _counted(services: list[Record]) -> Iterator[str]:
+    yield str(len(services) or "none")
+    for health, count in Counter(one["health"] for one in services).items():
+        yield f"{count} {_COUNTED.get(health, health)}"
+    simulators = sum(one.get("mode") == records.SIMULATOR for one in services)
+    if simulators:
+        yield f"{simulators} simulator{'' if simulators == 1 else 's'}"
+
+
+def _matter(service: Record) -> str:
+    if service.get("reason") == "no heartbeat":
+        return f"no heartbeat for {since(service['last_heartbeat'])}, ttl {service['ttl']:g} s"
+    if service["health"] == "starting":
+        return "it said that it is not ready yet"
+    return (
+        "its main loop is late" if service["health"] == "warning" else "its main loop stands still"
+    )
+
+
+def _status(status: Mapping[str, Any]) -> str:
+    said = [status["text"]]
+    if (progress := status.get("progress")) is not None:
+        said.append(f"{progress:.0%}")
+    if (begun := status.get("since")) is not None and (most := status.get("max")) is not None:
+        said.append(f"{max(0, time.time() - begun):.0f} s of {most:g}")
+    return ", ".join(said)
+
+
+def _owner(owner: Mapping[str, Any]) -> str:
+    said = [f"pid {owner['pid']}" if "pid" in owner else ""]
+    said += [
+        f"{word} {owner[key]}" for word, key in (("of", "user"), ("on", "host")) if key in owner
+    ]
+    if "started" in owner:
+        said.append(f"since {moment(owner['started'])}")
+    if "program" in owner:
+        said.append(f"({owner['program']})")
+    return " ".join(filter(None, said)) or _said(owner)
+
+
+def _title(service: Record) -> str:
+    return f"{service['type']} {service['name']}" if service["type"] else str(service["name"])
+
+
+def _said(value: object) -> str:
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

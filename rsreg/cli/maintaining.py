@@ -1,0 +1,162 @@
+"""The commands that take services out of discovery for a while: maintenance on, off, list."""
+
+from __future__ import annotations
+
+import click
+
+from rsreg import records
+from rsreg.calls import Record
+from rsreg.cli import describing
+from rsreg.cli.options import (
+    F,
+    Settings,
+    common_options,
+    complete_service,
+    complete_type,
+    examples,
+    pass_settings,
+    period,
+    registry_option,
+)
+from rsreg.cli.output import note, write_json, write_table
+from rsreg.client import RegistryClient
+
+_COLUMNS = {"OF": True, "BY": False, "UNTIL": False, "REASON": True}
+
+
+@click.group()
+def maintenance() -> None:
+    """Take services out of discovery for a while, for everybody to see.
+
+    They stay in lists, with the reason. It holds for services that register later too, over
+    restarts, and ends by itself.
+    """
+
+
+def _target(command: F) -> F:
+    """What is meant: a service, a type or a host."""
+    for decorate in (
+        click.option("--host", metavar="HOST", help="All services on this host."),
+        click.option(
+            "--type",
+            "service_type",
+            metavar="TYPE",
+            shell_complete=complete_type,
+            help="All services that are found under this type.",
+        ),
+        click.argument(
+            "service", metavar="[NAME]", required=False, shell_complete=complete_service
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+@maintenance.command(
+    epilog=examples(
+        "rs_cs maintenance on puna_cs --for 2h --reason 'mirror swap'",
+        "rs_cs maintenance on --host egse3 --forever --reason 'disk is broken'",
+    )
+)
+@_target
+@click.option(
+    "--for", "length", metavar="TIME", type=period, help="Such as 30min, 2h, 1d; 8h by default."
+)
+@click.option("--forever", is_flag=True, help="Until somebody ends it.")
+@click.option("--reason", metavar="TEXT", help="Why, for who wonders.")
+@registry_option()
+@common_options()
+@pass_settings
+def on(
+    settings: Settings,
+    service: str | None,
+    service_type: str | None,
+    host: str | None,
+    length: float | None,
+    forever: bool,
+    reason: str | None,
+) -> None:
+    """Begin a maintenance of a service, a type or a host.
+
+    A NAME is that of a service, its id, or the start of either. One that nobody has yet will do:
+    it holds as soon as somebody registers under it.
+    """
+    with settings.client() as registry:
+        service = _resolved(registry, service)
+        entries = registry.maintenance(
+            True,
+            service=service,
+            service_type=service_type,
+            host=host,
+            for_=length,
+            forever=forever,
+            reason=reason,
+        )
+        covered = [one["name"] for one in registry.list_services() if "maintenance" in one]
+    _show(settings, entries)
+    if not settings.json:
+        names = ", ".join(sorted(set(covered)))
+        note(f"out of discovery: {names}" if names else "no service is affected now")
+
+
+@maintenance.command(
+    epilog=examples("rs_cs maintenance off puna_cs", "rs_cs maintenance off --host egse3")
+)
+@_target
+@registry_option()
+@common_options()
+@pass_settings
+def off(
+    settings: Settings, service: str | None, service_type: str | None, host: str | None
+) -> None:
+    """End a maintenance, which is named as it was begun."""
+    with settings.client() as registry:
+        entries = registry.maintenance(
+            False, service=_resolved(registry, service), service_type=service_type, host=host
+        )
+    _show(settings, entries)
+
+
+@maintenance.command("list", epilog=examples("rs_cs maintenance list"))
+@registry_option()
+@common_options()
+@pass_settings
+def list_(settings: Settings) -> None:
+    """List what is in maintenance."""
+    with settings.client() as registry:
+        entries = registry.server_status().get("maintenance", [])
+    _show(settings, entries)
+
+
+COMMANDS = (maintenance,)
+
+
+def _resolved(registry: RegistryClient, name: str | None) -> str | None:
+    """The name or id that is meant; the one given, if nobody has it or any of it."""
+    if name is None:
+        return None
+    services = registry.list_services()
+    if any(name in (one["id"], one["name"]) for one in services):
+        return name
+    found = records.pick_by_name(services, name)
+    return name if found is None else str(found["name"])
+
+
+def _show(settings: Settings, entries: list[Record]) -> None:
+    if settings.json:
+        write_json({"success": True, "maintenance": entries})
+        return
+    if entries:
+        write_table(_COLUMNS, map(_row, entries))
+    else:
+        note("nothing is in maintenance")
+
+
+def _row(entry: Record) -> list[str]:
+    until = entry.get("until")
+    return [
+        describing.target(entry),
+        entry.get("by") or "-",
+        "for good" if until is None else describing.moment(until),
+        entry.get("reason") or "-",
+    ]
