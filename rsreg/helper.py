@@ -1,6 +1,6 @@
 """A heartbeat in a process of its own, for drivers in which C code keeps the GIL.
 
-The driver's side is `HeartbeatProcess`; `python -m rsreg.helper` is the process that it starts.
+The driver's side is `HeartbeatProcess`; `python -m rsreg.helper PARENT` is what it starts.
 They share a socket pair, the standard input and output of the process: JSON lines, what there is to
 tell one way, and what is to be logged the other.
 """
@@ -133,7 +133,6 @@ class HeartbeatProcess(Heartbeat):
     def _about(self) -> dict[str, Any]:
         finder = self.presence.finder
         return {
-            "parent": os.getpid(),
             "endpoint": self.endpoint,
             "interval": self.interval,
             "ttl": self.presence.registration.ttl,
@@ -166,7 +165,7 @@ class _Process:
             # What gevent puts in its place would want to watch the child.
             self._pid: int | None = original("os", "posix_spawn")(
                 sys.executable,
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-m", __name__, str(os.getpid())],
                 environment,
                 file_actions=[(os.POSIX_SPAWN_DUP2, there.fileno(), fd) for fd in (0, 1)],
                 # A Ctrl-C is for the driver, which then ends this process in its own time.
@@ -218,12 +217,12 @@ class _ToParent(logging.Handler):
             os.write(1, json.dumps(said).encode() + b"\n")
 
 
-def main() -> None:
-    """Beat for the parent until it ends."""
+def main(parent: int) -> None:
+    """Beat for the parent until it ends, which it may have done already."""
     # What else this process got from the driver, its devices for one, is not for it to hold.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     logging.basicConfig(handlers=[_ToParent()], level=logging.INFO)
-    parent, rest = os.getppid(), b""
+    rest = b""
     beating: Presence | None = None
     while os.getppid() == parent:
         if not select.select([0], [], [], _LOOK)[0]:
@@ -238,7 +237,7 @@ def main() -> None:
         for line in whole:
             said = json.loads(line)
             if beating is None:
-                parent, beating = said["parent"], _beat_for(said)
+                beating = _beat_for(said)
             else:
                 beating.take(said["info"], said["untold"], said["finds"], said["vitals"])
     # The registration is the driver's, or left to its ttl: nothing is said, nothing waited for.
@@ -257,4 +256,4 @@ def _beat_for(said: dict[str, Any]) -> Presence:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -12,7 +12,7 @@ from helpers import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg import calls, wire
+from rsreg import calls, owner, wire
 from rsreg.errors import (
     ConfigurationError,
     DuplicateServiceType,
@@ -310,8 +310,11 @@ def test_what_cannot_be_a_request_is_refused_before_anything_is_sent(
 def test_a_registration_says_only_what_was_said(clock: HandClock) -> None:
     bare = calls.registration("a", "h", 1, None, {}, 30, tags=[])
     asked = Hand(calls.register(bare), clock).request
-    assert asked["service_info"] == {"name": "a", "host": "h", "port": 1}
+    said = {"name": "a", "host": "h", "port": 1}
+    assert asked["service_info"] == {**said, "owner": owner.this_process()}
     assert asked["ttl"] == 30
+    of_nobody = calls.registration("a", "h", 1, None, {}, 30, owned=False)
+    assert Hand(calls.register(of_nobody), clock).request["service_info"] == said
 
 
 def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:
@@ -326,6 +329,10 @@ def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:
         allow_duplicate_service_type=True,
         service_id="mine",
         tags=["t"],
+        mode="simulator",
+        endpoints={"command": 1},
+        ready=False,
+        exclusive=True,
     )
     asked = Hand(calls.register(full), clock).request
     assert asked["ttl"] == 2.5
@@ -339,6 +346,11 @@ def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:
         "singleton": True,
         "allow_duplicate_service_type": True,
         "id": "mine",
+        "mode": "simulator",
+        "endpoints": {"command": 1},
+        "ready": False,
+        "exclusive": True,
+        "owner": owner.this_process(),
     }
 
 

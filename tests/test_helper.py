@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ServerProcess, printed, python_process, scripted_server, wait_until
+from helpers import ROOT, ServerProcess, printed, python_process, scripted_server, wait_until
 
 from rsreg import RegistryClient
 
@@ -131,6 +133,27 @@ def test_it_ends_with_its_driver(client: RegistryClient, endpoint: str, code: st
             if child:
                 os.kill(child, signal.SIGKILL)
     assert len(client.list_services()) == 1, "that is the business of the ttl"
+
+
+def test_it_ends_if_its_driver_ended_before_it_said_a_word() -> None:
+    """The pipe is held by another, as by a forked child; nothing ever comes of it."""
+    here, there = socket.socketpair()
+    with here, there:
+        code = """
+import os, subprocess
+helper = subprocess.Popen([sys.executable, "-m", "rsreg.helper", str(os.getpid())], stdin=0)
+print(helper.pid, flush=True)
+os._exit(0)
+"""
+        starter = subprocess.run(
+            [sys.executable, "-c", f"import sys\n{code}"],
+            stdin=there,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+        )
+        wait_until(lambda: not runs(int(starter.stdout)))
 
 
 def test_it_is_gone_when_the_block_is_left(client: RegistryClient, endpoint: str) -> None:

@@ -140,6 +140,7 @@ def test_the_client_that_registers(client: RegistryClient, endpoint: str) -> Non
     service = client.get_service(service_id)
     assert service is not None
     del service["last_heartbeat"]
+    assert service.pop("owner")["program"] == "-c"
     assert service == {
         "id": service_id,
         "name": "Hexapod CS",

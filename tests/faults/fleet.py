@@ -11,6 +11,7 @@ import sys
 
 from rsreg import RegistryClient, calls
 from rsreg.heartbeat import Heartbeat
+from rsreg.presence import Presence
 
 endpoint, count, ttl = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 ids = []
@@ -18,7 +19,10 @@ with RegistryClient(endpoint, timeout=20) as client:
     for number in range(count):
         what = (f"fleet {number}", "127.0.0.1", 5000, "FLEET", None, ttl)
         ids.append(client.register(*what))
-        Heartbeat(calls.registration(*what, service_id=ids[-1]), endpoint).start()
+        wanted = calls.registration(*what, service_id=ids[-1])
+        presence = Presence(wanted)
+        presence.registered(wanted, ids[-1])
+        Heartbeat(presence, endpoint).start()
 sys.stdout.write(json.dumps(ids) + "\n")
 sys.stdout.flush()
 logging.basicConfig(stream=sys.stdout, level="INFO", format="%(message)s")

@@ -265,7 +265,7 @@ def test_a_driver_that_holds_the_gil(full: bool, figure: Callable[..., None]) ->
         def answer(request: Record, renewed: list[float] = renewed) -> Record:
             if request["action"] == "renew":
                 renewed.append(time.monotonic())
-            return {"success": True, "service_id": "driver"}
+            return {"success": True, "services": [], "service_id": "driver"}
 
         code = """
 import ctypes, time
