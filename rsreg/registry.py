@@ -310,11 +310,13 @@ class Registry:
 
         It takes the place of one of the same service, type or host.
         """
+        self._end_maintenance()
         others = [each for each in self.maintenance if each.target != wanted.target]
         self._changes.maintain([*others, wanted])
 
     def end_maintenance(self, target: Maintenance) -> None:
         """End the maintenance of the same service, type or host; raises UnknownService."""
+        self._end_maintenance()
         left = [each for each in self.maintenance if each.target != target.target]
         if len(left) == len(self.maintenance):
             raise UnknownService("There is no such maintenance")

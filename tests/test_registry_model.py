@@ -107,7 +107,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(batch=st.lists(REQUESTS, min_size=1, max_size=5), fails=st.integers(0, 3))
     def serve(self, batch: list[Request], fails: int) -> None:
         """A batch comes; one in four times the store refuses it."""
-        self.end_maintenance()
+        self.tell_health()
         promised = copy.deepcopy((self.services, self.answered, self.journal))
         for request in batch:
             self.answer(request)
@@ -147,6 +147,12 @@ class RegistryMachine(RuleBasedStateMachine):
         if over:
             self.maintained = {k: end for k, end in self.maintained.items() if k not in over}
 
+    def tell_health(self) -> None:
+        """What became of it is told before anything else happens, as in the request loop."""
+        self.end_maintenance()
+        assert not self.registry.tell_health()
+        self.commit(set() if self.trouble else self.untold(), fails=False)
+
     def untold(self) -> set[str]:
         """Whose health is another than subscribers were told."""
         return {key for key, known in self.services.items() if self.health(key) != known.told}
@@ -156,7 +162,7 @@ class RegistryMachine(RuleBasedStateMachine):
     )
     def start_maintenance(self, kind: str, seconds: int, fails: int) -> None:
         """All of a kind are out of discovery for a while."""
-        self.end_maintenance()
+        self.tell_health()
         until = int(self.wall.now) + seconds
         self.registry.start_maintenance(
             Maintenance(service_type=kind, since=int(self.wall.now), until=until)
@@ -166,9 +172,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(KINDS), fails=st.integers(0, 3))
     def stop_maintenance(self, kind: str, fails: int) -> None:
         """Somebody ends it, or there is none."""
-        self.end_maintenance()
-        self.registry.tell_health()
-        self.commit(set() if self.trouble else self.untold(), fails=False)
+        self.tell_health()
         left = {each: end for each, end in self.maintained.items() if each != kind}
         if kind in self.maintained:
             self.registry.end_maintenance(Maintenance(service_type=kind))
