@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import inspect
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 import zmq.asyncio
 
 from rsreg import calls, config, peers, records, sockets
 from rsreg.aiochannel import AsyncChannel
+from rsreg.aioregistered import AsyncRegistered, Done
 from rsreg.aiostream import AsyncEventStream
 from rsreg.calls import Changes, Details, Record, Registration
 from rsreg.clientcache import ClientCache, discovered
-from rsreg.errors import ConfigurationError, NoService, RegistryError
+from rsreg.errors import NoService, RegistryError
 from rsreg.exchange import Call
 from rsreg.filters import (
     Choice,
@@ -50,78 +50,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class AsyncRegistered:
-    """Registered for asyncio: for `async with`, and as a decorator of coroutine functions.
-
-    What waits for the registry does so on another thread, so it never blocks the loop.
-    """
-
-    def __init__(self, registered: Registered) -> None:
-        self._registered = registered
-
-    def __repr__(self) -> str:
-        return f"<Async{repr(self._registered)[1:]}"
-
-    async def __aenter__(self) -> AsyncRegistered:
-        entering = asyncio.ensure_future(asyncio.to_thread(self._registered.enter))
-        try:
-            await asyncio.shield(entering)
-        except asyncio.CancelledError:
-            # The thread can't be stopped, so what it registers has to be taken back.
-            await asyncio.wait([entering])
-            if entering.exception() is None:
-                await asyncio.to_thread(self._registered.leave)
-            raise
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await asyncio.to_thread(self._registered.leave)
-
-    def __call__(self, function: F) -> F:
-        """Register the service while `function`, a coroutine function, runs."""
-        if not inspect.iscoroutinefunction(function):
-            raise ConfigurationError(
-                f"{function.__name__} is no coroutine function",
-                hint="use RegistryClient.registered",
-            )
-
-        @functools.wraps(function)
-        async def registered(*args: Any, **named: Any) -> Any:
-            async with self:
-                return await function(*args, **named)
-
-        return cast(F, registered)
-
-    @property
-    def service_id(self) -> str | None:
-        """The id, once it is registered."""
-        return self._registered.service_id
-
-    def status(
-        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
-    ) -> Awaitable[None]:
-        """See RegistryClient; await it or not."""
-        self._registered.status(text, progress=progress, load=load)
-        return _Done()
-
-    def busy(self, text: str, max: float) -> Busy:
-        """See RegistryClient; for `with` and `async with`."""
-        return self._registered.busy(text, max)
-
-    def feed(self) -> Awaitable[None]:
-        """See RegistryClient; await it or not."""
-        self._registered.feed()
-        return _Done()
-
-    async def ready(self) -> bool:
-        """See RegistryClient."""
-        return await asyncio.to_thread(self._registered.ready)
-
-    async def update(self, **changes: Unpack[Changes]) -> bool:
-        """See Registered."""
-        return await asyncio.to_thread(self._registered.update, **changes)
 
 
 class AsyncRegistryClient:
@@ -179,7 +107,7 @@ class AsyncRegistryClient:
         self._channel.open()
         if self._cache is not None:
             self._cache.open()
-        return _Done()
+        return Done()
 
     async def disconnect(self) -> None:
         """See RegistryClient."""
@@ -312,7 +240,7 @@ class AsyncRegistryClient:
     ) -> Awaitable[None]:
         """See RegistryClient; await it or not."""
         self._heartbeats.of_last().status(text, progress=progress, load=load)
-        return _Done()
+        return Done()
 
     def busy(self, text: str, max: float) -> Busy:
         """See RegistryClient; for `with` and `async with`."""
@@ -321,7 +249,7 @@ class AsyncRegistryClient:
     def feed(self) -> Awaitable[None]:
         """See RegistryClient; await it or not."""
         self._heartbeats.of_last().feed()
-        return _Done()
+        return Done()
 
     # -- asking
 
@@ -553,11 +481,3 @@ class AsyncRegistryClient:
     def _own_id(self, service_id: str | None) -> str | None:
         last = self._heartbeats.last
         return service_id if service_id is not None or last is None else last.service_id
-
-
-class _Done:
-    """What may be awaited or not: there is nothing to wait for."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield

@@ -111,7 +111,8 @@ def test_watch_prints_each_event_as_it_comes(endpoint: str, client: RegistryClie
         assert running.line().split()[1:3] == ["#2", "deregister"]
         client.register("ls336", "egse3", 6000, "TEMP", ttl=1)
         assert running.line().split()[1:3] == ["#3", "register"]
-        assert running.line().split()[1:] == ["#4", "critical", "ls336", "tcp://egse3:6000"]
+        critical = ["#4", "critical", "ls336", "tcp://egse3:6000", "no", "heartbeat"]
+        assert running.line().split()[1:] == critical
         assert running.line().split()[1:] == ["#5", "expire", "ls336", "tcp://egse3:6000"]
         assert running.end(signal.SIGINT)[:2] == (130, "")
 

@@ -108,18 +108,12 @@ def get(settings: Settings, service: str) -> None:
 @click.command(
     epilog=examples(
         "rs_cs discover PUNA --endpoint",
-        "rs_cs discover PUNA --endpoint=monitoring --wait 30",
         "rs_cs discover CAMERA --where 'version=>=1.4' --strategy least-loaded -e egse1",
     )
 )
 @click.argument("service_type", metavar="TYPE", shell_complete=complete_type)
-@click.option(
-    "--endpoint",
-    metavar="[=NAME]",
-    is_flag=False,
-    flag_value="",
-    help="Print only the service's ZeroMQ endpoint, or that of this name.",
-)
+@click.option("--endpoint", is_flag=True, help="Print only the service's ZeroMQ endpoint.")
+@click.option("--named", metavar="NAME", help="Print only that of its endpoints.")
 @click.option("--strategy", metavar="NAME", help="How to choose: random, round-robin, …")
 @click.option("--wait", metavar="SECONDS", type=seconds, default=0.0, help="Wait so long for one.")
 @conditions
@@ -130,7 +124,8 @@ def get(settings: Settings, service: str) -> None:
 def discover(
     settings: Settings,
     service_type: str,
-    endpoint: str | None,
+    endpoint: bool,
+    named: str | None,
     strategy: str | None,
     wait: float,
     mode: str | None,
@@ -139,8 +134,8 @@ def discover(
 ) -> None:
     """Find one passing service of a type, as a program would.
 
-    A service is found under its type and its tags. Here --endpoint says what to print; the
-    registry's own address goes by -e, --registry or RSREG_ENDPOINT.
+    A service is found under its type and its tags. Here --endpoint is a flag; the registry's own
+    address goes by -e, --registry or RSREG_ENDPOINT.
     """
     with settings.client(mode=mode) as registry:
         record = registry.discover_service(
@@ -151,10 +146,10 @@ def discover(
             f"no passing service of type {service_type!r}",
             hint=f'"rs_cs list" shows all, "rs_cs wait {service_type}" waits for one',
         )
-    if endpoint is None:
+    if not endpoint and named is None:
         _show(settings, record)
         return
-    address = records.endpoint_of(record, endpoint or None)
+    address = records.endpoint_of(record, named)
     if settings.json:
         write_json({"success": True, "endpoint": address})
     else:

@@ -24,7 +24,11 @@ from rsreg.client import RegistryClient
 _COLUMNS = {"OF": True, "BY": False, "UNTIL": False, "REASON": True}
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "rs_cs maintenance on puna_cs --for 2h --reason 'mirror swap'", "rs_cs maintenance list"
+    )
+)
 def maintenance() -> None:
     """Take services out of discovery for a while, for everybody to see.
 
