@@ -9,8 +9,8 @@ import sys
 import click
 
 from rsreg import __version__, errors
-from rsreg.cli import INTERRUPTED, asking, changing, maintaining, serving, shells
-from rsreg.cli.options import Settings, WaitOver, common_options, examples, registry_option
+from rsreg.cli import INTERRUPTED, asking, changing, maintaining, running, serving, shells
+from rsreg.cli.options import CantRun, Settings, WaitOver, common_options, examples, registry_option
 from rsreg.cli.output import say_error, write_json
 from rsreg.errors import RegistryError
 
@@ -18,6 +18,7 @@ from rsreg.errors import RegistryError
 #: registry brings a code of its own.
 _OUTCOMES: list[tuple[type[RegistryError], int, str]] = [
     (WaitOver, 124, "wait-over"),
+    (CantRun, 126, "cant-run"),
     (errors.ConfigurationError, 2, "usage"),
     (errors.TransportError, 3, "unreachable"),
     (errors.NoService, 4, ""),
@@ -72,6 +73,7 @@ for _command in (
     *serving.COMMANDS,
     *asking.COMMANDS,
     *changing.COMMANDS,
+    *running.COMMANDS,
     *maintaining.COMMANDS,
     *shells.COMMANDS,
 ):
@@ -98,7 +100,7 @@ def run(args: list[str]) -> int:
         exit_code, code = next((ex, co) for cls, ex, co in _OUTCOMES if isinstance(error, cls))
         details = getattr(error, "details", {})
         _report(as_json, str(error), error.hint, getattr(error, "code", code), **details)
-        return exit_code
+        return int(getattr(error, "exit_code", exit_code))
     except Exception as error:
         if sys.flags.dev_mode:
             raise

@@ -65,17 +65,15 @@ def list_(
     settings: Settings,
     service_type: str | None,
     mode: str | None,
-    tags: tuple[str, ...],
-    where: tuple[tuple[str, str], ...],
+    tags: list[str],
+    where: dict[str, str],
 ) -> int:
     """List the services, or those of a type, passing or not.
 
     A service is found under its type and its tags. With a TYPE, exits with 4 if there is none.
     """
     with settings.client() as registry:
-        services = registry.list_services(
-            service_type, tags=list(tags), where=dict(where), mode=mode
-        )
+        services = registry.list_services(service_type, tags=tags, where=where, mode=mode)
     services.sort(key=lambda one: (one["type"] or "", one["name"]))
     if settings.json:
         write_json({"success": True, "services": services})
@@ -129,8 +127,8 @@ def discover(
     strategy: str | None,
     wait: float,
     mode: str | None,
-    tags: tuple[str, ...],
-    where: tuple[tuple[str, str], ...],
+    tags: list[str],
+    where: dict[str, str],
 ) -> None:
     """Find one passing service of a type, as a program would.
 
@@ -139,7 +137,7 @@ def discover(
     """
     with settings.client(mode=mode) as registry:
         record = registry.discover_service(
-            service_type, tags=list(tags), where=dict(where), strategy=strategy, wait=wait
+            service_type, tags=tags, where=where, strategy=strategy, wait=wait
         )
     if record is None:
         raise NoService(

@@ -6,10 +6,11 @@ import signal
 import socket
 import sys
 import time
+from typing import Any
 
 import click
 
-from rsreg import config, process
+from rsreg import process
 from rsreg.cli.options import (
     SIGNAL_LATENCY,
     Settings,
@@ -19,7 +20,7 @@ from rsreg.cli.options import (
     found,
     pass_settings,
     registry_option,
-    seconds,
+    service_options,
 )
 from rsreg.cli.output import note, write, write_json
 from rsreg.client import RegistryClient
@@ -29,76 +30,28 @@ from rsreg.text import printable
 _YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-def _pair(value: str) -> tuple[str, str]:
-    key, equals, said = value.partition("=")
-    if not key or not equals:
-        raise click.BadParameter(f"{value!r} is not KEY=VALUE.")
-    return key, said
-
-
 @click.command(
     epilog=examples(
         "rs_cs register --name puna_cs --type PUNA --port 5000 --heartbeat",
         "rs_cs register --name ls336 --type TEMP --host 10.0.0.7 --port 6000 --ttl 3600",
     )
 )
-@click.option("--name", required=True, help="The service's name.")
-@click.option("--port", required=True, type=click.IntRange(1, 65535), help="Where it listens.")
-@click.option("--host", help="Where it runs; this machine by default.")
-@click.option("--type", "service_type", metavar="TYPE", help="What it is found under.")
-@click.option(
-    "--tag", "tags", metavar="TAG", multiple=True, help="What else; may be given several times."
-)
-@click.option(
-    "--meta",
-    "metadata",
-    metavar="KEY=VALUE",
-    multiple=True,
-    type=_pair,
-    help="A fact about it; may be given several times.",
-)
-@click.option(
-    "--ttl",
-    metavar="SECONDS",
-    type=seconds,
-    default=config.DEFAULT_TTL,
-    show_default=True,
-    help="How long it stays without a heartbeat.",
-)
+@service_options
 @click.option("--heartbeat", is_flag=True, help="Stay, beat until interrupted, then deregister.")
 @registry_option()
 @common_options()
 @pass_settings
-def register(
-    settings: Settings,
-    name: str,
-    port: int,
-    host: str | None,
-    service_type: str | None,
-    tags: tuple[str, ...],
-    metadata: tuple[tuple[str, str], ...],
-    ttl: float,
-    heartbeat: bool,
-) -> None:
+def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service: Any) -> None:
     """Register a service by hand; prints its id."""
     if heartbeat:
         process.log_to_stderr("info")
         # A supervisor that ends us means the same as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    host = host or socket.gethostname()
-    with settings.client() as registry:
+    service["host"] = service["host"] or socket.gethostname()
+    with settings.client(mode=mode) as registry:
         try:
-            service_id = registry.register(
-                name,
-                host,
-                port,
-                service_type,
-                dict(metadata),
-                ttl,
-                tags=list(tags),
-                # What is registered by hand is not gone when this command is.
-                owned=heartbeat,
-            )
+            # What is registered by hand is not gone when this command is.
+            service_id = registry.register(**service, owned=heartbeat)
             if settings.json:
                 write_json({"success": True, "service_id": service_id})
             else:
@@ -109,6 +62,7 @@ def register(
             if heartbeat:
                 registry.deregister()
     if not settings.json:
+        ttl = service["ttl"]
         note(f"it stays for {ttl:g} s without heartbeats; with --heartbeat this command beats")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -52,6 +52,14 @@ class Settings:
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 
+class CantRun(RegistryError):
+    """A program can't be run; `exit_code` is what shells report of it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class WaitOver(RegistryError):
     """The services waited for did not come in time; `details` tells which."""
 
@@ -90,6 +98,58 @@ def pair(value: str) -> tuple[str, str]:
     return key, said
 
 
+def service_options(command: F) -> F:
+    """The options on what is registered; their names are those of `RegistryClient.register`."""
+    for decorate in reversed(
+        [
+            click.option("--name", required=True, help="The service's name."),
+            click.option(
+                "--port", required=True, type=click.IntRange(1, 65535), help="Where it listens."
+            ),
+            click.option("--host", help="Where others reach it; this machine by default."),
+            click.option("--type", "service_type", metavar="TYPE", help="What it is found under."),
+            click.option(
+                "--tag",
+                "tags",
+                metavar="TAG",
+                multiple=True,
+                callback=_listed,
+                help="What else; may be given several times.",
+            ),
+            click.option(
+                "--meta",
+                "metadata",
+                metavar="KEY=VALUE",
+                multiple=True,
+                type=pair,
+                callback=_mapped,
+                help="A fact about it; may be given several times.",
+            ),
+            click.option(
+                "--also",
+                "endpoints",
+                metavar="NAME=PORT",
+                multiple=True,
+                type=pair,
+                callback=_ports,
+                help="A further endpoint; may be given several times.",
+            ),
+            mode_option("What it drives; RSREG_MODE, else hardware, by default."),
+            click.option("--exclusive", is_flag=True, help="No other may have its name."),
+            click.option(
+                "--ttl",
+                metavar="SECONDS",
+                type=seconds,
+                default=config.DEFAULT_TTL,
+                show_default=True,
+                help="How long it stays without a heartbeat.",
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
 def conditions(command: F) -> F:
     """The options on which services are meant."""
     tag = click.option(
@@ -97,6 +157,7 @@ def conditions(command: F) -> F:
         "tags",
         metavar="TAG",
         multiple=True,
+        callback=_listed,
         help="Only with this tag, without it for '!TAG'; may be given several times.",
     )
     where = click.option(
@@ -104,6 +165,7 @@ def conditions(command: F) -> F:
         metavar="KEY=VALUE",
         multiple=True,
         type=pair,
+        callback=_mapped,
         help="Only with this in its metadata, or a version as in 'version=>=1.4'; also several.",
     )
     return tag(where(command))
@@ -163,6 +225,25 @@ def found(service: Record | None, name: str) -> Record:
             hint='"rs_cs list" shows all; an id, a name, or the start of either will do',
         )
     return service
+
+
+def _listed(_context: click.Context, _param: click.Parameter, value: Iterable[str]) -> list[str]:
+    return list(value)
+
+
+def _mapped(
+    _context: click.Context, _param: click.Parameter, value: Iterable[tuple[str, str]]
+) -> dict[str, str]:
+    return dict(value)
+
+
+def _ports(
+    _context: click.Context, _param: click.Parameter, value: Iterable[tuple[str, str]]
+) -> dict[str, int] | None:
+    for name, port in value:
+        if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise click.BadParameter(f"{name}={port} is not NAME=PORT, a port from 1 to 65535.")
+    return {name: int(port) for name, port in value} or None
 
 
 def _kept(*names: str, **attributes: Any) -> Callable[[F], F]:

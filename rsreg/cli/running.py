@@ -1,0 +1,183 @@
+"""The command that runs any program as a service: run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import click
+
+from rsreg import process
+from rsreg.cli.options import (
+    CantRun,
+    Settings,
+    common_options,
+    examples,
+    pass_settings,
+    registry_option,
+    service_options,
+)
+from rsreg.cli.output import note
+from rsreg.errors import PortInUse, RegistryError
+
+#: What is passed on to the program. SIGINT goes to it by itself where it comes from the keyboard.
+_PASSED_ON = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+#: What the keyboard sends to all programs in the foreground.
+_FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+#: Seconds between two looks whether the port answers, and that one look may take.
+_PAUSE, _LOOK = 0.1, 1.0
+#: Seconds that a program may take to end when its registration is refused.
+_END = 10.0
+#: What shells report of a program that can't be run, and of one that is not there.
+_NOT_EXECUTABLE, _NOT_FOUND = 126, 127
+#: What shells add to the number of the signal that ended a program.
+_BY_SIGNAL = 128
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    epilog=examples(
+        "rs_cs run --name ls336 --type TEMP --port 6000 -- ./labview_server --slot 3",
+        "rs_cs run --name cam --type CAM --port 6100 --mode simulator -- python cam.py",
+    ),
+)
+@service_options
+@click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+@registry_option()
+@common_options()
+@pass_settings
+def run(settings: Settings, /, command: tuple[str, ...], mode: str | None, **service: Any) -> int:
+    """Run any program as a service, without a changed line in it.
+
+    It is registered when its port answers, beaten for while it runs, and deregistered when it ends.
+    Signals are passed on, and its exit code is that of this command. The registry may come later.
+    """
+    process.log_to_stderr("warning")
+    with settings.client(mode=mode) as registry:
+        registered = registry.registered(**service)
+        _check_free(service["host"], service["port"])
+        with _Program(command) as program:
+            if not _answers(program, service["host"], service["port"]):
+                note(f"{command[0]} ended before port {service['port']} answered")
+                return program.exit_code()
+            try:
+                registered.enter()
+            except RegistryError:
+                program.end()
+                raise
+            try:
+                return program.exit_code()
+            finally:
+                registered.leave()
+
+
+COMMANDS = (run,)
+
+
+class _Program:
+    """A program that runs, and gets the signals that we get."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        early: list[int] = []
+        _on_signals(lambda number, _frame: early.append(number))
+        try:
+            self._child = subprocess.Popen(command)
+        except OSError as error:
+            raise CantRun(
+                f"can't run {command[0]}: {error.strerror}",
+                _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE,
+            ) from error
+        _on_signals(self._pass_on)
+        for number in early:
+            self._pass_on(number, None)
+
+    def __enter__(self) -> _Program:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.exit_code()
+
+    def runs_on(self, seconds: float) -> bool:
+        """Wait for its end, at most so long; whether it still runs."""
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def exit_code(self) -> int:
+        """Wait for its end; what a shell would report of it."""
+        code = self._child.wait()
+        return code if code >= 0 else _BY_SIGNAL - code
+
+    def end(self) -> None:
+        """Have it end, if need be by force."""
+        self._child.terminate()
+        if self.runs_on(_END):
+            self._child.kill()
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        if number not in _FROM_KEYBOARD or not _in_foreground():
+            self._child.send_signal(number)
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in _PASSED_ON:
+        # Who starts us with `nohup` wants the program to have it so, too.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal's keys interrupt us, and with us the program."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_free(host: str | None, port: int) -> None:
+    """Refuse if something answers already: it would be taken for the program."""
+    if _listens(host, port):
+        raise PortInUse(
+            f"something answers on port {port} before the program is started",
+            hint="is it running already? rs_cs list shows what is registered",
+        )
+
+
+def _answers(program: _Program, host: str | None, port: int) -> bool:
+    """Wait until the port answers; False if the program ends first."""
+    while program.runs_on(_PAUSE):
+        if _listens(host, port):
+            return True
+    return False
+
+
+def _listens(host: str | None, port: int) -> bool:
+    """Whether a port takes connections; without a host, on any address of this machine."""
+    hosts = [host] if host else ["127.0.0.1", "::1", socket.gethostname()]
+    return any(map(_tries(port), hosts))
+
+
+def _tries(port: int) -> Callable[[str], bool]:
+    def takes(host: str) -> bool:
+        try:
+            socket.create_connection((host, port), _LOOK).close()
+        except OSError:
+            return False
+        return True
+
+    return takes
