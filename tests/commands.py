@@ -126,6 +126,8 @@ class Terminal:
             stderr=theirs,
             env=environment(**variables),
             start_new_session=True,
+            # So it is theirs, and its keys send signals.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(theirs)
 
