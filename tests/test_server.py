@@ -25,7 +25,13 @@ from helpers import (
 )
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
-from rsreg.errors import ConfigurationError, PortInUse, StoreError, Unavailable
+from rsreg.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    PortInUse,
+    StoreError,
+    Unavailable,
+)
 from rsreg.loops import EXPIRE_BATCH, PUBLISH_BATCH, Publisher, Reaper, RequestLoop
 from rsreg.records import Event, Service
 
@@ -520,3 +526,39 @@ def test_a_custom_strategy_chooses() -> None:
             found = client.discover_service("PUNA")
             assert found is not None
             assert found["name"] == "puna_1"
+
+
+def test_a_strategy_of_ones_own_is_asked_for_by_its_name() -> None:
+    def oldest(services: Any) -> Service:
+        chosen: Service = min(services, key=lambda service: service.metadata["since"])
+        return chosen
+
+    with (
+        serving(backend=InMemoryBackend(), strategies={"oldest": oldest}) as server,
+        RegistryClient(server.endpoint, timeout=10) as client,
+    ):
+        for since in (3, 1, 2):
+            client.register(f"puna_{since}", "egse3", 5000, "PUNA", {"since": since})
+        names = [client.discover_service("PUNA", strategy="oldest") for _ in range(20)]
+        assert {found and found["name"] for found in names} == {"puna_1"}
+        assert len({str(client.discover_service("PUNA")) for _ in range(100)}) > 1
+        with pytest.raises(InvalidRequest, match="Invalid strategy: no 'newest' here"):
+            client.discover_service("PUNA", strategy="newest")
+
+
+def test_no_older_client_gets_a_simulator_where_there_is_hardware() -> None:
+    with (
+        serving(backend=InMemoryBackend()) as server,
+        RegistryClient(server.endpoint, timeout=10) as client,
+        raw_socket(zmq.REQ, server.endpoint) as older,
+    ):
+        client.register("hexapod", "egse3", 5000, "PUNA")
+        for number in range(9):
+            client.register(f"sim{number}", "egse3", 5001, "PUNA", mode="simulator")
+        names = set()
+        for _ in range(1_000):
+            older.send(b'{"action": "discover", "service_type": "PUNA"}')
+            names.add(json.loads(received(older)[0])["service"]["name"])
+        assert names == {"hexapod"}
+        client.deregister()
+        assert client.discover_service("PUNA", mode="hardware")
