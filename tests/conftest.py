@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from helpers import HandClock, ServerProcess, serving
+from house import House
 from hypothesis import HealthCheck, settings
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
 
 # A loaded machine is no failure.
 settings.register_profile("rsreg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,6 +34,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def clock() -> HandClock:
     """A clock that the test moves."""
     return HandClock()
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    """A registry in memory, with its clocks in the hand."""
+    made = House(InMemoryBackend)
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def on_file(tmp_path: Path) -> Iterator[House]:
+    """The same on a file."""
+    made = House(lambda: SQLiteBackend(tmp_path / "registry.db"))
+    yield made
+    made.store.close()
 
 
 @pytest.fixture

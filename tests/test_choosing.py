@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,14 +15,6 @@ from rsreg import InMemoryBackend
 from rsreg.choosing import Chooser, condition, read_filter
 from rsreg.errors import ConfigurationError, InvalidRequest, NoService
 from rsreg.records import Service
-
-
-@pytest.fixture
-def house() -> Iterator[House]:
-    """A house in memory."""
-    made = House(InMemoryBackend)
-    yield made
-    made.store.close()
 
 
 def found(house: House, kind: str | None = None, **asked: Any) -> list[str]:

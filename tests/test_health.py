@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from house import House
 
-from rsreg import InMemoryBackend, SQLiteBackend, records
+from rsreg import records
 from rsreg.errors import (
     DuplicateName,
     DuplicateServiceType,
@@ -21,22 +19,6 @@ from rsreg.errors import (
 from rsreg.records import Maintenance
 
 OWNER = {"host": "lab1", "boot": "b1", "pid": 611, "namespace": "n1", "started": 1_700_000_000.5}
-
-
-@pytest.fixture
-def house() -> Iterator[House]:
-    """A house in memory."""
-    made = House(InMemoryBackend)
-    yield made
-    made.store.close()
-
-
-@pytest.fixture
-def on_file(tmp_path: Path) -> Iterator[House]:
-    """A house on a file."""
-    made = House(lambda: SQLiteBackend(tmp_path / "registry.db"))
-    yield made
-    made.store.close()
 
 
 def kinds(house: House) -> list[str]:

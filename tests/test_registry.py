@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,6 @@ from rsreg.errors import (
 from rsreg.records import Event, Service
 from rsreg.registry import Registry
 from rsreg.wire import Turn
-
-
-@pytest.fixture
-def house() -> Iterator[House]:
-    """A house in memory."""
-    made = House(InMemoryBackend)
-    yield made
-    made.store.close()
-
-
-@pytest.fixture
-def on_file(tmp_path: Path) -> Iterator[House]:
-    """A house on a file."""
-    made = House(lambda: SQLiteBackend(tmp_path / "registry.db"))
-    yield made
-    made.store.close()
 
 
 def seqs(answer: tuple[list[Event], bool]) -> tuple[list[int], bool]:
