@@ -7,18 +7,17 @@ specification.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import zmq
 
-from rsreg import calls, config, native, peers, records, sockets
+from rsreg import calls, config, peers, records, sockets
 from rsreg.calls import Changes, Details, Record, Registration
-from rsreg.channel import Channel
-from rsreg.clientcache import ClientCache, discovered
-from rsreg.errors import Disconnected, NoService, RegistryError, RequestTimeout
+from rsreg.carrier import Carrier
+from rsreg.clientcache import discovered
+from rsreg.errors import NoService, RegistryError
 from rsreg.exchange import Call
 from rsreg.filters import (
     Choice,
@@ -49,11 +48,8 @@ __all__ = ["AsyncRegistryClient", "RegistryClient"]
 H = TypeVar("H", bound=Handler)
 T = TypeVar("T")
 
-#: Seconds that `close` waits for a call under way in another thread.
-_CLOSE = 0.5
 
-
-class RegistryClient:
+class RegistryClient(Carrier):
     """Talks to a registry; every call ends within `timeout` seconds, with an answer or an error.
 
     "Not found" is an answer (None, False, []); a registry that can't be reached raises
@@ -77,9 +73,6 @@ class RegistryClient:
     after it changed something itself.
     """
 
-    _pid: int
-    _holder: int | None
-    _over: native.Stop
     _heartbeats: Heartbeats
     _listener: EventListener | None
 
@@ -95,9 +88,8 @@ class RegistryClient:
         mode: str | None = None,
         context: zmq.Context[Any] | None = None,
     ) -> None:
-        self._given_context = context
-        self._wants_cache = cache
-        self.settings = config.ClientSettings(
+        self._handlers = Handlers()
+        settings = config.ClientSettings(
             registry_req_endpoint,
             registry_sub_endpoint,
             registry_hb_endpoint,
@@ -105,8 +97,7 @@ class RegistryClient:
             client_id,
             mode,
         )
-        self._handlers = Handlers()
-        self._start_afresh()
+        super().__init__(settings, context, cache=cache)
 
     def __repr__(self) -> str:
         return f"<RegistryClient {self.settings.client_id} on {self.settings.req_endpoint}>"
@@ -118,17 +109,6 @@ class RegistryClient:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    # -- connecting
-
-    def connect(self) -> None:
-        """Open the socket for requests now. Needed only after `disconnect`: calls do it too."""
-        if self._over.is_set():
-            self._over = native.Stop()
-        with self._alone(self.settings.timeout):
-            self._channel.open()
-        if self._cache is not None:
-            self._cache.open()
-
     def disconnect(self) -> None:
         """Stop the heartbeat and the events, and close the sockets.
 
@@ -137,12 +117,7 @@ class RegistryClient:
         """
         self.stop_heartbeat()
         self.stop_event_listener()
-        self._over.set()
-        if self._cache is not None:
-            self._cache.close()
-        # A call under way in another thread closes the socket itself when it is over.
-        with contextlib.suppress(RequestTimeout), self._alone(_CLOSE):
-            self._channel.close()
+        self._hang_up()
 
     close = disconnect
 
@@ -533,26 +508,14 @@ class RegistryClient:
         """
         return self._run(calls.events(seq, epoch))
 
-    # -- carrying calls
-
-    def _run(self, call: Call[T], timeout: float | None = None) -> T:
-        limit = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
-        start = time.monotonic()
-        with self._alone(limit):
-            if self._over.is_set():
-                raise Disconnected("this client is closed", hint="call connect() to use it again")
-            try:
-                return self._channel.run(call, max(0.0, limit - (time.monotonic() - start)))
-            finally:
-                if self._over.is_set():
-                    self._channel.close()
-
-    def _own(self) -> Presence:
-        return self._here()[0].of_last()
+    # -- what they share
 
     def _here(self) -> tuple[Heartbeats, zmq.Context[Any] | None]:
         self._current_process()
         return self._heartbeats, self._given_context
+
+    def _own(self) -> Presence:
+        return self._here()[0].of_last()
 
     def _wait(
         self, wanted: Mapping[str, Call[ServiceRecord | None]], seconds: float
@@ -568,24 +531,6 @@ class RegistryClient:
             while waiting.left:
                 stream.next(waiting.left)
         return waiting.result()
-
-    def _known(
-        self, read: Callable[..., T], target: object, asked: Mapping[str, Any] = calls.NOTHING_MORE
-    ) -> T | None:
-        """What the cache says, if there is one and it is sure."""
-        self._current_process()
-        return None if self._cache is None else self._cache.answer(read, target, asked)
-
-    def _change(self, call: Call[T], timeout: float | None = None) -> T:
-        try:
-            return self._run(call, timeout)
-        finally:
-            # After a timeout too: the change may have happened.
-            self._changed()
-
-    def _changed(self) -> None:
-        if self._cache is not None:
-            self._cache.changed()
 
     def _register(
         self,
@@ -606,41 +551,10 @@ class RegistryClient:
         last = self._heartbeats.last if self._current_process() else None
         return service_id if service_id is not None or last is None else last.service_id
 
-    @contextlib.contextmanager
-    def _alone(self, timeout: float) -> Iterator[None]:
-        """Hold the client, by a lock of real threads; raises RuntimeError for a second greenlet."""
-        self._current_process()
-        me = native.thread_id()
-        if self._holder == me:
-            raise RuntimeError(
-                "this RegistryClient is in the middle of a call on the same thread: "
-                "give each greenlet a client of its own"
-            )
-        if not self._lock.acquire(True, timeout):
-            raise RequestTimeout(f"other threads kept this client busy for {timeout:g} s")
-        self._holder = me
-        try:
-            yield
-        finally:
-            self._holder = None
-            self._lock.release()
-
-    def _current_process(self) -> bool:
-        """True; in a forked child first everything of the parent's is forgotten, nothing closed."""
-        if self._pid != os.getpid():
-            self._given_context = None
-            self._start_afresh()
-        return True
-
     def _start_afresh(self) -> None:
-        self._pid = os.getpid()
-        self._over = native.Stop()
-        self._lock = native.new_lock()
-        self._holder = None
-        self._channel = Channel(self.settings.req_endpoint, self._given_context)
+        super()._start_afresh()
         self._heartbeats = Heartbeats(self.settings)
         self._listener = None
-        self._cache = ClientCache(self.settings, self._given_context) if self._wants_cache else None
 
 
 def __getattr__(name: str) -> Any:

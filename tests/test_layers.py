@@ -27,7 +27,7 @@ CLIENT = [
     ("watch", "aiostream", "heartbeat"),
     ("clientcache", "helper"),
     ("registered",),
-    ("aioregistered",),
+    ("aioregistered", "carrier"),
     ("client", "aio"),
     ("bench",),
 ]
@@ -58,7 +58,7 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 GUESTS = {
     "zmq": {
         *("sockets", "channel", "aiochannel", "address", "peers", "stream", "aiostream"),
-        *("watch", "clientcache", "client", "aio", "loops", "server"),
+        *("watch", "clientcache", "carrier", "client", "aio", "loops", "server"),
     },
     "msgspec": {
         *("records", "wire", "mirror", "backend", "live", "changes", "choosing"),

@@ -1,0 +1,124 @@
+"""Carries the calls of one blocking client: one at a time, from any thread, in any process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import zmq
+
+from rsreg import calls, native
+from rsreg.channel import Channel
+from rsreg.clientcache import ClientCache
+from rsreg.config import ClientSettings
+from rsreg.errors import Disconnected, RequestTimeout
+from rsreg.exchange import Call
+
+T = TypeVar("T")
+
+#: Seconds that closing waits for a call under way in another thread.
+_CLOSE = 0.5
+
+
+class Carrier:
+    """The connection of a client, its lock, and what a fork makes of them.
+
+    With `cache` there is one that answers before the registry is asked.
+    """
+
+    _pid: int
+    _holder: int | None
+    _over: native.Stop
+
+    def __init__(
+        self, settings: ClientSettings, context: zmq.Context[Any] | None, *, cache: bool
+    ) -> None:
+        self.settings = settings
+        self._given_context = context
+        self._wants_cache = cache
+        self._start_afresh()
+
+    def connect(self) -> None:
+        """Open the socket for requests now. Needed only after `disconnect`: calls do it too."""
+        if self._over.is_set():
+            self._over = native.Stop()
+        with self._alone(self.settings.timeout):
+            self._channel.open()
+        if self._cache is not None:
+            self._cache.open()
+
+    def _hang_up(self) -> None:
+        """End what waits, and close the socket."""
+        self._over.set()
+        if self._cache is not None:
+            self._cache.close()
+        # A call under way in another thread closes the socket itself when it is over.
+        with contextlib.suppress(RequestTimeout), self._alone(_CLOSE):
+            self._channel.close()
+
+    def _run(self, call: Call[T], timeout: float | None = None) -> T:
+        limit = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
+        start = time.monotonic()
+        with self._alone(limit):
+            if self._over.is_set():
+                raise Disconnected("this client is closed", hint="call connect() to use it again")
+            try:
+                return self._channel.run(call, max(0.0, limit - (time.monotonic() - start)))
+            finally:
+                if self._over.is_set():
+                    self._channel.close()
+
+    def _known(
+        self, read: Callable[..., T], target: object, asked: Mapping[str, Any] = calls.NOTHING_MORE
+    ) -> T | None:
+        """What the cache says, if there is one and it is sure."""
+        self._current_process()
+        return None if self._cache is None else self._cache.answer(read, target, asked)
+
+    def _change(self, call: Call[T], timeout: float | None = None) -> T:
+        try:
+            return self._run(call, timeout)
+        finally:
+            # After a timeout too: the change may have happened.
+            self._changed()
+
+    def _changed(self) -> None:
+        if self._cache is not None:
+            self._cache.changed()
+
+    @contextlib.contextmanager
+    def _alone(self, timeout: float) -> Iterator[None]:
+        """Hold the client, by a lock of real threads; raises RuntimeError for a second greenlet."""
+        self._current_process()
+        me = native.thread_id()
+        if self._holder == me:
+            raise RuntimeError(
+                "this RegistryClient is in the middle of a call on the same thread: "
+                "give each greenlet a client of its own"
+            )
+        if not self._lock.acquire(True, timeout):
+            raise RequestTimeout(f"other threads kept this client busy for {timeout:g} s")
+        self._holder = me
+        try:
+            yield
+        finally:
+            self._holder = None
+            self._lock.release()
+
+    def _current_process(self) -> bool:
+        """True; in a forked child first everything of the parent's is forgotten, nothing closed."""
+        if self._pid != os.getpid():
+            self._given_context = None
+            self._start_afresh()
+        return True
+
+    def _start_afresh(self) -> None:
+        self._pid = os.getpid()
+        self._over = native.Stop()
+        self._lock = native.new_lock()
+        self._holder = None
+        self._channel = Channel(self.settings.req_endpoint, self._given_context)
+        self._cache = ClientCache(self.settings, self._given_context) if self._wants_cache else None
