@@ -19,6 +19,9 @@ from rsreg.records import Mode, Name, Service
 
 #: What begins a condition on a version, instead of a text to be equal to.
 _COMPARES = ("<", ">", "=", "!", "~")
+#: Keys in a `where`, and versions in one condition: each is looked at for each service, while
+#: everybody waits.
+_MAX_KEYS, _MAX_VERSIONS = 8, 8
 
 #: A discovery strategy of one's own: chooses one of some services; never called with none.
 Strategy = Callable[[Sequence[Service]], Service]
@@ -41,7 +44,7 @@ class Asker(Struct, frozen=True, kw_only=True):
 class _Asked(Struct, frozen=True, kw_only=True):
     name: str | None = None
     tags: Annotated[list[Name], Meta(max_length=64)] | None = None
-    where: Annotated[dict[str, Any], Meta(max_length=64)] | None = None
+    where: Annotated[dict[str, Any], Meta(max_length=_MAX_KEYS)] | None = None
     mode: Mode | None = None
 
 
@@ -99,21 +102,36 @@ def condition(key: str, wanted: Any) -> Callable[[Any], bool]:
             value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
         )
     try:
-        versions = SpecifierSet(wanted)
+        versions = SpecifierSet(wanted) if wanted.count(",") < _MAX_VERSIONS else None
     except InvalidSpecifier:
+        versions = None
+    if versions is None:
         raise InvalidRequest(
             f"Invalid where.{key}: {wanted!r} is no condition on a version",
             hint='write ">=1.4", "==2.1", "~=1.4" or several, as ">=1.4,<2"; '
             "any other text is compared as it is",
-        ) from None
+        )
+    return _Versions(versions)
 
-    def holds(value: Any) -> bool:
+
+class _Versions:
+    """Whether values are versions of a set; each is looked at once."""
+
+    def __init__(self, wanted: SpecifierSet) -> None:
+        self._wanted = wanted
+        self._known: dict[str, bool] = {}
+
+    def __call__(self, value: Any) -> bool:
+        text = str(value)
+        if text not in self._known:
+            self._known[text] = self._look(text)
+        return self._known[text]
+
+    def _look(self, text: str) -> bool:
         try:
-            return versions.contains(Version(str(value)), prereleases=True)
+            return self._wanted.contains(Version(text), prereleases=True)
         except InvalidVersion:
             return False
-
-    return holds
 
 
 def _fact(service: Service, key: str) -> Any:

@@ -117,6 +117,8 @@ def test_tags_and_names(house: House) -> None:
         {"tags": [1]},
         {"where": ["version"]},
         {"where": {"version": ">=one"}},
+        {"where": {"version": ",".join(9 * [">=1"])}},
+        {"where": dict.fromkeys("abcdefghi", 1)},
         {"mode": "simulated"},
         {"mode": ""},
         {"name": 5},
