@@ -291,7 +291,7 @@ class ServiceList(list[ServiceRecord]):
 
     __slots__ = ()
 
-    HEADER = ("TYPE", "NAME", "ENDPOINT", "HEALTH", "MODE")
+    HEADER = ("TYPE", "NAME", "ENDPOINT", "MODE", "HEALTH")
 
     def rows(self) -> list[tuple[str, ...]]:
         """What a table shows of them, in its order: by type, then by name."""
@@ -300,8 +300,8 @@ class ServiceList(list[ServiceRecord]):
                 one["type"] or "-",
                 one["name"],
                 one.endpoint,
-                one["health"],
                 one.get("mode", HARDWARE),
+                one["health"],
             )
             for one in self
         )

@@ -189,15 +189,15 @@ def test_a_bench_is_the_table_of_services(services: RegistryClient, reg: Bench) 
     lines = repr(reg).splitlines()
     assert lines[0] == f"registry {reg.settings.req_endpoint}, 5 services"
     assert [line.split() for line in lines[1:4]] == [
-        ["TYPE", "NAME", "ENDPOINT", "HEALTH", "MODE"],
-        ["-", "scheduler", "tcp://egse5:7000", "passing", "hardware"],
-        ["PUNA", "puna_cs", "tcp://egse3:5000", "passing", "hardware"],
+        ["TYPE", "NAME", "ENDPOINT", "MODE", "HEALTH"],
+        ["-", "scheduler", "tcp://egse5:7000", "hardware", "passing"],
+        ["PUNA", "puna_cs", "tcp://egse3:5000", "hardware", "passing"],
     ]
     assert len({line.rindex("  ") for line in lines[1:]}) == 1, "columns stand below each other"
     assert all(line.isprintable() for line in lines)
     assert repr(reg.TEMP).splitlines()[1:] == [
-        "TEMP  ls-336  tcp://egse4:6000  passing  hardware",
-        "TEMP  ls_337  tcp://egse4:6001  passing  hardware",
+        "TEMP  ls-336  tcp://egse4:6000  hardware  passing",
+        "TEMP  ls_337  tcp://egse4:6001  hardware  passing",
     ]
 
 
@@ -287,7 +287,7 @@ def test_a_shell_completes_types_and_names(
         terminal.type("\n")
         terminal.until("'tcp://egse3:5000'")
         terminal.type("reg\n")
-        terminal.until("TEMP  ls_337     tcp://egse4:6001  passing  hardware")
+        terminal.until("TEMP  ls_337     tcp://egse4:6001  hardware  passing")
         terminal.type("reg.puna_cs\n")
         terminal.until("<PUNA puna_cs tcp://egse3:5000 passing>")
         terminal.type("exit()\n")

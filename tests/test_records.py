@@ -396,8 +396,8 @@ def test_a_list_of_records_is_a_list_and_a_table_in_a_notebook() -> None:
     assert repr(services) == repr(list(services))
     assert json.loads(json.dumps(services)) == services
     assert services.rows() == [
-        ("-", "puna_cs", "tcp://egse3:5000", "passing", "simulator"),
-        ("PUNA", "a", "tcp://egse3:5000", "passing", "hardware"),
+        ("-", "puna_cs", "tcp://egse3:5000", "simulator", "passing"),
+        ("PUNA", "a", "tcp://egse3:5000", "hardware", "passing"),
     ]
     shown = services._repr_html_()
     assert shown.startswith("<table><tr><th>TYPE</th><th>NAME</th>")
