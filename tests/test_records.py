@@ -401,7 +401,7 @@ def test_a_list_of_records_is_a_list_and_a_table_in_a_notebook() -> None:
     ]
     shown = services._repr_html_()
     assert shown.startswith("<table><tr><th>TYPE</th><th>NAME</th>")
-    assert "<td>tcp://egse3:5000</td><td>passing</td><td>simulator</td></tr>" in shown
+    assert "<td>tcp://egse3:5000</td><td>simulator</td><td>passing</td></tr>" in shown
 
 
 def test_the_record_that_a_name_means_is_a_record() -> None:
