@@ -35,14 +35,17 @@ def free_ports(count: int) -> list[int]:
 
 
 class Terminal:
-    """A shell in which a reader of the README types, with the default ports moved to free ones."""
+    """A shell in which a reader of the documents types, with the ports they name moved to free ones."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.ports = dict(zip(("4242", "4243", "4244"), map(str, free_ports(3)), strict=True))
+        named = ("4242", "4243", "4244", "6000")
+        self.ports = dict(zip(named, map(str, free_ports(4)), strict=True))
         tools = home / "bin"
         tools.mkdir()
-        moved = "--req-port {} --pub-port {} --hb-port {}".format(*self.ports.values())
+        moved = "--req-port {4242} --pub-port {4243} --hb-port {4244}"
+        for default, port in self.ports.items():
+            moved = moved.replace(f"{{{default}}}", port)
         # Else a pass of the reaper may come between a lease's end and the look at it.
         moved += " --cleanup-interval 60"
         rs_cs = f"{sys.executable} -m rsreg"
@@ -77,6 +80,8 @@ class Terminal:
         """What the command prints."""
         assert self.shell.stdin is not None
         assert self.shell.stdout is not None
+        for default, port in self.ports.items():
+            command = re.sub(rf"\b{default}\b", port, command)
         self.shell.stdin.write(f"{command}\necho '{DONE}'\n")
         self.shell.stdin.flush()
         lines = []
@@ -101,6 +106,8 @@ class Terminal:
         text = text.replace(str(self.home), "/home/rik")
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
         text = re.sub(r"\bpid \d+", "pid N", text)
+        text = re.sub(r"[\w.-]+@[\w.-]+", "rik@HOST", text)
+        text = re.sub(r"\b(\d{4}-\d\d-\d\d )?\d\d:\d\d\b", "HH:MM", text)
         text = re.sub(r"\b[\d.]+ (ms|s)\b", r"N \1", text)
         text = re.sub(r"(tcp://|on )(?!localhost)[\w.-]+(?=[:,])", r"\1HOST", text)
         return [re.sub(r" +", " ", line).strip() for line in text.strip().splitlines()]
@@ -108,10 +115,20 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path: Path):
-    """A shell for the README."""
+    """A shell for transcripts."""
     opened = Terminal(tmp_path)
     yield opened
     opened.close()
+
+
+def check(terminal: Terminal, transcript: str) -> int:
+    """Type what a transcript shows, and compare what comes; how many commands that were."""
+    parts = transcript.removeprefix("$ ").split("\n$ ")
+    for part in parts:
+        command, _, shown = part.partition("\n")
+        printed = terminal.type(command)
+        assert terminal.as_read(printed) == terminal.as_read(shown), f"$ {command}\n{printed}"
+    return len(parts)
 
 
 def test_the_readme_shows_what_happens(terminal: Terminal) -> None:
@@ -119,14 +136,17 @@ def test_the_readme_shows_what_happens(terminal: Terminal) -> None:
     for program in blocks(readme, "python"):
         name = program.split("\n", 1)[0].removeprefix("# ")
         (terminal.home / name).write_text(program)
-    typed = 0
-    for block in blocks(readme, "console"):
-        for part in block.removeprefix("$ ").split("\n$ "):
-            command, _, shown = part.partition("\n")
-            printed = terminal.type(command)
-            assert terminal.as_read(printed) == terminal.as_read(shown), f"$ {command}\n{printed}"
-            typed += 1
-    assert typed > 10
+    assert sum(check(terminal, block) for block in blocks(readme, "console")) > 10
+
+
+@pytest.mark.parametrize(
+    "transcript",
+    sorted((ROOT / "docs" / "examples").glob("*.console")),
+    ids=lambda transcript: transcript.stem,
+)
+def test_the_transcripts_show_what_happens(terminal: Terminal, transcript: Path) -> None:
+    terminal.type("rs_cs start --background")
+    assert check(terminal, transcript.read_text()) > 1
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)

@@ -85,6 +85,25 @@ def test_a_driver_that_says_what_it_does(endpoint: str, client: RegistryClient) 
     assert client.list_services() == []
 
 
+def test_a_driver_that_is_not_ready_at_once(endpoint: str, client: RegistryClient) -> None:
+    with example("warmup", "1", "0.5", endpoint=endpoint) as driver:
+        wait_until(lambda: [one.health for one in client.list_services()] == ["starting"])
+        with example("command", "home", endpoint=endpoint) as command:
+            assert output(command) == "puna_cs says done: home\n"
+        assert output(driver) == ""
+    types = [event["type"] for event in client.events_since(0)["events"]]
+    assert types == ["register", "update", "deregister"]
+
+
+def test_a_driver_whose_sdk_keeps_the_lock(endpoint: str, client: RegistryClient) -> None:
+    with example("sdk", "1", endpoint=endpoint) as driver:
+        with example("command", "4", endpoint=endpoint) as command:
+            assert output(command) == "puna_cs says done: 4 s\n"
+        assert output(driver) == ""
+    types = [event["type"] for event in client.events_since(0)["events"]]
+    assert types == ["register", "deregister"]
+
+
 def test_a_driver_that_crashes_and_starts_again(endpoint: str, client: RegistryClient) -> None:
     with example("restart", endpoint=endpoint) as lives:
         assert output(lives) == (
@@ -165,6 +184,30 @@ def test_a_measurement_on_hardware_or_its_simulator(endpoint: str, client: Regis
     for mode, shown in (("", "keep clear of puna_cs"), ("simulator", "dry run on puna_sim")):
         with example("simulator", endpoint=endpoint, mode=mode) as measurement:
             assert output(measurement) == f"{shown}\n1 simulated\n"
+
+
+def test_a_maintenance(endpoint: str, client: RegistryClient) -> None:
+    client.register("puna_cs", "egse3", 5000, "PUNA")
+    with example("maintenance", "0", endpoint=endpoint) as maintenance:
+        assert output(maintenance) == (
+            "in maintenance: PUNA by rik\n"
+            "puna_cs is not discovered: mirror swap\n"
+            "discovered again: tcp://egse3:5000\n"
+        )
+    assert client.server_status().get("maintenance", []) == []
+
+
+def test_what_is_typed_in_a_shell(endpoint: str, client: RegistryClient) -> None:
+    client.register("puna_cs", "egse3", 5000, "PUNA")
+    client.register("ls-336", "egse3", 5001, "TEMP", {"channels": 4})
+    client.register("cam1", "egse4", 5000, "CAMERA", tags=["cryo"])
+    client.register("cam2", "egse4", 5001, "CAMERA")
+    with example("bench", endpoint=endpoint) as bench:
+        lines = output(bench).splitlines()
+    assert lines[0] == f"registry {endpoint}, 4 services"
+    assert lines[1].split()[:3] == ["TYPE", "NAME", "ENDPOINT"]
+    assert len(lines[2:-3]) == 4
+    assert lines[-3:] == ["tcp://egse3:5000", "4 channels", "cold: cam1"]
 
 
 def test_a_backend_of_ones_own(tmp_path: Path) -> None:
