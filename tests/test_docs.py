@@ -35,7 +35,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Terminal:
-    """A shell in which a reader of the documents types, with the ports they name moved to free ones."""
+    """A shell in which a reader types, with the ports of the documents moved to free ones."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
