@@ -97,8 +97,8 @@ def test_a_driver_that_is_not_ready_at_once(endpoint: str, client: RegistryClien
 
 def test_a_driver_whose_sdk_keeps_the_lock(endpoint: str, client: RegistryClient) -> None:
     with example("sdk", "1", endpoint=endpoint) as driver:
-        with example("command", "4", endpoint=endpoint) as command:
-            assert output(command) == "puna_cs says done: 4 s\n"
+        with example("command", "3", endpoint=endpoint) as command:
+            assert output(command) == "puna_cs says done: 3 s\n"
         assert output(driver) == ""
     types = [event["type"] for event in client.events_since(0)["events"]]
     assert types == ["register", "deregister"]

@@ -7,14 +7,14 @@ from rsreg import AsyncRegistryClient
 
 async def main() -> None:
     """Register, look around, leave."""
-    async with AsyncRegistryClient() as registry:
-        await registry.register("scheduler", "127.0.0.1", 7000, service_type="SCHEDULER", ttl=10)
-        await registry.start_heartbeat()
+    async with (
+        AsyncRegistryClient() as registry,
+        registry.registered("scheduler", port=7000, service_type="SCHEDULER"),
+    ):
         endpoint = await registry.get_endpoint("PUNA")
         print("the hexapod is", endpoint or "not there")
         for service in await registry.list_services():
-            print(service["type"], service["name"], service["health"])
-        await registry.deregister()
+            print(service.type, service.name, service.health)
 
 
 if __name__ == "__main__":
