@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from typing import Any
 
 import gevent
 
@@ -42,7 +43,7 @@ class AsyncInMemoryBackend(InMemoryBackend):
 
 
 class AsyncRegistryServer:
-    """RegistryServer for asyncio programs; the arguments are its."""
+    """RegistryServer for asyncio programs; the arguments and `options` are its."""
 
     def __init__(
         self,
@@ -51,19 +52,11 @@ class AsyncRegistryServer:
         hb_port: int | None = None,
         backend: RegistryBackend | None = None,
         cleanup_interval: float = config.DEFAULT_CLEANUP_INTERVAL,
-        *,
-        bind: str = "*",
-        unique_service_types: bool = False,
+        **options: Any,
     ) -> None:
         #: The server itself: its `started` and its real ports can be read at any time.
         self.server = RegistryServer(
-            req_port,
-            pub_port,
-            hb_port,
-            backend,
-            cleanup_interval,
-            bind=bind,
-            unique_service_types=unique_service_types,
+            req_port, pub_port, hb_port, backend, cleanup_interval, **options
         )
 
     async def start(self) -> None:

@@ -108,8 +108,8 @@ def condition(key: str, wanted: Any) -> Callable[[Any], bool]:
     if versions is None:
         raise InvalidRequest(
             f"Invalid where.{key}: {wanted!r} is no condition on a version",
-            hint='write ">=1.4", "==2.1", "~=1.4" or several, as ">=1.4,<2"; '
-            "any other text is compared as it is",
+            hint='write ">=1.4", "==2.1", "~=1.4" or several, as ">=1.4,<2", at most '
+            f"{_MAX_VERSIONS}; any other text is compared as it is",
         )
     return _Versions(versions)
 

@@ -209,8 +209,21 @@ class Registered:
         if self._heartbeat is not None and self._pid == os.getpid():
             raise RuntimeError(f"{self._name} is registered already by this very object")
         heartbeats, context = self._here()
-        presence = self._new_presence()
-        heartbeat = self._plan.kind(presence, heartbeats.endpoint)
+        heartbeat = self._plan.kind(self._new_presence(), heartbeats.endpoint)
+        try:
+            self._register(heartbeat, context)
+            heartbeats.add(heartbeat)
+            self._heartbeat, self._pid = heartbeat, os.getpid()
+            atexit.register(self._at_exit)
+        except RegistryError:
+            raise
+        except BaseException:
+            # A signal, most likely: what may be registered by now is taken back.
+            self._heartbeat = None
+            self._end(heartbeat, self._settings.timeout)
+            raise
+
+    def _register(self, heartbeat: Heartbeat, context: Any) -> None:
         until = time.monotonic() + self._settings.timeout
         channel = Channel(self._settings.req_endpoint, context)
         try:
@@ -224,9 +237,6 @@ class Registered:
         finally:
             channel.close()
             self._changed()
-        heartbeats.add(heartbeat)
-        self._heartbeat, self._pid = heartbeat, os.getpid()
-        atexit.register(self._at_exit)
 
     def leave(self) -> None:
         """Stop the heartbeat, and deregister; a registry that is away gets to know by the ttl."""
@@ -238,8 +248,10 @@ class Registered:
     def _leave(self, timeout: float) -> None:
         atexit.unregister(self._at_exit)
         heartbeat, self._heartbeat = self._heartbeat, None
-        if heartbeat is None or self._pid != os.getpid():
-            return
+        if heartbeat is not None and self._pid == os.getpid():
+            self._end(heartbeat, timeout)
+
+    def _end(self, heartbeat: Heartbeat, timeout: float) -> None:
         self._here()[0].remove(heartbeat)
         wanted, service_id = heartbeat.presence.registration, heartbeat.presence.service_id
         try:

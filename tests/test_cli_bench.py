@@ -38,7 +38,11 @@ def test_maintenance_of_a_service(endpoint: str, client: RegistryClient) -> None
     assert service["maintenance"]["until"] - service["maintenance"]["since"] == 7200
     row = lines("list", **here)[1]
     assert re.search(r" maintenance +\d+ s +\S+@\S+ until [\d: -]+: mirror swap$", row)
-    assert rs_cs("discover", "PUNA", **here).returncode == 4
+    done = rs_cs("discover", "PUNA", **here)
+    assert done.returncode == 4
+    assert re.search(
+        r"hint:  puna_cs \(hardware\) is maintenance: \S+ until .*: mirror swap", done.stderr
+    )
     status = rs_cs("status", **here).stdout
     assert "services      1, 1 in maintenance\n" in status
     assert re.search(r"maintenance   service puna_cs \S+@\S+ until .*: mirror swap\n", status)

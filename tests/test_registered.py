@@ -143,6 +143,16 @@ monkey.patch_all()
 client.registered('puna_cs', port=5000).__enter__()
 """,
     "process": "client.registered('puna_cs', port=5000, heartbeat='process').__enter__()",
+    "interrupt right after it was registered": """
+from rsreg.heartbeat import Heartbeat
+register = Heartbeat.register
+def interrupted(*arguments):
+    register(*arguments)
+    os.kill(os.getpid(), 2)
+    time.sleep(1)
+Heartbeat.register = interrupted
+with client.registered('puna_cs', port=5000): pass
+""",
 }
 
 

@@ -28,8 +28,11 @@ from rsreg.cli.options import (
 )
 from rsreg.cli.output import note, write, write_facts, write_json, write_table
 from rsreg.errors import NoService
+from rsreg.records import ServiceRecord
 
 _NOTHING_FOUND = 4
+#: Services that an error explains itself with.
+_MENTIONED = 3
 _DEGRADED = 1
 
 
@@ -139,11 +142,12 @@ def discover(
         record = registry.discover_service(
             service_type, tags=tags, where=where, strategy=strategy, wait=wait
         )
-    if record is None:
-        raise NoService(
-            f"no passing service of type {service_type!r}",
-            hint=f'"rs_cs list" shows all, "rs_cs wait {service_type}" waits for one',
-        )
+        if record is None:
+            raise NoService(
+                f"no passing service of type {service_type!r}",
+                hint=_why_none(registry.list_services(service_type, mode=config.ANY_MODE))
+                or f'"rs_cs list" shows all, "rs_cs wait {service_type}" waits for one',
+            )
     if not endpoint and named is None:
         _show(settings, record)
         return
@@ -229,3 +233,8 @@ def _columns(rows: list[list[str]]) -> tuple[dict[str, bool], list[list[str]]]:
     if any(row[-1] for row in rows):
         return describing.LIST_COLUMNS, rows
     return dict(list(describing.LIST_COLUMNS.items())[:-1]), [row[:-1] for row in rows]
+
+
+def _why_none(services: list[ServiceRecord]) -> str:
+    """What is the matter with those that were not handed out, or were not asked for."""
+    return "; ".join(map(describing.standing, services[:_MENTIONED]))

@@ -55,6 +55,13 @@ def doing(service: Record) -> str:
     return "; ".join(filter(None, said))
 
 
+def standing(service: Record) -> str:
+    """How a service is, in a clause."""
+    mode = service.get("mode", records.HARDWARE)
+    why = doing(service) if service["health"] in ("critical", "maintenance") else ""
+    return f"{service['name']} ({mode}) is {service['health']}" + (f": {why}" if why else "")
+
+
 def maintenance(terms: Mapping[str, Any]) -> str:
     """Who keeps it for how long, and why."""
     until = terms.get("until")

@@ -63,7 +63,8 @@ def run(settings: Settings, /, command: tuple[str, ...], mode: str | None, **ser
     """Run any program as a service, without a changed line in it.
 
     It is registered when its port answers, beaten for while it runs, and deregistered when it ends.
-    Signals are passed on, and its exit code is that of this command. The registry may come later.
+    Signals are passed on, and its exit code is that of this command; 126 and 127 as from a shell, 5
+    if something answers on the port already. The registry may come later.
     """
     process.log_to_stderr("warning")
     with settings.client(mode=mode) as registry:
