@@ -312,7 +312,7 @@ def test_help_ends_with_two_examples(name: str) -> None:
     assert len(lines) == 2
     for line in lines:
         # With an option that does not exist there is no help but an error.
-        words = re.split(r"rs_cs | [|>&]|\)", line)[1].split()
+        words = re.split(r"rs_cs | [|>&]|\)| -- ", line)[1].split()
         assert cli.main([*words, "--help"], standalone_mode=False) == 0
 
 
