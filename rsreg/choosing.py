@@ -41,11 +41,19 @@ class Asker(Struct, frozen=True, kw_only=True):
         return self.host is not None and self.host.lower() == service.host.lower()
 
 
+NOBODY = Asker()
+#: Chooses one of some leases for who asks; never called with none.
+Choose = Callable[[Sequence[Lease], Asker], Lease]
+
+
 class _Asked(Struct, frozen=True, kw_only=True):
     name: str | None = None
     tags: Annotated[list[Name], Meta(max_length=64)] | None = None
     where: Annotated[dict[str, Any], Meta(max_length=_MAX_KEYS)] | None = None
     mode: Mode | None = None
+
+
+_CONDITIONS = frozenset(_Asked.__struct_fields__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ EVERYTHING = Filter()
 
 def read_filter(request: Mapping[str, Any]) -> Filter:
     """The conditions in a `list` or `discover` request; raises InvalidRequest."""
-    if all(request.get(name) is None for name in _Asked.__struct_fields__):
+    if _CONDITIONS.isdisjoint(request):
         return EVERYTHING
     asked: _Asked = records.checked(request, _Asked, "")
     tags = asked.tags or []
@@ -148,7 +156,7 @@ class Chooser:
 
     def __init__(self, default: Strategy | str, others: Mapping[str, Strategy]) -> None:
         self._turns = itertools.count(1)
-        self._known: dict[str, Callable[[Sequence[Lease], Asker], Lease]] = {
+        self._known: dict[str, Choose] = {
             "random": _random,
             "round-robin": self._round_robin,
             "least-loaded": _least_loaded,
@@ -162,18 +170,13 @@ class Chooser:
             raise ConfigurationError(f"no strategy {default!r}", hint=self._hint())
         self._default = self._known[default] if isinstance(default, str) else _own(default)
 
-    def choose(
-        self, leases: Sequence[Lease], strategy: str | None = None, asker: Asker | None = None
-    ) -> Lease:
-        """One of `leases`, which are some; raises InvalidRequest for a strategy nobody knows."""
-        self.check(strategy)
-        chooses = self._default if strategy is None else self._known[strategy]
-        return chooses(leases, asker or Asker())
-
-    def check(self, strategy: str | None) -> None:
-        """Raise InvalidRequest for a strategy that nobody knows."""
-        if strategy is not None and strategy not in self._known:
+    def by(self, strategy: str | None) -> Choose:
+        """How to choose by a strategy, None for the default; raises InvalidRequest."""
+        if strategy is None:
+            return self._default
+        if strategy not in self._known:
             raise InvalidRequest(f"Invalid strategy: no {strategy!r} here", hint=self._hint())
+        return self._known[strategy]
 
     def _hint(self) -> str:
         return "the strategies are " + ", ".join(self._known)
@@ -201,7 +204,7 @@ def _same_host(leases: Sequence[Lease], asker: Asker) -> Lease:
     return random.choice(near or leases)
 
 
-def _own(strategy: Strategy) -> Callable[[Sequence[Lease], Asker], Lease]:
+def _own(strategy: Strategy) -> Choose:
     def chooses(leases: Sequence[Lease], _asker: Asker) -> Lease:
         chosen = strategy([lease.service for lease in leases])
         return next(lease for lease in leases if lease.service.id == chosen.id)

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, field
 
 from rsreg import records, registry, wire
 from rsreg.changes import unavailable
-from rsreg.choosing import Asker, read_filter
+from rsreg.choosing import NOBODY, Asker, read_filter
 from rsreg.config import DEFAULT_TTL
 from rsreg.errors import (
     Forbidden,
@@ -184,7 +184,7 @@ class Dispatcher:
             _text(request, "service_type"),
             read_filter(request),
             None if request.get("strategy") is None else _text(request, "strategy"),
-            None if asker is None else records.checked(asker, Asker, "asker."),
+            NOBODY if asker is None else records.checked(asker, Asker, "asker."),
         )
         return {"success": True, "service": service}
 

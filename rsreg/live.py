@@ -131,6 +131,11 @@ class LiveView:
         """At most `limit` leases that ended, the longest lapsed first."""
         return list(islice(self._lapsed.values(), limit))
 
+    @property
+    def all_told(self) -> bool:
+        """Whether subscribers know the health of every service."""
+        return not self._untold
+
     def untold(self, limit: int) -> list[Lease]:
         """At most `limit` leases whose health subscribers don't know yet."""
         return list(islice(self._untold.values(), limit))
@@ -202,10 +207,11 @@ class LiveView:
     ) -> None:
         """Move the end of a lease that is in, lapsed or not. A report replaces its last one."""
         lease.renew(deadline, last_heartbeat)
-        if lease.lapsed:
-            self._recover(lease)
         if report is not None:
             lease.report = report
+        if lease.lapsed:
+            self._recover(lease)
+        elif report is not None:
             self._settle(lease)
 
     def extend(self, now: float) -> None:

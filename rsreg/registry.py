@@ -13,7 +13,7 @@ import msgspec
 from rsreg import policies, records
 from rsreg.backend import RegistryBackend
 from rsreg.changes import Changes
-from rsreg.choosing import EVERYTHING, Asker, Chooser, Filter, Strategy
+from rsreg.choosing import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
 from rsreg.errors import (
     NoService,
     StoreError,
@@ -153,20 +153,20 @@ class Registry:
         kind: str,
         wanted: Filter = EVERYTHING,
         strategy: str | None = None,
-        asker: Asker | None = None,
+        asker: Asker = NOBODY,
     ) -> msgspec.Raw:
         """The record of one service of `kind` that is well and wanted, chosen by the strategy.
 
         Raises NoService, which says why those that are registered are none; InvalidRequest for a
         strategy that nobody knows.
         """
-        self._chooser.check(strategy)
+        choose = self._chooser.by(strategy)
         found = self._view.discovered(kind, wanted.mode)
         if wanted.narrows:
             found = [lease for lease in found if wanted.fits(lease.service)]
         if not found:
             raise NoService(f"No healthy service of type {kind} found", hint=self._why_none(kind))
-        return msgspec.Raw(self._chooser.choose(found, strategy, asker).record())
+        return msgspec.Raw(choose(found, asker).record())
 
     def _why_none(self, kind: str) -> str | None:
         """What is to be said of those that are registered under a kind, and not handed out."""
@@ -311,14 +311,14 @@ class Registry:
         It takes the place of one of the same service, type or host.
         """
         self._end_maintenance()
-        others = [each for each in self.maintenance if each.target != wanted.target]
+        others = [each for each in self._view.maintenance if each.target != wanted.target]
         self._changes.maintain([*others, wanted])
 
     def end_maintenance(self, target: Maintenance) -> None:
         """End the maintenance of the same service, type or host; raises UnknownService."""
         self._end_maintenance()
-        left = [each for each in self.maintenance if each.target != target.target]
-        if len(left) == len(self.maintenance):
+        left = [each for each in self._view.maintenance if each.target != target.target]
+        if len(left) == len(self._view.maintenance):
             raise UnknownService("There is no such maintenance")
         self._changes.maintain(left)
 
@@ -327,12 +327,13 @@ class Registry:
 
         Not while the store is in trouble: it is told when that is over, if it still is so.
         """
-        self._end_maintenance()
-        if self.trouble is not None:
+        if self._view.maintenance:
+            self._end_maintenance()
+        if self.trouble is not None or self._view.all_told:
             return False
         for lease in self._view.untold(_TOLD_AT_ONCE):
             self._changes.tell(lease)
-        return bool(self._view.untold(1))
+        return not self._view.all_told
 
     def _end_maintenance(self) -> None:
         """Maintenance whose time is over ends by itself; nothing of it has to be stored."""
