@@ -15,9 +15,9 @@ import msgspec
 from rsreg import wire
 from rsreg.backend import JOURNAL_LIMIT, RegistryBackend
 from rsreg.errors import StoreError, Unavailable
-from rsreg.lease import CRITICAL, MAINTENANCE, Lease, news
+from rsreg.lease import Lease
 from rsreg.live import LiveView
-from rsreg.records import Event, Maintenance
+from rsreg.records import CRITICAL, MAINTENANCE, Event, Maintenance, news
 from rsreg.timing import Clock
 from rsreg.wire import Turn
 

@@ -12,9 +12,9 @@ import zmq
 
 from rsreg import native
 from rsreg.calls import NOTHING_MORE
-from rsreg.config import ClientSettings
+from rsreg.config import SIMULATOR, ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
-from rsreg.records import ServiceRecord
+from rsreg.records import PASSING, ServiceRecord
 from rsreg.watch import ServiceCache, spawn
 
 R = TypeVar("R")
@@ -28,7 +28,7 @@ def discovered(
     There must be no hardware then, of which a cache may not have heard yet.
     """
     found = cache.discover_service(service_type, mode=mode)
-    return None if mode is None and found and found.get("mode") == "simulator" else found
+    return None if mode is None and found and found.get("mode") == SIMULATOR else found
 
 
 class ClientCache:
@@ -71,7 +71,7 @@ class ClientCache:
         known: list[Any] = found if isinstance(found, list) else [found]
         # A loop: a generator for one record would cost as much as the rest.
         for one in known:
-            if one is None or one["health"] != "passing":
+            if one is None or one["health"] != PASSING:
                 return None
         return found if known and as_of > self._changed else None
 

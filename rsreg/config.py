@@ -21,8 +21,10 @@ DEFAULT_TIMEOUT = 2.0
 MAX_TIMEOUT = 86_400
 #: Seconds of silence after which a registration ends.
 DEFAULT_TTL = 30
-#: What a service is, and what a client may be told to look for.
-MODES = ("hardware", "simulator")
+#: Seconds that a maintenance lasts if nothing is said, and at most.
+DEFAULT_MAINTENANCE, MAX_MAINTENANCE = 8 * 3600, 365 * 86_400
+#: What a service drives; none said means hardware. And what a client may be told to look for.
+MODES = HARDWARE, SIMULATOR = "hardware", "simulator"
 ANY_MODE = "any"
 
 _HOST_AND_PORT = re.compile(r"(\[[^]\s]+\]|[^][:/\s]+)(?::([0-9]{1,5}))?")
@@ -80,6 +82,25 @@ def on_port(endpoint: str, port: int) -> str:
     return f"{endpoint.rpartition(':')[0]}:{port}"
 
 
+def checked_mode(mode: str | None, default: str | None = None) -> str | None:
+    """The mode to ask for, None for "any"; raises ConfigurationError."""
+    if mode is None:
+        return default
+    if mode not in (ANY_MODE, *MODES):
+        raise ConfigurationError(
+            f"no mode: {mode!r}", hint='a mode is "hardware", "simulator" or "any"'
+        )
+    return None if mode == ANY_MODE else mode
+
+
+def check_timeout(timeout: float) -> None:
+    """Raises ConfigurationError for what no call and no connection may take."""
+    if not 0 < timeout <= MAX_TIMEOUT:
+        raise ConfigurationError(
+            f"a timeout is more than 0 and at most {MAX_TIMEOUT} seconds, not {timeout}"
+        )
+
+
 class ClientSettings:
     """The checked arguments of a client, sync or async; raises ConfigurationError."""
 
@@ -92,10 +113,7 @@ class ClientSettings:
         client_id: str,
         mode: str | None = None,
     ) -> None:
-        if not 0 < timeout <= MAX_TIMEOUT:
-            raise ConfigurationError(
-                f"a timeout is more than 0 and at most {MAX_TIMEOUT} seconds, not {timeout}"
-            )
+        check_timeout(timeout)
         self.req_endpoint = normal_endpoint(req_endpoint) if req_endpoint else default_endpoint()
         self.sub_endpoint = (
             normal_endpoint(sub_endpoint, DEFAULT_RS_PUB_PORT) if sub_endpoint else None
@@ -103,10 +121,5 @@ class ClientSettings:
         self.hb_endpoint = normal_endpoint(hb_endpoint, DEFAULT_RS_HB_PORT) if hb_endpoint else None
         self.timeout = timeout
         self.client_id = client_id
-        mode = mode if mode is not None else default_mode()
-        if mode not in (None, ANY_MODE, *MODES):
-            raise ConfigurationError(
-                f"no mode: {mode!r}", hint='a mode is "hardware", "simulator" or "any"'
-            )
         #: "hardware" or "simulator"; None where nothing is said, or "any".
-        self.mode = None if mode == ANY_MODE else mode
+        self.mode = checked_mode(mode if mode is not None else default_mode())

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct, field
 from rsreg import records, registry, wire
 from rsreg.changes import unavailable
 from rsreg.choosing import NOBODY, Asker, read_filter
-from rsreg.config import DEFAULT_TTL
+from rsreg.config import DEFAULT_MAINTENANCE, DEFAULT_TTL, MAX_MAINTENANCE
 from rsreg.errors import (
     Forbidden,
     InternalError,
@@ -46,9 +46,7 @@ MAX_LIST = wire.MAX_REPLY - 1024 * 1024
 
 _Count = Annotated[int, Meta(ge=0)]
 
-#: Seconds that a maintenance lasts if it does not say how long.
-DEFAULT_MAINTENANCE = 8 * 3600
-_Period = Annotated[int, Meta(ge=1, le=365 * 86400)]
+_Period = Annotated[int, Meta(ge=1, le=MAX_MAINTENANCE)]
 _Replaced = Annotated[dict[str, records.Owner], Meta(max_length=64)]
 
 #: The actions that need the store.

@@ -9,13 +9,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from rsreg.config import ANY_MODE, MODES
+from rsreg.config import MAX_MAINTENANCE, checked_mode
 from rsreg.errors import ConfigurationError
 
 #: Seconds that may be waited for a service.
 MAX_WAIT = 86_400
-#: Seconds that a maintenance may last.
-MAX_MAINTENANCE = 365 * 86_400
 #: The strategy for which the registry has to know where who asks is.
 SAME_HOST = "same-host"
 
@@ -58,7 +56,7 @@ def chosen(kind: str, choice: Choice, mode: str | None) -> tuple[dict[str, Any],
     """The parameters of a discovery, and the seconds to wait; raises ConfigurationError."""
     check_type(kind)
     if not choice:
-        return ({} if mode is None else {"mode": mode}), 0.0
+        return narrowed({}, mode), 0.0
     _check_known(choice, Choice.__annotations__)
     wait = checked_wait(choice.get("wait", 0.0), "wait")
     strategy = choice.get("strategy")
@@ -73,17 +71,6 @@ def checked_wait(seconds: float, name: str) -> float:
     if not _is_number(seconds) or not 0 <= seconds <= MAX_WAIT:
         raise ConfigurationError(f"{name} is 0 to {MAX_WAIT} seconds, not {seconds!r}")
     return seconds
-
-
-def checked_mode(mode: str | None, default: str | None = None) -> str | None:
-    """The mode to ask for, None for "any"; raises ConfigurationError."""
-    if mode is None:
-        return default
-    if mode not in (ANY_MODE, *MODES):
-        raise ConfigurationError(
-            f"no mode: {mode!r}", hint='a mode is "hardware", "simulator" or "any"'
-        )
-    return None if mode == ANY_MODE else mode
 
 
 def checked_maintenance(
@@ -126,7 +113,7 @@ def checked_maintenance(
 
 def check_type(kind: str) -> None:
     """Raises ConfigurationError where nothing can be found under it."""
-    if not (isinstance(kind, str) and 0 < len(kind) <= _MAX_TEXT):
+    if not _is_text(kind):
         raise ConfigurationError(f"a type is a text of 1 to {_MAX_TEXT} characters, not {kind!r}")
 
 

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsreg import wire
-from rsreg.records import NO_REPORT, Maintenance, Report, Service
-
-#: The states of health, and which of them may be discovered.
-PASSING, WARNING, CRITICAL = "passing", "warning", "critical"
-MAINTENANCE, STARTING = "maintenance", "starting"
-DISCOVERED = frozenset({PASSING, WARNING})
-
-#: Why a service is critical.
-SILENT, STALLED = "no heartbeat", "stalled"
-
-
-def news(health: str) -> str:
-    """What events tell of a health: of a warning they don't."""
-    return PASSING if health == WARNING else health
+from rsreg.records import (
+    CRITICAL,
+    MAINTENANCE,
+    NO_REPORT,
+    PASSING,
+    SILENT,
+    STALLED,
+    STARTING,
+    WARNING,
+    Maintenance,
+    Report,
+    Service,
+    news,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +69,7 @@ class Lease:
     @property
     def discovered(self) -> bool:
         """Whether it may be handed out."""
-        return self.health in DISCOVERED
+        return self.health in (PASSING, WARNING)
 
     @property
     def news(self) -> str:

@@ -9,8 +9,9 @@ from itertools import islice
 
 import msgspec
 
+from rsreg.config import HARDWARE, SIMULATOR
 from rsreg.lease import Lease
-from rsreg.records import HARDWARE, SIMULATOR, Maintenance, Report, Service
+from rsreg.records import Maintenance, Report, Service
 
 #: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
 _HEAP_SLACK = 4

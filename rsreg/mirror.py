@@ -11,16 +11,15 @@ import msgspec
 
 from rsreg import calls, records
 from rsreg.calls import Record
+from rsreg.config import HARDWARE, SIMULATOR
 from rsreg.errors import RegistryError
 from rsreg.exchange import Call
 from rsreg.follower import SILENCE_MOST, Follower
-from rsreg.records import HARDWARE, SIMULATOR, ServiceList, ServiceRecord
+from rsreg.records import CRITICAL, PASSING, SILENT, ServiceList, ServiceRecord
 from rsreg.timing import Clock
 
 #: Seconds after the last answer from which a picture is stale: two questions were in vain.
 STALE_AFTER = 2 * SILENCE_MOST
-#: Why a service whose lease lapsed is critical, as records say it.
-_LAPSED = "no heartbeat"
 #: Fields that change with heartbeats, of which no event tells.
 _UNTOLD = frozenset({"status", "load"})
 #: What services are found under: nothing (all are), a kind, or a kind and a mode.
@@ -41,11 +40,9 @@ class Entry:
     def __init__(self, told: Record) -> None:
         record = {field: value for field, value in told.items() if field not in _UNTOLD}
         self.id: str = record["id"]
-        if told["health"] == "warning":
-            record["health"] = "passing"
-        self.health = record["health"]
+        self.health = record["health"] = records.news(record["health"])
         kinds = records.kinds_of(record["type"], record["tags"], record["metadata"])
-        mode = record.get("mode", HARDWARE)
+        mode = records.mode_of(record)
         self.keys: frozenset[Key] = frozenset([None, *kinds, *((kind, mode) for kind in kinds)])
         self._json = msgspec.json.encode(record)
 
@@ -53,7 +50,7 @@ class Entry:
         """The record, for the caller to keep; `sure`: its lease holds."""
         record = ServiceRecord(msgspec.json.decode(self._json))
         if not sure:
-            record.update(health="critical", reason=_LAPSED)
+            record.update(health=CRITICAL, reason=SILENT)
         return record
 
 
@@ -229,7 +226,7 @@ class Mirror(Follower):
     def _lapsed(self, service_id: str) -> bool:
         """Whether it had lapsed at the last answer, or has by what events told since."""
         before = self._picture.get(service_id)
-        told = before is not None and before.health == "critical"
+        told = before is not None and before.health == CRITICAL
         return told or self._sure.until(service_id) <= self._sure.asked
 
     def _heard_of(self, record: Record) -> None:
@@ -263,8 +260,8 @@ class Mirror(Follower):
     def list_services(self, kind: str | None, mode: str | None = None) -> ServiceList:
         """All services, or those found under a kind, or of a mode, in the registry's order."""
         now = self._clock()
-        services = [entry.record(self._holds(entry, now)) for entry in self._picture.under(kind)]
-        return ServiceList(each for each in services if mode in (None, each.get("mode", HARDWARE)))
+        services = (entry.record(self._holds(entry, now)) for entry in self._picture.under(kind))
+        return ServiceList(each for each in services if mode in (None, records.mode_of(each)))
 
     def discover(self, kind: str, mode: str | None = None) -> ServiceRecord | None:
         """Any of the services found under a kind that surely are passing, or None.
@@ -288,7 +285,7 @@ class Mirror(Follower):
         return chosen.record(True)
 
     def _passing(self, entry: Entry, now: float) -> bool:
-        return entry.health == "passing" and now < self._sure.until(entry.id)
+        return entry.health == PASSING and now < self._sure.until(entry.id)
 
     def _holds(self, entry: Entry, now: float) -> bool:
         return now < self._sure.until(entry.id)

@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from rsreg import records, sockets
-from rsreg.config import MAX_TIMEOUT
+from rsreg.config import check_timeout
 from rsreg.errors import ConfigurationError, Unreachable
 
 _EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -23,10 +23,7 @@ def check(kind: int, timeout: float) -> None:
         raise ConfigurationError(f"not a kind of socket: {kind!r}", hint="write zmq.REQ or zmq.SUB")
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise ConfigurationError(f"a timeout is a number of seconds, not {timeout!r}")
-    if not 0 < timeout <= MAX_TIMEOUT:
-        raise ConfigurationError(
-            f"a timeout is more than 0 and at most {MAX_TIMEOUT} seconds, not {timeout}"
-        )
+    check_timeout(timeout)
 
 
 class Connecting:

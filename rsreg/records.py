@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from rsreg import text
+from rsreg.config import HARDWARE
 from rsreg.errors import AmbiguousName, ConfigurationError, InvalidRequest
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -21,9 +22,13 @@ Id = Annotated[str, Meta(min_length=1, max_length=512)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Ttl = Annotated[int, Meta(ge=1, le=86400)] | Annotated[float, Meta(ge=1, le=86400)]
 
-#: What a service drives. None said means hardware.
-HARDWARE, SIMULATOR = "hardware", "simulator"
 Mode = Literal["hardware", "simulator"]
+
+#: The states of health; the first two may be discovered.
+PASSING, WARNING, CRITICAL = "passing", "warning", "critical"
+MAINTENANCE, STARTING = "maintenance", "starting"
+#: Why a service is critical.
+SILENT, STALLED = "no heartbeat", "stalled"
 
 _Text = Annotated[str, Meta(max_length=256)]
 _Seconds = Annotated[float, Meta(ge=0)]
@@ -205,7 +210,7 @@ class Service(Struct, frozen=True, kw_only=True):
     @property
     def mode(self) -> str:
         """What it drives: hardware, or none but a simulator."""
-        return str(self.extra.get("mode", HARDWARE))
+        return mode_of(self.extra)
 
     @property
     def starting(self) -> bool:
@@ -300,7 +305,7 @@ class ServiceList(list[ServiceRecord]):
                 one["type"] or "-",
                 one["name"],
                 one.endpoint,
-                one.get("mode", HARDWARE),
+                mode_of(one),
                 one["health"],
             )
             for one in self
@@ -321,6 +326,11 @@ class Event(Struct, frozen=True, kw_only=True):
     service_id: str
     body: bytes
     token: str | None = None
+
+
+def news(health: str) -> str:
+    """What events tell of a health: of a warning they don't."""
+    return PASSING if health == WARNING else health
 
 
 def read_service_info(asked: object) -> tuple[ServiceInfo, dict[str, Any]]:
@@ -395,6 +405,11 @@ def checked(value: object, kind: Any, label: str) -> Any:
 def kinds_of(kind: str | None, tags: Iterable[str], metadata: Mapping[str, Any]) -> set[str]:
     """What a service with these is found under."""
     return {one for one in (kind, metadata.get("type"), *tags) if one and isinstance(one, str)}
+
+
+def mode_of(service: Mapping[str, Any]) -> str:
+    """What a record's service drives."""
+    return str(service.get("mode", HARDWARE))
 
 
 def slug(name: str) -> str:

@@ -14,7 +14,6 @@ from rsreg import config, native, sockets
 from rsreg.calls import Record
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
-from rsreg.filters import checked_mode
 from rsreg.follower import Follower
 from rsreg.mirror import Mirror
 from rsreg.records import ServiceList, ServiceRecord
@@ -207,7 +206,7 @@ class ServiceCache:
 
         Only those of a `mode`, "hardware" or "simulator", if one is given.
         """
-        return self._fresh().list_services(service_type or None, checked_mode(mode))
+        return self._fresh().list_services(service_type or None, config.checked_mode(mode))
 
     def discover_service(
         self, service_type: str, *, mode: str | None = None
@@ -216,7 +215,7 @@ class ServiceCache:
 
         Without a `mode` it is a simulator only if no hardware of that type is registered at all.
         """
-        return self._fresh().discover(service_type, checked_mode(mode))
+        return self._fresh().discover(service_type, config.checked_mode(mode))
 
     def _fresh(self) -> Mirror:
         mirror = self._mirror

@@ -19,7 +19,8 @@ PACKAGE = ROOT / "rsreg"
 #: From the ground up. A module imports only from the rows below its own, wherever in its text.
 CLIENT = [
     ("errors", "timing", "native", "text"),
-    ("config", "records", "wire", "owner", "vitals"),
+    ("config",),
+    ("records", "wire", "owner", "vitals"),
     ("exchange", "sockets", "filters"),
     ("calls", "channel", "aiochannel"),
     ("waiting", "follower", "address", "peers"),

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rsreg import records
+from rsreg import config, records
 from rsreg.calls import Record
 from rsreg.text import age, printable
 
@@ -31,7 +31,7 @@ def list_row(service: Record) -> list[str]:
     return [
         service["type"] or "-",
         *name_and_endpoint(service),
-        service.get("mode", records.HARDWARE),
+        records.mode_of(service),
         service["health"],
         since(service["last_heartbeat"]),
         doing(service),
@@ -57,9 +57,10 @@ def doing(service: Record) -> str:
 
 def standing(service: Record) -> str:
     """How a service is, in a clause."""
-    mode = service.get("mode", records.HARDWARE)
     why = doing(service) if service["health"] in ("critical", "maintenance") else ""
-    return f"{service['name']} ({mode}) is {service['health']}" + (f": {why}" if why else "")
+    return f"{service['name']} ({records.mode_of(service)}) is {service['health']}" + (
+        f": {why}" if why else ""
+    )
 
 
 def maintenance(terms: Mapping[str, Any]) -> str:
@@ -78,7 +79,7 @@ def service_facts(service: Record) -> Iterator[tuple[str, str]]:
     yield "endpoint", records.endpoint_of(service)
     for index, name in enumerate(fields.pop("endpoints", {})):
         yield "" if index else "endpoints", f"{name}: {records.endpoint_of(service, name)}"
-    yield "mode", fields.pop("mode", records.HARDWARE)
+    yield "mode", fields.pop("mode", config.HARDWARE)
     yield "health", fields.pop("health")
     if (reason := fields.pop("reason", None)) is not None:
         yield "reason", reason
@@ -160,13 +161,13 @@ def _counted(services: list[Record]) -> Iterator[str]:
     yield str(len(services) or "none")
     for health, count in Counter(one["health"] for one in services).items():
         yield f"{count} {_COUNTED.get(health, health)}"
-    simulators = sum(one.get("mode") == records.SIMULATOR for one in services)
+    simulators = sum(records.mode_of(one) == config.SIMULATOR for one in services)
     if simulators:
         yield f"{simulators} simulator{'' if simulators == 1 else 's'}"
 
 
 def _matter(service: Record) -> str:
-    if service.get("reason") == "no heartbeat":
+    if service.get("reason") == records.SILENT:
         return f"no heartbeat for {since(service['last_heartbeat'])}, ttl {service['ttl']:g} s"
     if service["health"] == "starting":
         return "it said that it is not ready yet"
