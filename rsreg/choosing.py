@@ -15,7 +15,7 @@ from packaging.version import InvalidVersion, Version
 from rsreg import records
 from rsreg.errors import ConfigurationError, InvalidRequest
 from rsreg.lease import Lease
-from rsreg.records import Mode, Name, Service
+from rsreg.records import Mode, Service, Tags
 
 #: What begins a condition on a version, instead of a text to be equal to.
 _COMPARES = ("<", ">", "=", "!", "~")
@@ -48,7 +48,7 @@ Choose = Callable[[Sequence[Lease], Asker], Lease]
 
 class _Asked(Struct, frozen=True, kw_only=True):
     name: str | None = None
-    tags: Annotated[list[Name], Meta(max_length=64)] | None = None
+    tags: Tags | None = None
     where: Annotated[dict[str, Any], Meta(max_length=_MAX_KEYS)] | None = None
     mode: Mode | None = None
 

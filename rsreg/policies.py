@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from rsreg import records
 from rsreg.errors import DuplicateName, DuplicateServiceType, InvalidRequest
 from rsreg.live import LiveView
 from rsreg.records import Service, ServiceInfo
@@ -57,11 +58,7 @@ def check_type(
 def _who(service: Service) -> str:
     """Who registered a service, as far as it said so."""
     owner = service.owner or {}
-    who = f"pid {owner['pid']}" if "pid" in owner else "another program"
-    if owner.get("user"):
-        who += f" of {owner['user']}"
-    if owner.get("host"):
-        who += f" on {owner['host']}"
+    who = records.process_of(owner, "another program")
     if owner.get("started"):
         who += time.strftime(", since %Y-%m-%d %H:%M:%S,", time.localtime(owner["started"]))
     return who

@@ -20,6 +20,11 @@ from rsreg.errors import AmbiguousName, ConfigurationError, InvalidRequest
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Id = Annotated[str, Meta(min_length=1, max_length=512)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Tags = Annotated[list[Name], Meta(max_length=64)]
+Endpoints = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=64)], Port],
+    Meta(min_length=1, max_length=32),
+]
 Ttl = Annotated[int, Meta(ge=1, le=86400)] | Annotated[float, Meta(ge=1, le=86400)]
 
 Mode = Literal["hardware", "simulator"]
@@ -77,20 +82,14 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
     host: Name
     port: Port
     type: Name | None = None
-    tags: Annotated[list[Name], Meta(max_length=64)] | None = None
+    tags: Tags | None = None
     metadata: dict[str, Any] | None = None
     id: Id | None = None
     singleton: bool | None = None
     allow_duplicate_service_type: bool | None = None
     exclusive: bool | None = None
     mode: Mode | None = None
-    endpoints: (
-        Annotated[
-            dict[Annotated[str, Meta(min_length=1, max_length=64)], Port],
-            Meta(min_length=1, max_length=32),
-        ]
-        | None
-    ) = None
+    endpoints: Endpoints | None = None
     ready: bool | None = None
     owner: Owner | None = None
 
@@ -100,15 +99,17 @@ class ServiceChange(Struct, frozen=True, kw_only=True):
 
     host: Name | None = None
     port: Port | None = None
-    tags: Annotated[list[Name], Meta(max_length=64)] | None = None
+    tags: Tags | None = None
     metadata: dict[str, Any] | None = None
+    endpoints: Endpoints | None = None
+    ready: bool | None = None
 
 
 #: Fields that are checked, and then kept as they came, like those that the protocol doesn't know.
 _AS_THEY_CAME = frozenset({"exclusive", "mode", "endpoints", "ready", "owner"})
-#: Those of them that an `update` may change.
-_UPDATED = frozenset({"endpoints", "ready"})
 _ASKED = frozenset(ServiceInfo.__struct_fields__) - _AS_THEY_CAME
+#: Fields that an `update` can't change.
+_FIXED = frozenset(ServiceInfo.__struct_fields__) - frozenset(ServiceChange.__struct_fields__)
 
 
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -344,19 +345,19 @@ def read_service_info(asked: object) -> tuple[ServiceInfo, dict[str, Any]]:
     return info, _extra(asked)
 
 
-def read_change(asked: object) -> tuple[ServiceChange, dict[str, Any]]:
-    """The known fields of an update, checked, and the unknown ones; raises InvalidRequest."""
+def read_change(asked: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an update changes of a Service, checked, and of its `extra`; raises InvalidRequest."""
     if not isinstance(asked, dict):
         raise InvalidRequest("Invalid service_info: expected an object")
-    fixed = (_ASKED | _AS_THEY_CAME) - {*ServiceChange.__struct_fields__, *_UPDATED}
     for field in asked:
-        if field in fixed:
+        if field in _FIXED:
             raise InvalidRequest(
                 f"Invalid service_info.{field}: an update can't change it",
                 hint="register the service anew",
             )
-    checked({"name": "-", "host": "-", "port": 1, **_said(asked)}, ServiceInfo, "service_info.")
-    return checked(asked, ServiceChange, "service_info."), _extra(asked)
+    change = msgspec.structs.asdict(checked(asked, ServiceChange, "service_info."))
+    said = {field: change[field] for field in change if change[field] is not None}
+    return {field: said[field] for field in said if field in _ASKED}, _extra(asked)
 
 
 def read_report(asked: object) -> Report | None:
@@ -367,10 +368,6 @@ def read_report(asked: object) -> Report | None:
     if (report.fed is None) != (report.watchdog is None):
         raise InvalidRequest("Invalid report: fed and watchdog come together")
     return report
-
-
-def _said(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {field: value for field, value in asked.items() if value is not None}
 
 
 def _extra(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -410,6 +407,18 @@ def kinds_of(kind: str | None, tags: Iterable[str], metadata: Mapping[str, Any])
 def mode_of(service: Mapping[str, Any]) -> str:
     """What a record's service drives."""
     return str(service.get("mode", HARDWARE))
+
+
+def process_of(owner: Mapping[str, Any], unknown: str = "") -> str:
+    """Which process an owner is, as far as it said so: "pid 611 of rik on lab1".
+
+    `unknown` stands for a pid that it did not say.
+    """
+    words = [f"pid {owner['pid']}" if "pid" in owner else unknown]
+    for word, key in (("of", "user"), ("on", "host")):
+        if owner.get(key):
+            words.append(f"{word} {owner[key]}")
+    return " ".join(filter(None, words))
 
 
 def slug(name: str) -> str:

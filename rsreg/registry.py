@@ -27,7 +27,6 @@ from rsreg.records import (
     Maintenance,
     Report,
     Service,
-    ServiceChange,
     ServiceInfo,
 )
 from rsreg.timing import Clock
@@ -266,7 +265,7 @@ class Registry:
         return service.id
 
     def update(
-        self, service_id: str, change: ServiceChange, extra: dict[str, Any], token: str | None
+        self, service_id: str, change: dict[str, Any], extra: dict[str, Any], token: str | None
     ) -> None:
         """Change what is said about a service, and leave its lease; raises UnknownService.
 
@@ -277,13 +276,8 @@ class Registry:
         lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found or could not be updated")
-        said = {
-            name: value
-            for name, value in msgspec.structs.asdict(change).items()
-            if value is not None
-        }
         service = msgspec.structs.replace(
-            lease.service, **said, extra={**lease.service.extra, **extra}
+            lease.service, **change, extra={**lease.service.extra, **extra}
         )
         changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
         self._changes.put("update", changed, token)

@@ -186,10 +186,7 @@ def _status(status: Mapping[str, Any]) -> str:
 
 
 def _owner(owner: Mapping[str, Any]) -> str:
-    said = [f"pid {owner['pid']}" if "pid" in owner else ""]
-    said += [
-        f"{word} {owner[key]}" for word, key in (("of", "user"), ("on", "host")) if key in owner
-    ]
+    said = [records.process_of(owner)]
     if "started" in owner:
         said.append(f"since {moment(owner['started'])}")
     if "program" in owner:
