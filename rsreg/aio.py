@@ -22,7 +22,7 @@ from rsreg.aioregistered import AsyncRegistered, Done
 from rsreg.aiostream import AsyncEventStream
 from rsreg.calls import Changes, Details, Record, Registration
 from rsreg.clientcache import ClientCache, discovered
-from rsreg.errors import NoService, RegistryError
+from rsreg.errors import RegistryError
 from rsreg.exchange import Call
 from rsreg.filters import (
     Choice,
@@ -300,11 +300,7 @@ class AsyncRegistryClient:
     ) -> Any:
         """See RegistryClient; a socket of zmq.asyncio."""
         peers.check(kind, timeout)
-        service = await self.discover_service(service_type, **choice)
-        if service is None:
-            raise NoService(
-                f"no passing service of type {service_type!r}", hint="wait=30 waits for one"
-            )
+        service = peers.found(await self.discover_service(service_type, **choice), service_type)
         context = self._context
         return await peers.connect_async(context, kind, service, endpoint, timeout)
 

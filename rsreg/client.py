@@ -17,7 +17,7 @@ from rsreg import calls, config, peers, records, sockets
 from rsreg.calls import Changes, Details, Record, Registration
 from rsreg.carrier import Carrier
 from rsreg.clientcache import discovered
-from rsreg.errors import NoService, RegistryError
+from rsreg.errors import RegistryError
 from rsreg.exchange import Call
 from rsreg.filters import (
     Choice,
@@ -362,11 +362,7 @@ class RegistryClient(Carrier):
         Raises NoService, Unreachable.
         """
         peers.check(kind, timeout)
-        service = self.discover_service(service_type, **choice)
-        if service is None:
-            raise NoService(
-                f"no passing service of type {service_type!r}", hint="wait=30 waits for one"
-            )
+        service = peers.found(self.discover_service(service_type, **choice), service_type)
         context = self._given_context or sockets.own_context()
         return peers.connect(context, kind, service, endpoint, timeout)
 

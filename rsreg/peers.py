@@ -12,7 +12,8 @@ import zmq
 
 from rsreg import records, sockets
 from rsreg.config import check_timeout
-from rsreg.errors import ConfigurationError, Unreachable
+from rsreg.errors import ConfigurationError, NoService, Unreachable
+from rsreg.records import ServiceRecord
 
 _EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 
@@ -24,6 +25,15 @@ def check(kind: int, timeout: float) -> None:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise ConfigurationError(f"a timeout is a number of seconds, not {timeout!r}")
     check_timeout(timeout)
+
+
+def found(service: ServiceRecord | None, service_type: str) -> ServiceRecord:
+    """The service that was discovered; raises NoService for none."""
+    if service is None:
+        raise NoService(
+            f"no passing service of type {service_type!r}", hint="wait=30 waits for one"
+        )
+    return service
 
 
 class Connecting:
