@@ -9,14 +9,13 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 import zmq.asyncio
 
-from rsreg import calls, config, peers, records, sockets
+from rsreg import calls, config, peers, records, sockets, timing
 from rsreg.aiochannel import AsyncChannel
 from rsreg.aioregistered import AsyncRegistered, Done
 from rsreg.aiostream import AsyncEventStream
@@ -148,11 +147,11 @@ class AsyncRegistryClient:
             default_mode=self.settings.mode,
             **details,
         )
-        until = time.monotonic() + self.settings.timeout
+        until = timing.steady() + self.settings.timeout
         replaces: Mapping[str, Any] = {}
         if service_id is None:
             replaces = wanted.left_behind(await self._run(calls.namesakes(name)))
-        return await self._register(wanted, replaces, until - time.monotonic())
+        return await self._register(wanted, replaces, until - timing.steady())
 
     async def reregister(self) -> str | None:
         """See RegistryClient."""
@@ -380,7 +379,7 @@ class AsyncRegistryClient:
     async def start_event_listener(self) -> None:
         """See RegistryClient; handlers run in a task of this loop."""
         await self.stop_event_listener()
-        stream = self._stream(Follower(time.monotonic))
+        stream = self._stream(Follower(timing.steady))
         await self._hand_on(await stream.open())
         self._listener = asyncio.create_task(self._listen(stream))
 
@@ -401,7 +400,7 @@ class AsyncRegistryClient:
     ) -> AsyncGenerator[Record, None]:
         """See RegistryClient; it begins at the first step."""
         check_watch(type, since, epoch)
-        return self._stream(Follower(time.monotonic, since, epoch)).events(type)
+        return self._stream(Follower(timing.steady, since, epoch)).events(type)
 
     async def _listen(self, stream: AsyncEventStream) -> None:
         try:
@@ -428,7 +427,7 @@ class AsyncRegistryClient:
     async def _wait(
         self, wanted: Mapping[str, Call[ServiceRecord | None]], seconds: float
     ) -> dict[str, ServiceRecord | None]:
-        waiting = Waiting(wanted, seconds, time.monotonic)
+        waiting = Waiting(wanted, seconds, timing.steady)
         try:
             for _ in wanted:
                 waiting.answered(await self._run(waiting.question(), waiting.patience))

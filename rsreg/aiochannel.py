@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from typing import Any, TypeVar
 
 import zmq
 import zmq.asyncio
 
-from rsreg import sockets
+from rsreg import sockets, timing
 from rsreg.errors import Disconnected, RequestTimeout
 from rsreg.exchange import Call, exchange
 
@@ -39,7 +38,7 @@ class AsyncChannel:
 
     async def run(self, call: Call[T], timeout: float) -> T:
         """The call's answer, or what `exchange` raises; Disconnected if the socket fails."""
-        start = time.monotonic()
+        start = timing.steady()
         try:
             # Without the wait where there is none: it costs as much as the call.
             if self._turn.locked():
@@ -49,7 +48,7 @@ class AsyncChannel:
         except asyncio.TimeoutError:
             raise RequestTimeout(f"other tasks kept this client busy for {timeout:g} s") from None
         try:
-            return await self._exchange(call, max(0.0, timeout - (time.monotonic() - start)))
+            return await self._exchange(call, max(0.0, timeout - (timing.steady() - start)))
         finally:
             if self._closed:
                 self._drop_socket()
@@ -61,7 +60,7 @@ class AsyncChannel:
         if self._socket is None:
             self._socket = sockets.dealer(self._context, self.endpoint)
         socket = self._socket
-        flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=time.monotonic)
+        flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=timing.steady)
         try:
             step = next(flow)
             while True:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import zmq
 
-from rsreg import calls, native
+from rsreg import calls, native, timing
 from rsreg.channel import Channel
 from rsreg.clientcache import ClientCache
 from rsreg.config import ClientSettings
@@ -61,12 +60,12 @@ class Carrier:
 
     def _run(self, call: Call[T], timeout: float | None = None) -> T:
         limit = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
-        start = time.monotonic()
+        start = timing.steady()
         with self._alone(limit):
             if self._over.is_set():
                 raise Disconnected("this client is closed", hint="call connect() to use it again")
             try:
-                return self._channel.run(call, max(0.0, limit - (time.monotonic() - start)))
+                return self._channel.run(call, max(0.0, limit - (timing.steady() - start)))
             finally:
                 if self._over.is_set():
                     self._channel.close()

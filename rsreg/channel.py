@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, TypeVar
 
 import zmq
 
-from rsreg import sockets
+from rsreg import sockets, timing
 from rsreg.errors import Disconnected, RequestTimeout
 from rsreg.exchange import Call, exchange
 from rsreg.native import Stop
@@ -52,7 +51,7 @@ class Channel:
     def run(self, call: Call[T], timeout: float) -> T:
         """The call's answer, or what `exchange` raises; Disconnected if the socket fails."""
         self.open()
-        flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=time.monotonic)
+        flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=timing.steady)
         try:
             step = next(flow)
             while True:
@@ -81,9 +80,9 @@ def readable(socket: Any, seconds: float, stop: Stop | None) -> bool:
     """Wait at most `seconds` for something to read; raises Disconnected once `stop` is set."""
     if stop is None:
         return bool(socket.poll(math.ceil(seconds * 1000)))
-    until = time.monotonic() + seconds
+    until = timing.steady() + seconds
     while not stop.is_set():
-        left = until - time.monotonic()
+        left = until - timing.steady()
         if socket.poll(math.ceil(max(0.0, min(left, STOP_LATENCY)) * 1000)):
             return True
         if left <= 0:

@@ -7,13 +7,12 @@ specification.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import zmq
 
-from rsreg import calls, config, peers, records, sockets
+from rsreg import calls, config, peers, records, sockets, timing
 from rsreg.calls import Changes, Details, Record, Registration
 from rsreg.carrier import Carrier
 from rsreg.clientcache import discovered
@@ -161,11 +160,11 @@ class RegistryClient(Carrier):
             default_mode=self.settings.mode,
             **details,
         )
-        until = time.monotonic() + self.settings.timeout
+        until = timing.steady() + self.settings.timeout
         replaces: Mapping[str, Any] = {}
         if service_id is None:
             replaces = wanted.left_behind(self._run(calls.namesakes(name)))
-        return self._register(wanted, replaces, until - time.monotonic())
+        return self._register(wanted, replaces, until - timing.steady())
 
     def reregister(self) -> str | None:
         """Register the last registration again, in full and under its id; None if there is none."""
@@ -473,7 +472,7 @@ class RegistryClient(Carrier):
         """Listen to events from now on; raises RequestTimeout if the registry can't be reached."""
         self.stop_event_listener()
         listener = EventListener(
-            self._handlers, Follower(time.monotonic), self.settings, self._given_context
+            self._handlers, Follower(timing.steady), self.settings, self._given_context
         )
         listener.start()
         self._listener = listener
@@ -494,7 +493,7 @@ class RegistryClient(Carrier):
         goes away is waited for. Raises RequestTimeout if it can't be reached at first.
         """
         check_watch(type, since, epoch)
-        return self._stream(Follower(time.monotonic, since, epoch)).events(type)
+        return self._stream(Follower(timing.steady, since, epoch)).events(type)
 
     def events_since(self, seq: int | None = None, epoch: str | None = None) -> Record:
         """The journal after `seq` (docs/protocol.md, "events"), at most 1000 events of it.
@@ -517,7 +516,7 @@ class RegistryClient(Carrier):
         self, wanted: Mapping[str, Call[ServiceRecord | None]], seconds: float
     ) -> dict[str, ServiceRecord | None]:
         """What the calls find within so many seconds; most often at once, before a stream opens."""
-        waiting = Waiting(wanted, seconds, time.monotonic)
+        waiting = Waiting(wanted, seconds, timing.steady)
         try:
             for _ in wanted:
                 waiting.answered(self._run(waiting.question(), waiting.patience))

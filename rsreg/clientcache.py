@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import zmq
 
-from rsreg import native
+from rsreg import native, timing
 from rsreg.calls import NOTHING_MORE
 from rsreg.config import SIMULATOR, ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
@@ -81,7 +80,7 @@ class ClientCache:
         A reply does not say which event it made. So the cache is passed over until it has got the
         answer to a question that it asked later than this.
         """
-        self._changed = time.monotonic()
+        self._changed = timing.steady()
 
     def open(self) -> None:
         """Take questions again after a `close`."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from rsreg import calls, config
+from rsreg import calls, config, timing
 from rsreg.calls import Record, Registration
 from rsreg.channel import Channel
 from rsreg.errors import (
@@ -131,7 +130,7 @@ class Heartbeat:
     def lost(self, error: RegistryError) -> None:
         """Say once that the registry can't be reached, or what it refuses; it is tried on."""
         if self._trouble_since is None:
-            self._trouble_since = time.monotonic()
+            self._trouble_since = timing.steady()
         refused = isinstance(error, ServerError) and not isinstance(error, Unavailable)
         if refused not in self._said:
             self._said.add(refused)
@@ -143,7 +142,7 @@ class Heartbeat:
     def _beat(self) -> str:
         """What it did that is worth saying, if anything."""
         presence = self.presence
-        self._alarm = presence.vitals.alarm(time.monotonic())
+        self._alarm = presence.vitals.alarm(timing.steady())
         service_id = presence.service_id
         if service_id is None:
             self.register(self._ask)
@@ -178,21 +177,21 @@ class Heartbeat:
         """Wait for the next beat, which may be sooner than that; False if there is none."""
         if self._trouble_since is not None:
             return not self._stop.wait(seconds)
-        vitals, began = self.presence.vitals, time.monotonic()
+        vitals, began = self.presence.vitals, timing.steady()
         while not self._stop.is_set():
-            now = time.monotonic()
+            now = timing.steady()
             if now >= began + seconds or vitals.alarm(now) > self._alarm:
                 return True
             due = vitals.due(now)
             left = began + seconds - now
             if self.presence.bell.wait(left if due is None else min(left, due)):
-                return not self._stop.wait(began + _GAP - time.monotonic())
+                return not self._stop.wait(began + _GAP - timing.steady())
         return False
 
     def _found(self, how: str) -> None:
         name = self.presence.registration.name
         if self._trouble_since is not None:
-            away = time.monotonic() - self._trouble_since
+            away = timing.steady() - self._trouble_since
             log.info("%s: the registry answers again after %.1f s%s", name, away, how)
         elif how:
             log.warning("%s: the registry answers%s", name, how)

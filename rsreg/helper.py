@@ -14,12 +14,11 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from rsreg import config, wire
+from rsreg import config, timing, wire
 from rsreg.address import Finder
 from rsreg.calls import Registration
 from rsreg.errors import ConfigurationError
@@ -68,9 +67,9 @@ class HeartbeatProcess(Heartbeat):
         self._channel.close()
         again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
         while self._begin():
-            began = time.monotonic()
+            began = timing.steady()
             self._pass_on()
-            if time.monotonic() - began > _AGAIN_MOST:
+            if timing.steady() - began > _AGAIN_MOST:
                 again.reset()
             if self._stop.wait(again.next()):
                 break
@@ -248,7 +247,7 @@ def _beat_for(said: dict[str, Any]) -> Presence:
     wanted = Registration(said["info"], said["ttl"], said["service_id"])
     finder = Finder(*said["finder"]) if said["finder"] else None
     presence = Presence(wanted, finder, said["watchdog"])
-    presence.vitals.restore(time.monotonic(), said["vitals"])
+    presence.vitals.restore(timing.steady(), said["vitals"])
     presence.follow(wanted)
     presence.untold = said["untold"]
     Heartbeat(presence, said["endpoint"], said["interval"]).start()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import struct
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import zmq
 
-from rsreg import records, sockets
+from rsreg import records, sockets, timing
 from rsreg.config import check_timeout
 from rsreg.errors import ConfigurationError, NoService, Unreachable
 from rsreg.records import ServiceRecord
@@ -53,7 +52,7 @@ class Connecting:
         self._service = service
         self._address = records.endpoint_of(service, endpoint)
         self._timeout = timeout
-        self._until = time.monotonic() + timeout
+        self._until = timing.steady() + timeout
         self._listens = False
         self.socket = sockets.peer(context, kind, timeout)
         self.monitor: Any = self.socket.get_monitor_socket(_EVENTS)
@@ -62,7 +61,7 @@ class Connecting:
     @property
     def left(self) -> int:
         """Milliseconds to wait for the next message of the monitor."""
-        return max(0, math.ceil((self._until - time.monotonic()) * 1000))
+        return max(0, math.ceil((self._until - timing.steady()) * 1000))
 
     def told(self, message: list[bytes]) -> bool:
         """Take in a message of the monitor; whether the service is there."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rsreg import native
+from rsreg import native, timing
 from rsreg.address import Finder
 from rsreg.calls import Record, Registration
 from rsreg.vitals import Vitals, check_busy
@@ -29,7 +29,7 @@ class Presence:
     ) -> None:
         self.registration = registration
         self.finder = finder
-        self.vitals = Vitals(time.monotonic(), watchdog)
+        self.vitals = Vitals(timing.steady(), watchdog)
         #: Rings when there is something to tell.
         self.bell = native.Bell()
         #: What has to be sent as an `update`.
@@ -80,7 +80,7 @@ class Presence:
             changes = {field: info[field] for field in info if field != "host" or not finds}
             changes = _other(changes, self.registration.info)
             self._change(changes, {field: changes[field] for field in changes if field in untold})
-            news = self.vitals.restore(time.monotonic(), vitals)
+            news = self.vitals.restore(timing.steady(), vitals)
         if news or self.untold:
             self.bell.ring()
 
@@ -96,7 +96,7 @@ class Presence:
 
     def report(self) -> Record | None:
         """What the next heartbeat says."""
-        return self.vitals.report(time.monotonic(), time.time())
+        return self.vitals.report(timing.steady(), time.time())
 
     # -- what the driver calls
 
@@ -104,7 +104,7 @@ class Presence:
         self, text: str | None = None, *, progress: float | None = None, load: float | None = None
     ) -> None:
         """See `RegistryClient.status`."""
-        if self.vitals.say(time.monotonic(), text, progress, load):
+        if self.vitals.say(timing.steady(), text, progress, load):
             self.bell.ring()
 
     def busy(self, text: str, max: float) -> Busy:
@@ -113,7 +113,7 @@ class Presence:
 
     def feed(self) -> None:
         """See `RegistryClient.feed`."""
-        if self.vitals.feed(time.monotonic()):
+        if self.vitals.feed(timing.steady()):
             self.bell.ring()
 
 
@@ -128,12 +128,12 @@ class Busy:
         self._begun: list[object] = []
 
     def __enter__(self) -> None:
-        begun = self._presence.vitals.begin(time.monotonic(), self._text, self._most)
+        begun = self._presence.vitals.begin(timing.steady(), self._text, self._most)
         self._begun.append(begun)
         self._presence.bell.ring()
 
     def __exit__(self, *_exc: object) -> None:
-        self._presence.vitals.end(time.monotonic(), self._begun.pop())
+        self._presence.vitals.end(timing.steady(), self._begun.pop())
         self._presence.bell.ring()
 
     async def __aenter__(self) -> None:

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsreg import config, errors
+from rsreg import config, errors, timing
 from rsreg.calls import Record
 from rsreg.client import RegistryClient
 from rsreg.errors import ConfigurationError, RegistryError
@@ -168,8 +168,8 @@ def stop(client: RegistryClient, timeout: float = DEFAULT_PATIENCE) -> None:
     """
     client.terminate_registry_server()
     host, _, port = client.settings.req_endpoint.removeprefix("tcp://").rpartition(":")
-    until = time.monotonic() + timeout
-    while time.monotonic() < until:
+    until = timing.steady() + timeout
+    while timing.steady() < until:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout).close()
         except OSError:

@@ -8,12 +8,11 @@ import inspect
 import ipaddress
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from rsreg import calls, owner, records
+from rsreg import calls, owner, records, timing
 from rsreg.address import Finder, bound_to
 from rsreg.calls import Changes, Details, Registration
 from rsreg.channel import Channel
@@ -224,11 +223,11 @@ class Registered:
             raise
 
     def _register(self, heartbeat: Heartbeat, context: Any) -> None:
-        until = time.monotonic() + self._settings.timeout
+        until = timing.steady() + self._settings.timeout
         channel = Channel(self._settings.req_endpoint, context)
         try:
             heartbeat.register(
-                lambda call: channel.run(call, max(0.0, until - time.monotonic())),
+                lambda call: channel.run(call, max(0.0, until - timing.steady())),
             )
         except (TransportError, Unavailable) as error:
             if self._plan.required:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from rsreg import policies, records
+from rsreg import policies, records, timing
 from rsreg.backend import RegistryBackend
 from rsreg.changes import Changes
 from rsreg.choosing import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
@@ -55,7 +55,7 @@ class Registry:
         self,
         backend: RegistryBackend,
         *,
-        clock: Clock = time.monotonic,
+        clock: Clock = timing.steady,
         wall: Clock = time.time,
         strategy: Strategy | str = "random",
         strategies: Mapping[str, Strategy] | None = None,

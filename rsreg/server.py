@@ -17,7 +17,7 @@ import zmq
 import zmq.green
 from gevent.event import Event as Flag
 
-from rsreg import __version__, config, sockets, wire
+from rsreg import __version__, config, sockets, timing, wire
 from rsreg.backend import RegistryBackend, SQLiteBackend
 from rsreg.choosing import Strategy
 from rsreg.client import RegistryClient
@@ -75,7 +75,7 @@ class RegistryServer:
         strategy: Strategy | str = "random",
         strategies: Mapping[str, Strategy] | None = None,
         cgse_reply: str = wire.CGSE_REPLY.decode(),
-        clock: Clock = time.monotonic,
+        clock: Clock = timing.steady,
         wall: Clock = time.time,
     ) -> None:
         if not cleanup_interval > 0:

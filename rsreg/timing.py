@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import random
+import sys
+import time
 from collections.abc import Callable
 
-#: Seconds as a float: `time.monotonic` for deadlines, `time.time` for what people read.
+#: Seconds as a float: `steady` for deadlines, `time.time` for what people read.
 Clock = Callable[[], float]
+
+
+def _steady() -> Clock:
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":
+        # There it is Python's own monotonic clock that stops while the machine sleeps.
+        return functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    return time.monotonic
+
+
+#: Seconds that never go back, and that go on while the machine sleeps: a lease does, too.
+steady: Clock = _steady()
 
 
 class Backoff:

@@ -1,6 +1,6 @@
 """What a driver says of itself: its status, and whether its main loop still runs. No I/O.
 
-`now` is always a moment of `time.monotonic`, `wall` one of `time.time`.
+`now` is always a moment of `timing.steady`, `wall` one of `time.time`.
 """
 
 from __future__ import annotations

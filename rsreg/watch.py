@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import zmq
 
-from rsreg import config, native, sockets
+from rsreg import config, native, sockets, timing
 from rsreg.calls import Record
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
@@ -165,7 +164,7 @@ class ServiceCache:
         Raises RequestTimeout if the registry can't be reached.
         """
         self.stop()
-        mirror = Mirror(time.monotonic)
+        mirror = Mirror(timing.steady)
         self._listener = EventListener(Handlers(), mirror, self.settings, self._context)
         try:
             self._listener.start()
@@ -182,7 +181,7 @@ class ServiceCache:
 
     @property
     def as_of(self) -> float:
-        """What happened before this moment of `time.monotonic` is known; -inf: nothing is."""
+        """What happened before this moment of `timing.steady` is known; -inf: nothing is."""
         mirror = self._mirror
         return -math.inf if mirror is None else mirror.as_of
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from rsreg.timing import Backoff, jitter
+import ast
+import sys
+import time
+
+import pytest
+from helpers import ROOT
+
+from rsreg.timing import Backoff, jitter, steady
 
 
 def test_backoff_doubles_up_to_its_limit_and_starts_again() -> None:
@@ -29,3 +36,25 @@ def test_jitter_stays_within_its_part_and_uses_it() -> None:
     assert 9.0 <= min(delays) < 9.5
     assert 10.5 < max(delays) <= 11.0
     assert all(5.0 <= jitter(10.0, 0.5) <= 15.0 for _ in range(50))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the clock has another name elsewhere")
+def test_time_that_passes_while_the_machine_sleeps_is_time() -> None:
+    before, now, after = (
+        time.clock_gettime(time.CLOCK_BOOTTIME),
+        steady(),
+        time.clock_gettime(time.CLOCK_BOOTTIME),
+    )
+    assert before <= now <= after
+
+
+def test_nothing_is_judged_by_a_clock_that_stops_while_the_machine_sleeps() -> None:
+    """Leases, watchdogs, backoff and freshness all go by `timing.steady`."""
+    stopping = [
+        f"{path.name}:{node.lineno}"
+        for path in (ROOT / "rsreg").rglob("*.py")
+        if path.name != "timing.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("monotonic", "perf_counter")
+    ]
+    assert stopping == []
