@@ -83,7 +83,8 @@ class Follower:
                 log.warning(
                     "events were missed for good: the journal does not reach back, or is another"
                 )
-                events = [{"type": "reset", "data": {}, "seq": seq, "epoch": epoch}]
+                reset = {"type": "reset", "data": {}, "seq": seq, "epoch": epoch}
+                events = [{**reset, "mark": reply.get("mark")}]
             self._epoch, self._seq, self._mark = epoch, seq, reply.get("mark")
             self._wait(self._patience)
             return events
