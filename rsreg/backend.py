@@ -13,7 +13,7 @@ import secrets
 import socket
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,14 +22,16 @@ import msgspec
 import peewee
 from peewee import SchemaManager, SqliteDatabase
 
-from rsreg import model, records
+from rsreg import compact, model, records
+from rsreg.config import DEFAULT_JOURNAL_BYTES, DEFAULT_JOURNAL_EVENTS
 from rsreg.errors import StoreError, StoreInUse
+from rsreg.journal import Journal
 from rsreg.records import Event, Maintenance
 
-#: Events that the journal keeps; a subscriber that missed more has to list anew.
-JOURNAL_LIMIT = 10_000
-#: The journal is cut back to its limit once in so many events.
-PRUNE_EVERY = 100
+#: Bytes of events that are read at once; the first one may have more.
+EVENTS_SIZE = 1024 * 1024
+#: Requests that are remembered, so that a resend is no second one.
+MAX_ANSWERED = 10_000
 #: Milliseconds to wait for another program's lock on the file; the whole server waits with us.
 _BUSY_TIMEOUT = 250
 #: Bytes of an SQLite file's header: a magic text first, the application id from byte 68.
@@ -49,6 +51,12 @@ _PUT_SERVICE = f"REPLACE INTO service ({model.columns(model.Service)}) VALUES ({
 _PUT_EVENT = f"INSERT INTO event ({model.columns(model.Event)}) VALUES ({'?, ' * 4}?)"
 _PUT_META = "REPLACE INTO meta (key, value) VALUES (?, ?)"
 _EVENTS = f"SELECT {model.columns(model.Event)} FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
+_EVENT_SIZES = "SELECT seq, length(CAST(body AS BLOB)) FROM event ORDER BY seq"
+_TOKENS = (
+    "SELECT token, service_id FROM event WHERE token IS NOT NULL ORDER BY seq DESC "
+    f"LIMIT {MAX_ANSWERED}"
+)
+_FORGET_EVENTS = "DELETE FROM event WHERE seq <= ?"
 _DELETE_SERVICE = "DELETE FROM service WHERE id = ?"
 _TOUCH_SERVICE = "UPDATE service SET last_heartbeat = ? WHERE id = ?"
 
@@ -58,8 +66,8 @@ class Stored:
     """What a store holds when it is opened.
 
     `epoch` is random and made with the store; `seq` is the number of its last event, 0 without any;
-    `answered` maps the tokens in the journal to their events' service ids. `maintenance` is what
-    the last commit that had any said.
+    `answered` maps the newest tokens in the journal, oldest first, to their events' service ids.
+    `maintenance` is what the last commit that had any said.
     """
 
     epoch: str
@@ -97,9 +105,10 @@ class RegistryBackend(Protocol):
         """
 
     def events(self, since: int, limit: int) -> list[Event]:
-        """At most `limit` events with a `seq` above `since`, oldest first.
+        """At most `limit` events with a `seq` above `since`, oldest first; fewer if they are large.
 
-        A first one above `since + 1` tells that the journal no longer reaches back that far.
+        There is at least one, if there are any. A first one above `since + 1` tells that the
+        journal no longer reaches back that far.
         """
 
     def touch(self, heartbeats: Mapping[str, int]) -> None:
@@ -120,11 +129,20 @@ class SQLiteBackend:
     """Keeps everything in one SQLite file, which survives power loss (WAL, `synchronous=FULL`).
 
     One server at a time, by a lock on `<file>.lock`. A file that is corrupt, newer than this
-    version, or not ours is refused, never moved, emptied or made anew.
+    version, or not ours is refused, never moved, emptied or made anew. The journal keeps the last
+    `journal_events` events, or fewer if those have more than `journal_bytes` bytes; both are 1 or
+    more.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        journal_events: int = DEFAULT_JOURNAL_EVENTS,
+        journal_bytes: int = DEFAULT_JOURNAL_BYTES,
+    ) -> None:
         self.path = Path(path)
+        self.journal = Journal(journal_events, journal_bytes)
         self._lock: FileLock | None = None
         self._database: Any = SqliteDatabase(
             str(path),
@@ -153,6 +171,7 @@ class SQLiteBackend:
             self._check_contents()
             self._database.execute_sql("PRAGMA journal_mode = wal")
             self._database.execute_sql("PRAGMA synchronous = full")
+            self._tidy()
         except StoreError:
             self.close()
             raise
@@ -169,14 +188,12 @@ class SQLiteBackend:
         with _refusing(f"can't read {self.describe()}"):
             rows = self._database.execute_sql(_ALL_SERVICES)
             services = [_service(row) for row in rows]
-            journal = model.Event.select(model.Event.token, model.Event.service_id)
-            named = journal.where(model.Event.token.is_null(False)).order_by(model.Event.seq)
             newest = model.Event.select(peewee.fn.MAX(model.Event.seq))
             return Stored(
                 epoch=self._epoch(),
                 seq=newest.scalar(self._database) or 0,
                 services=services,
-                answered=dict(self._rows(named.tuples())),
+                answered=dict(reversed(self._execute(_TOKENS))),
                 maintenance=msgspec.json.decode(
                     self._meta(_MAINTENANCE) or "[]", type=list[Maintenance]
                 ),
@@ -191,6 +208,8 @@ class SQLiteBackend:
         """See RegistryBackend."""
         gone = [(service_id,) for service_id, service in changes.items() if service is None]
         kept = [_service_row(service) for service in changes.values() if service is not None]
+        journal = self.journal.copy()
+        forgotten = journal.add((event.seq, len(event.body)) for event in events)
         with self._transaction():
             cursor = self._database.cursor()
             if gone:
@@ -200,13 +219,22 @@ class SQLiteBackend:
             cursor.executemany(_PUT_EVENT, [_event_row(event) for event in events])
             if maintenance is not None:
                 cursor.execute(_PUT_META, (_MAINTENANCE, _text(maintenance)))
-            self._prune(events)
+            if forgotten:
+                cursor.execute(_FORGET_EVENTS, (forgotten,))
+        self.journal = journal
 
     def events(self, since: int, limit: int) -> list[Event]:
         """See RegistryBackend."""
         with _refusing(f"can't read {self.describe()}"):
-            rows = self._database.execute_sql(_EVENTS, (since, limit))
-            return [_event(row) for row in rows]
+            found: list[Event] = []
+            size = 0
+            with contextlib.closing(self._database.execute_sql(_EVENTS, (since, limit))) as rows:
+                for event in map(_event, rows):
+                    size += len(event.body)
+                    if found and size > EVENTS_SIZE:
+                        break
+                    found.append(event)
+            return found
 
     def touch(self, heartbeats: Mapping[str, int]) -> None:
         """See RegistryBackend."""
@@ -250,8 +278,22 @@ class SQLiteBackend:
             with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
                 self._database.execute_sql(statement)
 
-    def _rows(self, query: Any) -> Collection[Any]:
-        return list(query.execute(self._database))
+    def _execute(self, statement: str) -> list[Any]:
+        return list(self._database.execute_sql(statement))
+
+    def _tidy(self) -> None:
+        """Forget the events that are too many, and give the disk back what is not in use.
+
+        Where there is no room for that, it is as well without.
+        """
+        self.journal = Journal(self.journal.limit, self.journal.size)
+        for setting in compact.SETTINGS:
+            self._execute(setting)
+        with _refusing(f"can't read {self.describe()}"):
+            forgotten = self.journal.add(self._database.execute_sql(_EVENT_SIZES))
+        with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
+            self._database.execute_sql(_FORGET_EVENTS, (forgotten,))
+            compact.at_start(self._execute)
 
     def _epoch(self) -> str:
         epoch = self._meta(_EPOCH)
@@ -263,11 +305,6 @@ class SQLiteBackend:
         query = model.Meta.select(model.Meta.value).where(model.Meta.key == key)
         value: str | None = query.scalar(self._database)
         return value
-
-    def _prune(self, events: Sequence[Event]) -> None:
-        if events and (events[0].seq - 1) // PRUNE_EVERY != events[-1].seq // PRUNE_EVERY:
-            old = model.Event.seq <= events[-1].seq - JOURNAL_LIMIT
-            model.Event.delete().where(old).execute(self._database)
 
     def _check_file(self) -> None:
         """Refuse what is not ours before anything is put beside it, or SQLite opens it.
@@ -321,14 +358,20 @@ class SQLiteBackend:
 class InMemoryBackend(SQLiteBackend):
     """The same tables in memory: nothing is on disk, and all is gone with the server."""
 
-    def __init__(self) -> None:
-        super().__init__(_MEMORY)
+    def __init__(
+        self,
+        *,
+        journal_events: int = DEFAULT_JOURNAL_EVENTS,
+        journal_bytes: int = DEFAULT_JOURNAL_BYTES,
+    ) -> None:
+        super().__init__(_MEMORY, journal_events=journal_events, journal_bytes=journal_bytes)
 
     def initialize(self) -> object:
         """See RegistryBackend."""
         if self._database.is_closed():
             self._database.connect()
             _create_tables(self._database)
+            self._tidy()
         return None
 
     def describe(self) -> str:
@@ -381,6 +424,7 @@ def _create(path: Path) -> None:
 
 
 def _create_tables(database: Any) -> None:
+    database.execute_sql(compact.PREPARE)
     with database.atomic():
         for table in model.TABLES:
             SchemaManager(table, database).create_all(safe=False)

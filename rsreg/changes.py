@@ -7,13 +7,13 @@ A change is applied to the live view at once, and staged with its event. Nobody 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import msgspec
 
 from rsreg import wire
-from rsreg.backend import JOURNAL_LIMIT, RegistryBackend
+from rsreg.backend import MAX_ANSWERED, RegistryBackend
 from rsreg.errors import StoreError, Unavailable
 from rsreg.lease import Lease
 from rsreg.live import LiveView
@@ -23,8 +23,8 @@ from rsreg.wire import Turn
 
 log = logging.getLogger(__name__)
 
-#: Requests remembered, so that a resend is no second one; as many as the journal keeps events.
-_MAX_ANSWERED = JOURNAL_LIMIT
+#: Events read at once, of the whole journal.
+_EVENTS_AT_ONCE = 1_000
 #: Services whose last heartbeat is stored to see whether a store that failed can be written again.
 _PROBED = 100
 #: The event that tells of a service's new health; of any other it has recovered.
@@ -70,7 +70,7 @@ class Changes:
         self._backend.initialize()
         try:
             stored = self._backend.load()
-            journal = self._backend.events(max(0, stored.seq - JOURNAL_LIMIT), JOURNAL_LIMIT)
+            heard = self._last_heard({service.id for service in stored.services})
         except StoreError:
             self._backend.close()
             raise
@@ -80,7 +80,7 @@ class Changes:
             lease = Lease(service, now + service.ttl, service.last_heartbeat)
             self._view.put(lease)
             self._view.tell(lease, lease.news)
-        self._remember_told(journal)
+        self._remember_told(heard)
 
     def close(self) -> None:
         """Store the times of the last heartbeats, and close the store."""
@@ -106,22 +106,39 @@ class Changes:
         Raises Unavailable.
         """
         events: list[Event] = []
-        if since < self.seq - len(self._staged):
+        stored = self.seq - len(self._staged)
+        if since < stored:
             try:
                 events = self._backend.events(since, limit)
             except StoreError as error:
                 raise unavailable(error) from error
             if not events or events[0].seq != since + 1:
                 return []
+            if events[-1].seq < stored:
+                return events
         events += [event for event in self._staged if event.seq > since]
         return events[:limit]
 
-    def _remember_told(self, journal: Iterable[Event]) -> None:
-        """Find in the journal what subscribers last heard of each service's health.
+    def _last_heard(self, living: set[str]) -> dict[str, Event]:
+        """The last event of each of these services that says how it is."""
+        return {
+            event.service_id: event
+            for event in self._journal()
+            if event.service_id in living and event.type not in _NO_HEALTH
+        }
+
+    def _journal(self) -> Iterator[Event]:
+        """All of it, a part at a time: it may be long."""
+        since = 0
+        while events := self._backend.events(since, _EVENTS_AT_ONCE):
+            yield from events
+            since = events[-1].seq
+
+    def _remember_told(self, heard: Mapping[str, Event]) -> None:
+        """Know what subscribers last heard of each service's health.
 
         Who was critical is passing after a restart, and they have to be told.
         """
-        heard = {event.service_id: event for event in journal if event.type not in _NO_HEALTH}
         for service_id, event in heard.items():
             if (lease := self._view.get(service_id)) is not None:
                 health = msgspec.json.decode(event.body)["data"]["service_info"]["health"]
@@ -234,7 +251,7 @@ class Changes:
         events = self._staged
         self._forget_staged()
         for remembered in (self._answered, self._left):
-            while len(remembered) > _MAX_ANSWERED:
+            while len(remembered) > MAX_ANSWERED:
                 del remembered[next(iter(remembered))]
         return events
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from rsreg import records, registry, wire
+from rsreg.backend import EVENTS_SIZE
 from rsreg.changes import unavailable
 from rsreg.choosing import NOBODY, Asker, read_filter
 from rsreg.config import DEFAULT_MAINTENANCE, DEFAULT_TTL, MAX_MAINTENANCE
@@ -39,8 +40,6 @@ Handler = Callable[[Mapping[str, Any], Peer], Body]
 
 #: Events in one reply, at most and by default.
 MAX_EVENTS = 1_000
-#: Bytes of events in one reply: a client takes no message of any size, and a slow line none soon.
-_MAX_EVENTS_SIZE = 1024 * 1024
 #: Bytes of a list of services; a client would close the connection at a longer reply, and not know.
 MAX_LIST = wire.MAX_REPLY - 1024 * 1024
 
@@ -265,11 +264,14 @@ class Dispatcher:
 
 
 def _fitting(events: Sequence[Event]) -> Sequence[Event]:
-    """As many of the first events as go into one reply: at least one."""
+    """As many of the first events as go into one reply: at least one.
+
+    A client takes no message of any size, and a slow line none soon.
+    """
     size = 0
     for count, event in enumerate(events):
         size += len(event.body)
-        if count and size > _MAX_EVENTS_SIZE:
+        if count and size > EVENTS_SIZE:
             return events[:count]
     return events
 

@@ -293,7 +293,7 @@ def test_one_reply_holds_only_so_many_bytes_of_events(desk: Desk) -> None:
 def test_one_reply_holds_one_event_at_least(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(dispatch, "_MAX_EVENTS_SIZE", most)
+    monkeypatch.setattr(dispatch, "EVENTS_SIZE", most)
     desk.ask("deregister", service_id="known")
     assert [e["seq"] for e in desk.ask("events", since=0)["events"]] == [1]
     assert [e["seq"] for e in desk.ask("events", since=1)["events"]] == [2]

@@ -33,7 +33,7 @@ CLIENT = [
     ("bench",),
 ]
 SERVER = [
-    ("model",),
+    ("model", "journal", "compact"),
     ("backend", "lease"),
     ("live",),
     ("changes", "choosing", "policies"),
