@@ -7,16 +7,15 @@ greenlet's rows into it. SQLite is called directly; it blocks for microseconds.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
-import socket
 import sqlite3
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import quote
 
 import msgspec
 import peewee
@@ -24,8 +23,10 @@ from peewee import SchemaManager, SqliteDatabase
 
 from rsreg import compact, model, records
 from rsreg.config import DEFAULT_JOURNAL_BYTES, DEFAULT_JOURNAL_EVENTS
-from rsreg.errors import StoreError, StoreInUse
+from rsreg.errors import StoreError, StoreLost
 from rsreg.journal import Journal
+from rsreg.lock import FileLock
+from rsreg.place import Place
 from rsreg.records import Event, Maintenance
 
 #: Bytes of events that are read at once; the first one may have more.
@@ -56,6 +57,8 @@ _TOKENS = (
     "SELECT token, service_id FROM event WHERE token IS NOT NULL ORDER BY seq DESC "
     f"LIMIT {MAX_ANSWERED}"
 )
+_NEWEST = "SELECT max(seq) FROM event"
+_QUICK_CHECK = "PRAGMA quick_check(1)"
 _FORGET_EVENTS = "DELETE FROM event WHERE seq <= ?"
 _DELETE_SERVICE = "DELETE FROM service WHERE id = ?"
 _TOUCH_SERVICE = "UPDATE service SET last_heartbeat = ? WHERE id = ?"
@@ -125,6 +128,18 @@ class RegistryBackend(Protocol):
         """Where it is, for people."""
 
 
+@runtime_checkable
+class Tended(Protocol):
+    """What a backend may have, too, if somebody has to look after it."""
+
+    def tend(self) -> None:
+        """Look after the store: called every second, between two changes.
+
+        Raises StoreLost if the store is no longer where it was; changes are refused then, until a
+        later call finds it again. What can be given back of disk or memory is, a little at a time.
+        """
+
+
 class SQLiteBackend:
     """Keeps everything in one SQLite file, which survives power loss (WAL, `synchronous=FULL`).
 
@@ -144,6 +159,7 @@ class SQLiteBackend:
         self.path = Path(path)
         self.journal = Journal(journal_events, journal_bytes)
         self._lock: FileLock | None = None
+        self._place: Place | None = None
         self._database: Any = SqliteDatabase(
             str(path),
             timeout=_BUSY_TIMEOUT / 1000,
@@ -160,18 +176,21 @@ class SQLiteBackend:
         if str(self.path) == _MEMORY:
             raise StoreError(f"{_MEMORY} is no file", hint="use InMemoryBackend()")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
+            # SQLite puts log and lock beside the file itself, not beside a link to it.
+            real = Path(os.path.realpath(self.path))
+            real.parent.mkdir(parents=True, exist_ok=True)
+            if real.exists():
                 self._check_file()
-            self._lock = FileLock(self.path)
-            if not self.path.exists():
-                self._check_no_remains()
-                _create(self.path)
+            self._lock = FileLock(real)
+            if not real.exists():
+                self._check_no_remains(real)
+                _create(real)
             self._database.connect()
             self._check_contents()
             self._database.execute_sql("PRAGMA journal_mode = wal")
             self._database.execute_sql("PRAGMA synchronous = full")
             self._tidy()
+            self._place = Place(real, self._lock.file, partial(self._verify, real))
         except StoreError:
             self.close()
             raise
@@ -247,6 +266,7 @@ class SQLiteBackend:
         """See RegistryBackend."""
         with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
             self._database.close()
+        self._place = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -255,17 +275,69 @@ class SQLiteBackend:
         """See RegistryBackend."""
         return str(self.path)
 
+    def tend(self) -> None:
+        """See Tended."""
+        if self._place is not None:
+            self._see(self._place.check_all)
+        with contextlib.suppress(peewee.PeeweeException, sqlite3.Error, OSError):
+            compact.shrink(self._execute)
+            if self._place is not None:
+                compact.shrink_log(self._execute, self._place.log)
+        if self._place is not None:
+            self._place.note()
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing of what is written meanwhile; a StoreError says why it is nothing."""
-        with _refusing(f"can't write {self.describe()}"), self._database.manual_commit():
-            self._database.begin()
-            try:
-                yield
-                self._database.commit()
-            except BaseException:
-                self._undo()
-                raise
+        if self._place is not None:
+            self._see(self._place.check)
+        try:
+            with _refusing(f"can't write {self.describe()}"), self._database.manual_commit():
+                self._database.begin()
+                try:
+                    yield
+                    self._database.commit()
+                except BaseException:
+                    self._undo()
+                    raise
+        finally:
+            if self._place is not None:
+                self._place.note()
+
+    def _see(self, check: Callable[[], None]) -> None:
+        """Have the place checked. Where only the log is gone, what it held goes into the file."""
+        assert self._place is not None
+        try:
+            check()
+        except StoreLost:
+            if self._place.lost_its_log:
+                with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
+                    self._execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._place.note()
+            raise
+
+    def _verify(self, path: Path) -> None:
+        """See whether the file still is what we wrote, as a server would that is started now."""
+        address = f"file:{quote(str(path))}?mode=ro"
+        newest = self.journal.newest
+        try:
+            with contextlib.closing(sqlite3.connect(address, uri=True)) as fresh:
+                verdict, seq = (
+                    fresh.execute(question).fetchone()[0] for question in (_QUICK_CHECK, _NEWEST)
+                )
+        except sqlite3.Error as error:
+            verdict, seq = str(error), newest
+        if verdict != "ok":
+            verdict = verdict.splitlines()[-1]
+        elif (seq or 0) != newest:
+            verdict = f"its last event has number {seq}, ours has {newest}"
+        else:
+            return
+        raise StoreLost(
+            f"{path} was changed by another program: {verdict}",
+            hint="restart the registry with a copy, or with an empty file: "
+            "services that run come back by themselves",
+        )
 
     def _undo(self) -> None:
         """Roll back, and take what was refused out of the log.
@@ -329,14 +401,14 @@ class SQLiteBackend:
                 hint="choose another file with --db",
             )
 
-    def _check_no_remains(self) -> None:
+    def _check_no_remains(self, path: Path) -> None:
         """Refuse the log of a database that is gone: SQLite would play it into the new one."""
-        remains = Path(f"{self.path}-wal")
-        if remains.exists():
-            raise StoreError(
-                f"{self.path} is gone, but not {remains.name}, which holds its last changes",
-                hint=f"put {self.path.name} back, or remove {remains.name} too",
-            )
+        for remains in (Path(f"{path}-wal"), Path(f"{path}-journal")):
+            if remains.exists():
+                raise StoreError(
+                    f"{self.path} is gone, but not {remains.name}, which holds its last changes",
+                    hint=f"put {path.name} back, or remove {remains.name} too",
+                )
 
     def _check_contents(self) -> None:
         """Refuse what is newer, or corrupt."""
@@ -347,7 +419,7 @@ class SQLiteBackend:
                 f"this one knows {model.SCHEMA_VERSION})",
                 hint="start the newer rsreg, or choose another file with --db",
             )
-        verdict = str(self._pragma("quick_check(1)"))
+        verdict = str(self._execute(_QUICK_CHECK)[0][0])
         if verdict != "ok":
             raise _corrupt(self.path, verdict.splitlines()[-1])
 
@@ -377,35 +449,6 @@ class InMemoryBackend(SQLiteBackend):
     def describe(self) -> str:
         """See RegistryBackend."""
         return "memory"
-
-
-class FileLock:
-    """Holds `<file>.lock` for this process, so that two servers never share a file.
-
-    The lock is the kernel's (flock) and ends with the process; the text in it says who holds it. It
-    stands beside the database, which other programs may read meanwhile. Raises StoreInUse.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(self._file, 200).decode().strip() or "another program"
-            self.release()
-            raise StoreInUse(
-                f"{path} is in use by {holder}",
-                hint="stop that one, or choose another file with --db",
-            ) from None
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(self._file, 0)
-        os.write(
-            self._file, f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
-        )
-
-    def release(self) -> None:
-        """Let the next server have the file."""
-        os.close(self._file)
 
 
 def _create(path: Path) -> None:

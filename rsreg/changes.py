@@ -13,8 +13,8 @@ from itertools import islice
 import msgspec
 
 from rsreg import wire
-from rsreg.backend import MAX_ANSWERED, RegistryBackend
-from rsreg.errors import StoreError, Unavailable
+from rsreg.backend import MAX_ANSWERED, RegistryBackend, Tended
+from rsreg.errors import StoreError, StoreLost, Unavailable
 from rsreg.lease import Lease
 from rsreg.live import LiveView
 from rsreg.records import CRITICAL, MAINTENANCE, Event, Maintenance, news
@@ -83,9 +83,13 @@ class Changes:
         self._remember_told(heard)
 
     def close(self) -> None:
-        """Store the times of the last heartbeats, and close the store."""
+        """Store the times of the last heartbeats, and close the store.
+
+        One that is lost is closed as it is: that it is lost was said.
+        """
         try:
-            self._backend.touch(self._heartbeats())
+            if not isinstance(self.trouble, StoreLost):
+                self._backend.touch(self._heartbeats())
         finally:
             self._backend.close()
 
@@ -99,6 +103,18 @@ class Changes:
             self._note(error)
         else:
             self._note(None)
+
+    def tend(self) -> None:
+        """Look after the store; it is in trouble as long as it is not where it was."""
+        if not isinstance(self._backend, Tended):
+            return
+        try:
+            self._backend.tend()
+        except StoreError as error:
+            self._note(error)
+        else:
+            if isinstance(self.trouble, StoreLost):
+                self.check_store()
 
     def events_since(self, since: int, limit: int) -> list[Event]:
         """The events after `since`, staged ones too; none if the journal does not reach back.
@@ -274,6 +290,5 @@ class Changes:
 
 def unavailable(error: StoreError) -> Unavailable:
     """What a client is told of a store that failed."""
-    return Unavailable(
-        f"The registry's store failed: {error}", hint="nothing was changed; try again"
-    )
+    todo = "try again" if error.hint is None else error.hint
+    return Unavailable(f"The registry's store failed: {error}", hint=f"nothing was changed; {todo}")

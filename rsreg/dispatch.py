@@ -250,7 +250,10 @@ class Dispatcher:
 
     def _state(self) -> Body:
         trouble = self._registry.trouble
-        return {"status": "degraded", "reason": str(trouble)} if trouble else {"status": "ok"}
+        if trouble is None:
+            return {"status": "ok"}
+        state = {"status": "degraded", "reason": str(trouble)}
+        return state if trouble.hint is None else {**state, "hint": trouble.hint}
 
     def _position(self) -> Body:
         return {"seq": self._registry.seq, "epoch": self._registry.epoch}

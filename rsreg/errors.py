@@ -20,7 +20,8 @@
     │   └── InternalError            internal
     ├── AmbiguousName                a name or prefix fits several services
     ├── StoreError                   server side: the store failed or was refused
-    │   └── StoreInUse               another server has it
+    │   ├── StoreInUse               another server has it
+    │   └── StoreLost                its files are no longer where, or what, they were
     └── PortInUse                    server side: a port is taken
 
 An unknown code decodes to plain `ServerError`, so older clients survive newer servers.
@@ -166,6 +167,10 @@ class StoreError(RegistryError):
 
 class StoreInUse(StoreError):
     """Another server has the store; the text says which."""
+
+
+class StoreLost(StoreError):
+    """The files of an open store were taken away or changed; it is told apart by who mends it."""
 
 
 class PortInUse(RegistryError):

@@ -40,6 +40,11 @@ class Journal:
         self.events = self.bytes = 0
         self._parts: deque[_Part] = deque()
 
+    @property
+    def newest(self) -> int:
+        """The number of the last event, 0 without any."""
+        return self._parts[-1].last if self._parts else 0
+
     def copy(self) -> Journal:
         """The same, to be changed without a change of this one."""
         other = Journal(self.limit, self.size)

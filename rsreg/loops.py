@@ -1,4 +1,7 @@
-"""The greenlets of the server: RequestLoop, Publisher, Reaper; each a `step` that `run` repeats."""
+"""The greenlets of the server, each with a `step` that `run` repeats.
+
+RequestLoop, Publisher, Reaper, Caretaker.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,8 @@ _FIRST = 2
 _READABLE = int(zmq.POLLIN)
 #: Services that expire in one transaction.
 EXPIRE_BATCH = 100
+#: Seconds between two looks after the store: how long it may go unnoticed that it is gone.
+TEND = 0.5
 #: Events that are published before others have their turn.
 PUBLISH_BATCH = 16
 
@@ -267,3 +272,19 @@ class Reaper:
                 self._publish(self._registry.commit())
                 gevent.idle(_FIRST)
         self._registry.check_store()
+
+
+class Caretaker:
+    """Looks after the store, between two batches of requests, and switches to nobody meanwhile."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def run(self, stop: Flag) -> None:
+        """Look every half second until `stop` is set."""
+        while not stop.wait(TEND):
+            self.step()
+
+    def step(self) -> None:
+        """One look."""
+        self._registry.tend_store()

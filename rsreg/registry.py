@@ -108,6 +108,10 @@ class Registry:
         """See whether a store in trouble can be written again; it tells no one by itself."""
         self._changes.check_store()
 
+    def tend_store(self) -> None:
+        """Look after the store; call it every second."""
+        self._changes.tend()
+
     # -- time
 
     def caught_up(self, moment: float) -> bool:

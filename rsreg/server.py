@@ -23,7 +23,7 @@ from rsreg.choosing import Strategy
 from rsreg.client import RegistryClient
 from rsreg.dispatch import Body, Dispatcher
 from rsreg.errors import ConfigurationError, PortInUse, RegistryError
-from rsreg.loops import Publisher, Reaper, RequestLoop
+from rsreg.loops import Caretaker, Publisher, Reaper, RequestLoop
 from rsreg.registry import Registry
 from rsreg.timing import Clock
 
@@ -148,7 +148,7 @@ class RegistryServer:
         self._wake = gevent.get_hub().loop.async_()
         self._wake.start(lambda: gevent.spawn(self.stop))
         self._since = self._wall()
-        for loop in (self._requests, self._publisher, reaper):
+        for loop in (self._requests, self._publisher, reaper, Caretaker(self.registry)):
             self._spawn(type(loop).__name__, loop.run)
         if self._stop_asked:
             self.request_stop()
@@ -239,7 +239,7 @@ class RegistryServer:
         self._greenlets.append(greenlet)
 
     def _ended(self, greenlet: Any) -> None:
-        """One of the three is over: before a stop that is a fault, and the end of the server."""
+        """One of them is over: before a stop that is a fault, and the end of the server."""
         if self._stop.is_set():
             return
         self._failure = greenlet.exception or RuntimeError("it returned")

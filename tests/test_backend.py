@@ -364,7 +364,7 @@ def test_a_file_survives_power_loss(path: Path) -> None:
     with opened(path) as store:
         fill(store, 1)
         assert outside(path, "PRAGMA journal_mode") == [[("wal",)]]
-        assert store._pragma("synchronous") == 2
+        assert store._execute("PRAGMA synchronous") == [(2,)]
 
 
 def test_another_program_may_read_the_file_meanwhile(path: Path) -> None:

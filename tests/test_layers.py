@@ -33,7 +33,7 @@ CLIENT = [
     ("bench",),
 ]
 SERVER = [
-    ("model", "journal", "compact"),
+    ("model", "journal", "compact", "lock", "place"),
     ("backend", "lease"),
     ("live",),
     ("changes", "choosing", "policies"),
