@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
-from urllib.parse import quote
 
 import msgspec
 import peewee
 from peewee import SchemaManager, SqliteDatabase
 
-from rsreg import compact, model, records
+from rsreg import compact, copying, model, records
 from rsreg.config import DEFAULT_JOURNAL_BYTES, DEFAULT_JOURNAL_EVENTS
 from rsreg.errors import StoreError, StoreLost
 from rsreg.journal import Journal
@@ -35,8 +34,6 @@ EVENTS_SIZE = 1024 * 1024
 MAX_ANSWERED = 10_000
 #: Milliseconds to wait for another program's lock on the file; the whole server waits with us.
 _BUSY_TIMEOUT = 250
-#: Bytes of an SQLite file's header: a magic text first, the application id from byte 68.
-_HEADER = 100
 #: What SQLite calls a database that is in no file.
 _MEMORY = ":memory:"
 #: Writes to the file, and changes nothing.
@@ -57,6 +54,7 @@ _TOKENS = (
     "SELECT token, service_id FROM event WHERE token IS NOT NULL ORDER BY seq DESC "
     f"LIMIT {MAX_ANSWERED}"
 )
+_CONTENTS = "SELECT (SELECT count(*) FROM service), (SELECT max(seq) FROM event)"
 _NEWEST = "SELECT max(seq) FROM event"
 _QUICK_CHECK = "PRAGMA quick_check(1)"
 _FORGET_EVENTS = "DELETE FROM event WHERE seq <= ?"
@@ -129,6 +127,13 @@ class RegistryBackend(Protocol):
 
 
 @runtime_checkable
+class Journaled(Protocol):
+    """What a backend has, too, that can say how much it keeps of the past."""
+
+    journal: Journal
+
+
+@runtime_checkable
 class Tended(Protocol):
     """What a backend may have, too, if somebody has to look after it."""
 
@@ -137,6 +142,27 @@ class Tended(Protocol):
 
         Raises StoreLost if the store is no longer where it was; changes are refused then, until a
         later call finds it again. What can be given back of disk or memory is, a little at a time.
+        """
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a copy of a store holds: its bytes, services, and the number of its last event."""
+
+    size: int
+    services: int
+    seq: int
+
+
+@runtime_checkable
+class Copyable(Protocol):
+    """What a backend has, too, that can be copied."""
+
+    def copy(self, target: Path, *, replace: bool) -> Copied:
+        """Write a copy of all that is committed to a file, whole or not at all.
+
+        Called in a thread of its own, beside everything else; ends soon after `close`. A file that
+        is there is refused, unless it is to be replaced. Raises StoreError.
         """
 
 
@@ -160,6 +186,7 @@ class SQLiteBackend:
         self.journal = Journal(journal_events, journal_bytes)
         self._lock: FileLock | None = None
         self._place: Place | None = None
+        self._copying: sqlite3.Connection | None = None
         self._database: Any = SqliteDatabase(
             str(path),
             timeout=_BUSY_TIMEOUT / 1000,
@@ -180,7 +207,7 @@ class SQLiteBackend:
             real = Path(os.path.realpath(self.path))
             real.parent.mkdir(parents=True, exist_ok=True)
             if real.exists():
-                self._check_file()
+                copying.check_header(self.path)
             self._lock = FileLock(real)
             if not real.exists():
                 self._check_no_remains(real)
@@ -264,6 +291,8 @@ class SQLiteBackend:
 
     def close(self) -> None:
         """See RegistryBackend."""
+        if (copying_now := self._copying) is not None:
+            copying_now.interrupt()
         with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
             self._database.close()
         self._place = None
@@ -285,6 +314,24 @@ class SQLiteBackend:
                 compact.shrink_log(self._execute, self._place.log)
         if self._place is not None:
             self._place.note()
+
+    def copy(self, target: Path, *, replace: bool) -> Copied:
+        """See Copyable."""
+        real = Path(os.path.realpath(self.path))
+        if os.path.realpath(target) in {f"{real}{end}" for end in ("", "-wal", "-shm", ".lock")}:
+            raise StoreError(f"{target} is the store itself", hint="choose another name")
+        with (
+            _refusing(f"can't copy {self.describe()}"),
+            contextlib.closing(copying.read_only(real)) as source,
+        ):
+            self._copying = source
+            try:
+                copying.copy(source, target, replace=replace)
+            finally:
+                self._copying = None
+        with _refusing(f"can't read {target}"), contextlib.closing(copying.read_only(target)) as it:
+            services, seq = it.execute(_CONTENTS).fetchone()
+        return Copied(target.stat().st_size, services, seq or 0)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -318,10 +365,9 @@ class SQLiteBackend:
 
     def _verify(self, path: Path) -> None:
         """See whether the file still is what we wrote, as a server would that is started now."""
-        address = f"file:{quote(str(path))}?mode=ro"
         newest = self.journal.newest
         try:
-            with contextlib.closing(sqlite3.connect(address, uri=True)) as fresh:
+            with contextlib.closing(copying.read_only(path)) as fresh:
                 verdict, seq = (
                     fresh.execute(question).fetchone()[0] for question in (_QUICK_CHECK, _NEWEST)
                 )
@@ -378,29 +424,6 @@ class SQLiteBackend:
         value: str | None = query.scalar(self._database)
         return value
 
-    def _check_file(self) -> None:
-        """Refuse what is not ours before anything is put beside it, or SQLite opens it.
-
-        SQLite would take an empty file for a new database.
-        """
-        with self.path.open("rb") as file:
-            header = file.read(_HEADER)
-        if not header:
-            raise StoreError(
-                f"{self.path} is empty: it was cut off, it is no new database",
-                hint="put back a copy, or remove it and its -wal to start with an empty registry",
-            )
-        if not header.startswith(b"SQLite format 3\0"):
-            raise StoreError(
-                f"{self.path} is corrupt: file is not a database",
-                hint="choose another file with --db; if it was the registry's, put back a copy",
-            )
-        if int.from_bytes(header[68:72], "big") != model.APPLICATION_ID:
-            raise StoreError(
-                f"{self.path} is a database of another program",
-                hint="choose another file with --db",
-            )
-
     def _check_no_remains(self, path: Path) -> None:
         """Refuse the log of a database that is gone: SQLite would play it into the new one."""
         for remains in (Path(f"{path}-wal"), Path(f"{path}-journal")):
@@ -446,6 +469,13 @@ class InMemoryBackend(SQLiteBackend):
             self._tidy()
         return None
 
+    def copy(self, target: Path, *, replace: bool) -> Copied:
+        """There is nothing to copy that anybody could start from."""
+        raise StoreError(
+            "a registry in memory keeps nothing that could be copied",
+            hint="start it with a file (--db)",
+        )
+
     def describe(self) -> str:
         """See RegistryBackend."""
         return "memory"
@@ -461,9 +491,7 @@ def _create(path: Path) -> None:
         _create_tables(database)
         database.close()
     fresh.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
+    copying.sync(path.parent)
 
 
 def _create_tables(database: Any) -> None:

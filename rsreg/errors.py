@@ -17,6 +17,7 @@
     │   ├── DuplicateName            duplicate-name
     │   ├── Forbidden                forbidden
     │   ├── Unavailable              unavailable
+    │   ├── BackupFailed             backup-failed
     │   └── InternalError            internal
     ├── AmbiguousName                a name or prefix fits several services
     ├── StoreError                   server side: the store failed or was refused
@@ -144,6 +145,12 @@ class Unavailable(ServerError):
     """The store can't do it now; nothing was changed, try again."""
 
     code = "unavailable"
+
+
+class BackupFailed(ServerError):
+    """The registry could not write the copy that was asked for; there is none."""
+
+    code = "backup-failed"
 
 
 class InternalError(ServerError):

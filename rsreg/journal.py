@@ -45,6 +45,15 @@ class Journal:
         """The number of the last event, 0 without any."""
         return self._parts[-1].last if self._parts else 0
 
+    def body(self) -> dict[str, int]:
+        """What is kept, and the most that may be, as the protocol shows it."""
+        return {
+            "events": self.events,
+            "bytes": self.bytes,
+            "most_events": self.limit,
+            "most_bytes": self.size,
+        }
+
     def copy(self) -> Journal:
         """The same, to be changed without a change of this one."""
         other = Journal(self.limit, self.size)

@@ -19,6 +19,7 @@ from gevent.hub import Waiter
 from rsreg import wire
 from rsreg.dispatch import Dispatcher
 from rsreg.errors import StoreError
+from rsreg.later import Later
 from rsreg.records import Event
 from rsreg.registry import Registry
 from rsreg.timing import Clock
@@ -121,6 +122,9 @@ class RequestLoop:
         self._cgse_reply = cgse_reply
         self._ready = Readiness(sockets, TICK)
         self._awake = clock()
+        #: Requests whose replies are being worked on.
+        self._waiting: list[tuple[Request, Later]] = []
+        self._threads: list[Any] = []
 
     def run(self, stop: Flag) -> None:
         """Serve until `stop` is set."""
@@ -132,6 +136,10 @@ class RequestLoop:
     def close(self) -> None:
         """Stop watching the sockets."""
         self._ready.close()
+
+    def wait_for_threads(self, timeout: float) -> None:
+        """Wait for those that work on replies, which nobody gets any more."""
+        gevent.wait(self._threads, timeout=timeout)
 
     def step(self) -> bool:
         """Serve what has arrived: take a batch, change and commit, publish, reply.
@@ -153,8 +161,10 @@ class RequestLoop:
             replies = [self._answer(request, error) for request in batch]
         self._publish(events)
         used = set()
-        for request, reply in zip(batch, replies, strict=True):
-            if request.envelope.reply_to is not None:
+        for request, reply in [*zip(batch, replies, strict=True), *self._worked_on()]:
+            if isinstance(reply, Later):
+                self._work_on(request, reply)
+            elif request.envelope.reply_to is not None:
                 self._send(request.socket, wire.close_reply(request.envelope.reply_to, reply))
                 used.add(request.socket)
         if untold or not emptied or not self._registry.caught_up(now):
@@ -169,9 +179,26 @@ class RequestLoop:
             self._registry.grant_grace()
         self._awake = now
 
-    def _serve(self) -> tuple[list[Request], list[bytes], bool]:
+    def _work_on(self, request: Request, reply: Later) -> None:
+        """Have a thread work on a reply, unless it does already."""
+        if not reply.started:
+            reply.started = True
+            self._threads = [thread for thread in self._threads if not thread.ready()]
+            self._threads.append(gevent.get_hub().threadpool.spawn(reply.run))
+        self._waiting.append((request, reply))
+
+    def _worked_on(self) -> list[tuple[Request, bytes]]:
+        """The requests whose replies are there, with these."""
+        done = [(one, wire.encode(reply.body)) for one, reply in self._waiting if reply.body]
+        if done:
+            self._waiting = [one for one in self._waiting if not one[1].body]
+        return done
+
+    def _serve(self) -> tuple[list[Request], list[bytes | Later], bool]:
         """A batch in order of arrival, its replies, and whether it left every socket empty."""
-        batch, replies, emptied = [], [], True
+        batch: list[Request] = []
+        replies: list[bytes | Later] = []
+        emptied = True
         for socket in self._sockets:
             taken = size = 0
             while _readable(socket):
@@ -185,13 +212,14 @@ class RequestLoop:
                 envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
                 if envelope is not None:
                     batch.append(Request(socket, envelope, identity))
-                    replies.append(self._answer(batch[-1], None))
-                    size += len(replies[-1])
+                    reply = self._answer(batch[-1], None)
+                    replies.append(reply)
+                    size += 0 if isinstance(reply, Later) else len(reply)
         return batch, replies, emptied
 
-    def _answer(self, request: Request, failure: StoreError | None) -> bytes:
-        answer = self._dispatcher.answer
-        return wire.encode(answer(request.envelope.payload, request.peer, failure))
+    def _answer(self, request: Request, failure: StoreError | None) -> bytes | Later:
+        answer = self._dispatcher.answer(request.envelope.payload, request.peer, failure)
+        return answer if isinstance(answer, Later) else wire.encode(answer)
 
     def _send(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
         try:

@@ -33,9 +33,10 @@ CLIENT = [
     ("bench",),
 ]
 SERVER = [
-    ("model", "journal", "compact", "lock", "place"),
+    ("model", "journal", "compact", "lock", "place", "later"),
+    ("copying",),
     ("backend", "lease"),
-    ("live",),
+    ("live", "restoring"),
     ("changes", "choosing", "policies"),
     ("registry",),
     ("dispatch",),
@@ -68,7 +69,7 @@ GUESTS = {
     "packaging": {"choosing"},
     "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
-    "sqlite3": {"backend"},
+    "sqlite3": {"backend", "copying", "restoring"},
     "asyncio": {"watch", "aiochannel", "aioregistered", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},
