@@ -138,7 +138,7 @@ class Tended(Protocol):
     """What a backend may have, too, if somebody has to look after it."""
 
     def tend(self) -> None:
-        """Look after the store: called every second, between two changes.
+        """Look after the store: called twice a second, between two changes.
 
         Raises StoreLost if the store is no longer where it was; changes are refused then, until a
         later call finds it again. What can be given back of disk or memory is, a little at a time.

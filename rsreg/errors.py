@@ -177,7 +177,7 @@ class StoreInUse(StoreError):
 
 
 class StoreLost(StoreError):
-    """The files of an open store were taken away or changed; it is told apart by who mends it."""
+    """The files of an open store were taken away, replaced or changed: only people mend that."""
 
 
 class PortInUse(RegistryError):

@@ -253,7 +253,7 @@ class RegistryServer:
 
     def about(self) -> Body:
         """What it says about itself (docs/protocol.md, "info")."""
-        about = {
+        about: Body = {
             "req_port": self.req_port,
             "pub_port": self.pub_port,
             "hb_port": self.hb_port,

@@ -496,7 +496,7 @@ def test_a_deep_request_is_refused_under_its_request_id(desk: Desk) -> None:
 def test_a_refusal_says_what_to_do(desk: Desk) -> None:
     assert desk.ask("dance")["hint"] == (
         "the actions are register, update, deregister, renew, get, list, discover, health, info, "
-        "events, maintenance, terminate"
+        "events, maintenance, backup, terminate"
     )
     assert "not 0" in desk.ask("register", service_info={**INFO, "port": 0})["hint"]
     assert desk.send(b"{")["hint"]
