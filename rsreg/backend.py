@@ -309,9 +309,9 @@ class SQLiteBackend:
         if self._place is not None:
             self._see(self._place.check_all)
         with contextlib.suppress(peewee.PeeweeException, sqlite3.Error, OSError):
-            compact.shrink(self._execute)
+            compact.shrink(self._database.connection())
             if self._place is not None:
-                compact.shrink_log(self._execute, self._place.log)
+                compact.shrink_log(self._database.connection(), self._place.log)
         if self._place is not None:
             self._place.note()
 
@@ -411,7 +411,7 @@ class SQLiteBackend:
             forgotten = self.journal.add(self._database.execute_sql(_EVENT_SIZES))
         with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
             self._database.execute_sql(_FORGET_EVENTS, (forgotten,))
-            compact.at_start(self._execute)
+            compact.at_start(self._database.connection())
 
     def _epoch(self) -> str:
         epoch = self._meta(_EPOCH)

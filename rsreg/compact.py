@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
-
-#: Runs a statement; all of its rows.
-Execute = Callable[[str], list[Any]]
+import sqlite3
 
 #: What lets a file shrink without being written anew (PRAGMA auto_vacuum).
 _INCREMENTAL = 2
@@ -24,36 +20,45 @@ PREPARE = f"PRAGMA auto_vacuum = {_INCREMENTAL}"
 SETTINGS = ("PRAGMA secure_delete = off", f"PRAGMA journal_size_limit = {_LOG_SIZE}")
 
 
-def at_start(execute: Execute) -> None:
+def at_start(database: sqlite3.Connection) -> None:
     """Have the file shrink from now on; write it anew if most of it is unused, or it is older.
 
     Takes as long as it takes to write what is in use; nobody may be waiting.
     """
-    older = _number(execute, "auto_vacuum") != _INCREMENTAL
-    if older or 2 * _number(execute, "freelist_count") > _number(execute, "page_count"):
-        execute(PREPARE)
-        execute("VACUUM")
-        execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    older = _number(database, "auto_vacuum") != _INCREMENTAL
+    if older or 2 * _number(database, "freelist_count") > _number(database, "page_count"):
+        database.execute(PREPARE)
+        database.execute("VACUUM")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def shrink(execute: Execute) -> None:
+def shrink(database: sqlite3.Connection) -> None:
     """Give back some of the pages that are not in use, if they are many."""
-    unused = _number(execute, "freelist_count")
-    if unused > _SPARE_PAGES and unused * _SPARE_PART > _number(execute, "page_count"):
-        execute(f"PRAGMA incremental_vacuum({_AT_ONCE})")
+    if not _has_much_unused(database):
+        return
+    # A script, as a statement without rows is left after its first step: after one page.
+    database.executescript(f"PRAGMA incremental_vacuum({_AT_ONCE})")
+    if not _has_much_unused(database):
+        # Until then only the log says that the file is shorter.
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def shrink_log(execute: Execute, log: str) -> None:
+def shrink_log(database: sqlite3.Connection, log: str) -> None:
     """Empty the log, if a reader made it grow and is gone; does not wait for one that is there."""
     if os.stat(log).st_size <= 2 * _LOG_SIZE:
         return
-    patience = _number(execute, "busy_timeout")
-    execute("PRAGMA busy_timeout = 0")
+    patience = _number(database, "busy_timeout")
+    database.execute("PRAGMA busy_timeout = 0")
     try:
-        execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
-        execute(f"PRAGMA busy_timeout = {patience}")
+        database.execute(f"PRAGMA busy_timeout = {patience}")
 
 
-def _number(execute: Execute, pragma: str) -> int:
-    return int(execute(f"PRAGMA {pragma}")[0][0])
+def _has_much_unused(database: sqlite3.Connection) -> bool:
+    unused = _number(database, "freelist_count")
+    return unused > _SPARE_PAGES and unused * _SPARE_PART > _number(database, "page_count")
+
+
+def _number(database: sqlite3.Connection, pragma: str) -> int:
+    return int(database.execute(f"PRAGMA {pragma}").fetchone()[0])
