@@ -432,6 +432,12 @@ class SQLiteBackend:
                     f"{self.path} is gone, but not {remains.name}, which holds its last changes",
                     hint=f"put {path.name} back, or remove {remains.name} too",
                 )
+        unfinished = Path(f"{path}{copying.UNFINISHED}")
+        if unfinished.exists():
+            raise StoreError(
+                f"{self.path} is gone: a restore was cut short, {unfinished.name} is its copy",
+                hint='run "rs_cs restore" again',
+            )
 
     def _check_contents(self) -> None:
         """Refuse what is newer, or corrupt."""

@@ -11,6 +11,8 @@ from urllib.parse import quote
 from rsreg import model
 from rsreg.errors import StoreError
 
+#: What the name of a restored database ends in until it takes the place of the store.
+UNFINISHED = ".restored"
 #: Bytes of an SQLite file's header: a magic text first, the application id from byte 68.
 _HEADER = 100
 

@@ -14,8 +14,9 @@ from rsreg.backend import SQLiteBackend
 from rsreg.errors import StoreError
 from rsreg.lock import FileLock
 
-#: What else belongs to a database, if it is there.
-_BESIDE = ("-wal", "-shm", "-journal")
+#: What else belongs to a database, if it is there; the log last, as without a database it says that
+#: something is missing.
+_BESIDE = ("-shm", "-journal", "-wal")
 
 
 _ANOTHER = "nothing was changed; choose another copy"
@@ -43,7 +44,7 @@ def restore(copy: Path, store: Path) -> Restored:
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(store)
-        fresh = store.with_name(f"{store.name}.restored")
+        fresh = Path(f"{store}{copying.UNFINISHED}")
         try:
             services, seq = _prepare(copy, fresh)
             _hand_over(store, fresh, Path(f"{store}.lock"))
@@ -51,7 +52,8 @@ def restore(copy: Path, store: Path) -> Restored:
             fresh.replace(store)
             copying.sync(store.parent)
         finally:
-            for end in ("", ".lock", *_BESIDE):
+            # Where the old one is gone already, the new one stays, and a start is refused.
+            for end in ("" if store.exists() else ".lock", ".lock", *_BESIDE):
                 Path(f"{fresh}{end}").unlink(missing_ok=True)
             lock.release()
     except OSError as error:
@@ -104,9 +106,9 @@ def _hand_over(store: Path, fresh: Path, lock: Path) -> None:
 def _keep(store: Path) -> Path | None:
     """Give what is there another name, with all that belongs to it.
 
-    Where there is a log, the database goes first: without it a start is refused, and none begins
-    with a log that belongs to another database. Else it keeps its name as well, until it is
-    replaced in one step.
+    Where there is a log, the database goes first, so that no start begins with a log that belongs
+    to another one: a start without a database is refused until this is done. Else it keeps its name
+    as well, until it is replaced in one step.
     """
     there = [end for end in ("", *_BESIDE) if os.path.lexists(f"{store}{end}")]
     if not there:
