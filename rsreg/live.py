@@ -123,6 +123,14 @@ class LiveView:
         """The leases of the services of a name, in the order of registration."""
         return [self._leases[service_id] for service_id in self._names.get(name, ())]
 
+    def kinds(self) -> Iterable[str]:
+        """All that services are found under."""
+        return self._kinds
+
+    def names(self) -> Iterable[str]:
+        """The names of all services."""
+        return self._names
+
     def discovered(self, kind: str, mode: str | None = None) -> Sequence[Lease]:
         """Those found under `kind` that may be discovered, in no order; see `Kind.discovered`."""
         found = self._kinds.get(kind)

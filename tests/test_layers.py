@@ -34,7 +34,7 @@ CLIENT = [
 ]
 SERVER = [
     ("model",),
-    ("backend", "lease"),
+    ("backend", "lease", "conditions"),
     ("live",),
     ("changes", "choosing", "policies"),
     ("registry",),
@@ -63,9 +63,9 @@ GUESTS = {
     },
     "msgspec": {
         *("records", "wire", "mirror", "backend", "live", "changes", "choosing"),
-        *("registry", "dispatch"),
+        *("registry", "dispatch", "conditions"),
     },
-    "packaging": {"choosing"},
+    "packaging": {"conditions"},
     "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend"},
