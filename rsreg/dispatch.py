@@ -132,6 +132,11 @@ class Dispatcher:
             raise InvalidRequest("Missing required field: service_info")
         info, extra = records.read_service_info(request["service_info"])
         asked = request.get("ttl")
+        if asked is None and request["service_info"].get("ttl") is not None:
+            raise InvalidRequest(
+                "Invalid service_info.ttl: it means nothing here",
+                hint="a ttl stands beside the service_info, not in it",
+            )
         ttl = DEFAULT_TTL if asked is None else records.read_ttl(asked)
         service_id = self._registry.register(
             info,
@@ -139,7 +144,7 @@ class Dispatcher:
             ttl,
             wire.fingerprint(request),
             turn=wire.turn_of(request),
-            report=records.read_report(request.get("report")),
+            report=records.read_report(request.get("report"), self._wall()),
             replaces=_replaced(request),
         )
         return {
@@ -162,19 +167,26 @@ class Dispatcher:
         return {"success": True, "message": "Service deregistered successfully"}
 
     def _renew(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        report = records.read_report(request.get("report"))
+        report = records.read_report(request.get("report"), self._wall())
         self._registry.renew(_text(request, "service_id"), report)
         return {"success": True, "message": "Service renewed successfully"}
 
     def _get(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        return {"success": True, "service": self._registry.get(_text(request, "service_id"))}
+        service = self._registry.get(_text(request, "service_id"))
+        return {"success": True, "service": service, **self._time()}
 
     def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         everything = request.get("service_type") in (None, "")
         kind = None if everything else _text(request, "service_type")
         services = self._registry.list_services(kind, read_filter(request))
         _check_size(services)
-        return {"success": True, "services": services, **self._position(), **self._leases(request)}
+        return {
+            "success": True,
+            "services": services,
+            **self._position(),
+            **self._time(),
+            **self._leases(request),
+        }
 
     def _discover(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         asker = request.get("asker")
@@ -184,13 +196,19 @@ class Dispatcher:
             None if request.get("strategy") is None else _text(request, "strategy"),
             NOBODY if asker is None else records.checked(asker, Asker, "asker."),
         )
-        return {"success": True, "service": service}
+        return {"success": True, "service": service, **self._time()}
 
     def _health(self, _request: Mapping[str, Any], _peer: Peer) -> Body:
-        return {"success": True, **self._state(), "timestamp": int(self._wall())}
+        return {"success": True, **self._state(), **self._time()}
 
     def _info(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        body = {"success": True, **self._state(), **self._about(), **self._position()}
+        body = {
+            "success": True,
+            **self._state(),
+            **self._about(),
+            **self._position(),
+            **self._time(),
+        }
         if maintenance := self._maintenance():
             body["maintenance"] = maintenance
         if request.get("services") is not False:
@@ -208,6 +226,7 @@ class Dispatcher:
             "events": registry.bodies(_fitting(events)),
             "reset": reset,
             **self._position(),
+            **self._time(),
             **self._leases(request),
         }
 
@@ -235,7 +254,7 @@ class Dispatcher:
             self._registry.start_maintenance(entry)
         else:
             self._registry.end_maintenance(entry)
-        return {"success": True, "maintenance": self._maintenance()}
+        return {"success": True, "maintenance": self._maintenance(), **self._time()}
 
     def _maintenance(self) -> list[Body]:
         return [each.body() for each in self._registry.maintenance]
@@ -247,11 +266,15 @@ class Dispatcher:
                 hint='log in there and run "rs_cs stop"',
             )
         self._terminate()
-        return {"success": True, "status": "terminating", "timestamp": int(self._wall())}
+        return {"success": True, "status": "terminating", **self._time()}
 
     def _state(self) -> Body:
         trouble = self._registry.trouble
         return {"status": "degraded", "reason": str(trouble)} if trouble else {"status": "ok"}
+
+    def _time(self) -> Body:
+        """By which clients reckon ages: their own clocks may be anywhere."""
+        return {"timestamp": int(self._wall())}
 
     def _position(self) -> Body:
         return {"seq": self._registry.seq, "epoch": self._registry.epoch}

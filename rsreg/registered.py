@@ -103,7 +103,7 @@ def plan(
         )
     try:
         # What the registry would refuse again and again, in the background.
-        records.read_service_info({"host": "to be found", "port": 1, **wanted.info})
+        records.read_service_info({"host": "to-be-found", "port": 1, **wanted.info})
         records.read_ttl(ttl)
     except InvalidRequest as error:
         raise ConfigurationError(str(error), hint=error.hint) from error
