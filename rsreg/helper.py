@@ -220,6 +220,8 @@ def main(parent: int) -> None:
     """Beat for the parent until it ends, which it may have done already."""
     # What else this process got from the driver, its devices for one, is not for it to hold.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    # A driver that does not read what is logged here, while C code keeps its GIL, stops no beat.
+    os.set_blocking(1, False)
     logging.basicConfig(handlers=[_ToParent()], level=logging.INFO)
     rest = b""
     beating: Presence | None = None

@@ -27,6 +27,7 @@ from rsreg.calls import Record
 from rsreg.client import RegistryClient
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.text import printable
+from rsreg.writing import Writer
 
 if TYPE_CHECKING:
     from rsreg.server import RegistryServer
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 IN_MEMORY = ":memory:"
 #: Seconds that a start in the background, and a stop, may take.
 DEFAULT_PATIENCE = 10.0
+_STDERR = 2
+#: Seconds that the end of the process waits until its log is written.
+_FLUSH = 1.0
 #: Lines of the log that are shown of a server that ended without a word.
 _LAST_LINES = 10
 
@@ -179,11 +183,33 @@ def stop(client: RegistryClient, timeout: float = DEFAULT_PATIENCE) -> None:
 
 
 def log_to_stderr(level: str) -> None:
-    """Log what rsreg says from `level` on; of others only warnings: peewee logs each query."""
-    handler = logging.StreamHandler()
+    """Log what rsreg says from `level` on; of others only warnings: peewee logs each query.
+
+    Nobody waits until it is read: it is written on a thread of its own (see Writer).
+    """
+    handler = _BesideHandler()
     handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("rsreg").setLevel(level.upper())
+
+
+class _BesideHandler(logging.Handler):
+    """Hands what is logged to the thread that writes it to stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = Writer(_STDERR, self._left_out)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._writer.write(self.format(record))
+
+    def flush(self) -> None:
+        self._writer.flush(_FLUSH)
+
+    def _left_out(self, count: int) -> str:
+        said = f"{count} lines are missing here: nobody read them, or they could not be written"
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, None, None)
+        return self.format(record)
 
 
 class _SafeFormatter(logging.Formatter):
@@ -224,8 +250,10 @@ def _serve_detached(settings: ServerSettings) -> None:
     os.chdir("/")
 
     def tell(said: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(said))
-        sys.stdout.flush()
+        # Who started it may be gone by now.
+        with contextlib.suppress(OSError):
+            sys.stdout.write(json.dumps(said))
+            sys.stdout.flush()
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     try:

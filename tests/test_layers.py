@@ -19,7 +19,7 @@ PACKAGE = ROOT / "rsreg"
 #: From the ground up. A module imports only from the rows below its own, wherever in its text.
 CLIENT = [
     ("errors", "timing", "native", "text"),
-    ("config",),
+    ("config", "writing"),
     ("records", "wire", "owner", "vitals"),
     ("exchange", "sockets", "filters"),
     ("calls", "channel", "aiochannel"),

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from queue import Empty, SimpleQueue
-
 import click
 
-from rsreg import config, follower, process, records, timing
+from rsreg import config, process, records, timing
 from rsreg.calls import Record
 from rsreg.cli import describing
 from rsreg.cli.options import (
-    SIGNAL_LATENCY,
     Settings,
     WaitOver,
     common_options,
@@ -192,29 +188,29 @@ def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -
     epilog=examples("rs_cs watch", "rs_cs watch PUNA --json | jq .data.service_info.name")
 )
 @click.argument("service_type", metavar="[TYPE]", required=False, shell_complete=complete_type)
+@click.option(
+    "--events",
+    metavar="HOST:PORT",
+    help="Where the registry publishes events, if that is not where it says itself.",
+)
 @registry_option()
 @common_options()
 @pass_settings
-def watch(settings: Settings, service_type: str | None) -> None:
+def watch(settings: Settings, service_type: str | None, events: str | None) -> None:
     """Print changes of the registry, or of the services of a type, as they come.
 
     Each in a line of its own, until interrupted, which gives the exit code 130.
     """
     process.log_to_stderr("warning")
-    events: SimpleQueue[Record] = SimpleQueue()
-    with settings.client() as registry:
-        registry.on_any_event(events.put)
-        registry.start_event_listener()
+    with settings.client(events=events) as registry:
+        coming = registry.watch(service_type)
         note(f"watching {registry.settings.req_endpoint}; Ctrl-C ends it")
-        while True:
-            with contextlib.suppress(Empty):
-                event = events.get(timeout=SIGNAL_LATENCY)
-                if not follower.concerns(event, service_type):
-                    continue
-                if settings.json:
-                    write_json(event, indented=False)
-                else:
-                    write(describing.event_line(event))
+        # What nobody reads waits in the registry's journal, not here.
+        for event in coming:
+            if settings.json:
+                write_json(event, indented=False)
+            else:
+                write(describing.event_line(event))
 
 
 COMMANDS = (status, list_, get, discover, wait, watch)

@@ -37,6 +37,7 @@ class Settings:
         timeout: float | None = None,
         mode: str | None = config.ANY_MODE,
         kind: type[RegistryClient] = RegistryClient,
+        events: str | None = None,
     ) -> RegistryClient:
         """A client of the registry that is meant.
 
@@ -45,7 +46,7 @@ class Settings:
         """
         if timeout is None:
             timeout = config.DEFAULT_TIMEOUT if self.timeout is None else self.timeout
-        return kind(self.registry, timeout=timeout, client_id="rs_cs", mode=mode)
+        return kind(self.registry, events, timeout=timeout, client_id="rs_cs", mode=mode)
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -9,10 +10,13 @@ import click
 from rsreg import config, process
 from rsreg.calls import Record
 from rsreg.cli.options import Settings, common_options, examples, pass_settings, seconds
-from rsreg.cli.output import write, write_facts, write_json
+from rsreg.cli.output import fact_lines, json_text, put, put_beside
 from rsreg.errors import ConfigurationError
+from rsreg.writing import Writer
 
 _PORT = click.IntRange(0, 65535)
+#: Seconds that the end waits until the announcement is written.
+_FLUSH = 0.5
 _DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
 
 
@@ -81,17 +85,29 @@ def start(settings: Settings, /, background: bool, dev: bool, **given: Any) -> N
     wanted = process.ServerSettings(**{**(_DEV if dev else {}), **said})
     if background:
         patience = process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
-        _announce(settings, wanted, process.start_in_background(wanted, timeout=patience))
-    else:
-        process.run(wanted, lambda about: _announce(settings, wanted, about))
+        about = process.start_in_background(wanted, timeout=patience)
+        for line in _announcement(settings, wanted, about):
+            put(line)
+        return
+    writers: list[Writer | None] = []
+    try:
+        process.run(
+            wanted,
+            lambda about: writers.append(put_beside(_announcement(settings, wanted, about))),
+        )
+    finally:
+        for writer in filter(None, writers):
+            writer.flush(_FLUSH)
 
 
 COMMANDS = (start,)
 
 
-def _announce(settings: Settings, wanted: process.ServerSettings, about: Record) -> None:
+def _announcement(
+    settings: Settings, wanted: process.ServerSettings, about: Record
+) -> Iterator[str]:
     if settings.json:
-        write_json({"success": True, **about})
+        yield json_text({"success": True, **about})
         return
     # Where the others find it: of all addresses the name is the one to tell.
     where = (
@@ -104,8 +120,8 @@ def _announce(settings: Settings, wanted: process.ServerSettings, about: Record)
     facts["store"] = about["store"]
     if "log_file" in about:
         facts["log"] = about["log_file"]
-    write(f"rsreg {about['version']}, pid {about['pid']}; {_how_to_stop(about)}")
-    write_facts((f"  {label}", said) for label, said in facts.items())
+    yield f"rsreg {about['version']}, pid {about['pid']}; {_how_to_stop(about)}"
+    yield from fact_lines((f"  {label}", said) for label, said in facts.items())
 
 
 def _how_to_stop(about: Record) -> str:
