@@ -47,7 +47,8 @@ _LAST_LINES = 10
 class ServerSettings:
     """What a server process is started with; see RegistryServer for most of it.
 
-    `db` is a file, `:memory:`, or None for the default file.
+    `db` is a file, `:memory:`, or None for the default file; `state_dir` is where that is, and the
+    log of a server in the background, None for `config.state_directory()`.
     """
 
     req_port: int = config.DEFAULT_RS_REQ_PORT
@@ -55,6 +56,7 @@ class ServerSettings:
     hb_port: int | None = None
     bind: str = "*"
     db: str | None = None
+    state_dir: str | None = None
     cleanup_interval: float = config.DEFAULT_CLEANUP_INTERVAL
     unique_service_types: bool = False
     cgse_reply: str = "RESPONSE"
@@ -124,11 +126,11 @@ def start_in_background(
 ) -> Record:
     """Start a server that outlives this process; what it says about itself, once it answers.
 
-    Beside that the `endpoint` and the `log_file`, to which is appended; the default is in
-    `config.state_directory()`. Raises what hindered the start as `run` would here.
+    Beside that the `endpoint` and the `log_file`, to which is appended; the default is in the
+    folder of the settings. Raises what hindered the start as `run` would here.
     """
     if log_file is None:
-        log_file = config.state_directory() / f"registry-{settings.req_port}.log"
+        log_file = _state(settings) / f"registry-{settings.req_port}.log"
     db = settings.db if settings.db == IN_MEMORY else str(_database(settings).absolute())
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +146,10 @@ def start_in_background(
                 start_new_session=True,
             )
     except OSError as error:
-        raise ConfigurationError(f"can't write {log_file}: {error}") from error
+        raise ConfigurationError(
+            f"can't write {log_file}: {error}",
+            hint="name another file with --log-file, or another folder with --state-dir",
+        ) from error
     with launcher:
         said = _first_words(launcher, timeout)
     if said is None:
@@ -231,7 +236,15 @@ def _allow_many_connections() -> None:
 
 
 def _database(settings: ServerSettings) -> Path:
-    return config.default_database() if settings.db is None else Path(settings.db)
+    if settings.db is not None:
+        return Path(settings.db)
+    if settings.state_dir is not None:
+        return Path(settings.state_dir) / config.DATABASE
+    return config.default_database()
+
+
+def _state(settings: ServerSettings) -> Path:
+    return config.state_directory() if settings.state_dir is None else Path(settings.state_dir)
 
 
 def _first_words(launcher: subprocess.Popen[bytes], timeout: float) -> Record | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import time
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from rsreg import process
+from rsreg.address import own_host
 from rsreg.cli.options import (
     SIGNAL_LATENCY,
     Settings,
@@ -47,7 +47,7 @@ def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service
         process.log_to_stderr("info")
         # A supervisor that ends us means the same as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    service["host"] = service["host"] or socket.gethostname()
+    service["host"] = service["host"] or own_host()
     with settings.client(mode=mode) as registry:
         try:
             # What is registered by hand is not gone when this command is.

@@ -106,7 +106,10 @@ def service_options(command: F) -> F:
             click.option(
                 "--port", required=True, type=click.IntRange(1, 65535), help="Where it listens."
             ),
-            click.option("--host", help="Where others reach it; this machine by default."),
+            click.option(
+                "--host",
+                help="Where others reach it; RSREG_ADVERTISE, or this machine.",
+            ),
             click.option("--type", "service_type", metavar="TYPE", help="What it is found under."),
             click.option(
                 "--tag",

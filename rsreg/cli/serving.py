@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -48,7 +49,17 @@ _DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
 @click.option(
     "--db",
     metavar="PATH|:memory:",
-    help="Where registrations are kept; RSREG_DB, else a file in ~/.local/state/rsreg.",
+    help="Where registrations are kept; RSREG_DB, else a file in the folder for state.",
+)
+@click.option(
+    "--state-dir",
+    metavar="PATH",
+    help="The folder for state; RSREG_STATE, else ~/.local/state/rsreg, by default.",
+)
+@click.option(
+    "--log-file",
+    metavar="PATH",
+    help="With --background, where it logs; a file in the folder for state by default.",
 )
 @click.option(
     "--cleanup-interval",
@@ -74,18 +85,25 @@ _DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
 @click.option("--dev", is_flag=True, help="To try things: in memory, on 127.0.0.1, debug log.")
 @common_options(timeout="Seconds that --background waits for an answer, 10 by default.")
 @pass_settings
-def start(settings: Settings, /, background: bool, dev: bool, **given: Any) -> None:
+def start(
+    settings: Settings, /, background: bool, dev: bool, log_file: str | None, **given: Any
+) -> None:
     """Run the registry, here until Ctrl-C or in the background."""
     if settings.registry is not None:
         raise ConfigurationError(
             "start has no address of a registry", hint="it has --bind and --req-port"
+        )
+    if log_file is not None and not background:
+        raise ConfigurationError(
+            "--log-file is for --background", hint="here the log goes to stderr: 2> FILE"
         )
     config.default_endpoint()  # A wrong RSREG_ENDPOINT is said before anything is started.
     said = {name: value for name, value in given.items() if value is not None}
     wanted = process.ServerSettings(**{**(_DEV if dev else {}), **said})
     if background:
         patience = process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
-        about = process.start_in_background(wanted, timeout=patience)
+        log = None if log_file is None else Path(log_file)
+        about = process.start_in_background(wanted, log, patience)
         for line in _announcement(settings, wanted, about):
             put(line)
         return
