@@ -117,8 +117,8 @@ def _network(text: str) -> Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise ConfigurationError(
-            f"advertise= or RSREG_ADVERTISE is no network: {text!r}",
-            hint='write it like "10.3.0.0/24"',
+            f"advertise= is no network: {text!r}",
+            hint='write it, or RSREG_ADVERTISE, like "10.3.0.0/24"',
         ) from error
 
 

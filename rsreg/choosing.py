@@ -82,21 +82,21 @@ class Filter:
             and all(holds(_fact(service, key)) for key, holds in self.where.items())
         )
 
-    def against(self, service: Service) -> str | None:
-        """Why a service is not one of those asked for, after its name; None if it is one."""
-        if self.mode not in (None, service.mode):
-            return f"is a {service.mode}"
-        for missing in sorted(self.wanted.difference(service.tags)):
-            near = text.near(missing, service.tags)
+    def against(self, record: Mapping[str, Any]) -> str | None:
+        """Why the service of a record is not asked for, after its name; None if it is."""
+        if self.mode not in (None, mode := records.mode_of(record)):
+            return f"is a {mode}"
+        for missing in sorted(self.wanted.difference(record["tags"])):
+            near = text.near(missing, record["tags"])
             return f"has no tag {missing!r}" + (f", but {near!r}" if near else "")
-        for unwanted in sorted(self.unwanted.intersection(service.tags)):
+        for unwanted in sorted(self.unwanted.intersection(record["tags"])):
             return f"has the tag {unwanted!r}"
         for key, condition in self.where.items():
-            value = _fact(service, key)
-            if (why := condition.against(value)) is not None:
-                near = text.near(key, [*service.metadata, *service.body()])
-                if value is None:
-                    return f"has no {key}" + (f", but {near}" if near else "")
+            value = record["metadata"].get(key, record.get(key))
+            if (why := condition.against(value)) is not None and value is None:
+                near = text.near(key, [*record["metadata"], *record])
+                return f"has no {key}" + (f", but {near}" if near else "")
+            if why is not None:
                 return f"has {key} {_shown(value)}, which {why}"
         return None
 

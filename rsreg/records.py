@@ -615,5 +615,5 @@ def pick_by_name(services: Iterable[Mapping[str, Any]], name: str) -> ServiceRec
                 f"{name!r} fits {len(found)} services", [one["id"] for one in found]
             )
         if found:
-            return ServiceRecord(found[0])
+            return told(found[0], getattr(services, "as_of", None))
     return None

@@ -190,7 +190,7 @@ class Registry:
             service = lease.service
             what = f"is {lease.health}"
             if lease.discovered:
-                what = wanted.against(service) or f"is a {service.mode}"
+                what = wanted.against(service.body()) or f"is a {service.mode}"
             said.append(f"{service.name} on {service.host}:{service.port} {what}")
         return "; ".join(said) or self._kind_meant.hint(kind, self.seq)
 

@@ -21,6 +21,7 @@ from rsreg.cli.options import (
     pass_settings,
     registry_option,
     service_options,
+    unknown,
 )
 from rsreg.cli.output import note, write, write_json
 from rsreg.client import RegistryClient
@@ -82,11 +83,11 @@ def deregister(settings: Settings, service: str, yes: bool) -> None:
     """
     _check_can_ask(yes)
     with settings.client() as registry:
-        record = found(registry.find_service(service), service)
+        record = found(registry, service)
         if not yes:
             _ask(f"Remove {record['id']} on {record['host']}:{record['port']}?")
-        gone = record if registry.deregister(record["id"]) else None
-    found(gone, service)
+        if not registry.deregister(record["id"]):
+            raise unknown(service, [])
     if settings.json:
         write_json({"success": True, "service_id": record["id"]})
     else:

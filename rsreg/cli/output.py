@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -127,7 +128,11 @@ def write_table(columns: Mapping[str, bool], rows: Iterable[Sequence[str]]) -> N
     width = shutil.get_terminal_size().columns if _for_eyes() else _WIDTH
     widest = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     fits = sum(widest) + len(_GAP) * (len(widest) - 1) <= width
-    lines = _table(columns, cells, width) if fits or width >= _NARROW else _blocks(columns, cells)
+    lines = (
+        _table(columns, cells, width)
+        if fits or width >= _NARROW
+        else _blocks(columns, cells, width)
+    )
     for line in lines:
         put(line)
 
@@ -155,15 +160,19 @@ def _table(columns: Mapping[str, bool], rows: Iterable[Sequence[str]], width: in
         yield line.rstrip()
 
 
-def _blocks(columns: Mapping[str, bool], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A line for each cell that says something, beside the head of its column."""
-    width = max(map(len, columns))
+def _blocks(
+    columns: Mapping[str, bool], rows: Iterable[Sequence[str]], width: int
+) -> Iterator[str]:
+    """Lines for each cell that says something, beside the head of its column."""
+    indent = max(map(len, columns)) + len(_GAP)
     for number, row in enumerate(rows):
         if number:
             yield ""
         for header, cell in zip(columns, row, strict=True):
-            if cell not in ("", "-"):
-                yield f"{header.ljust(width)}{_GAP}{_styled(cell, _COLORS.get(cell))}"
+            said = textwrap.wrap(cell, max(width - indent, 1), break_on_hyphens=False)
+            for part, line in enumerate(said if cell != "-" else ()):
+                head = "" if part else header
+                yield f"{head.ljust(indent)}{_styled(line, _COLORS.get(cell))}"
 
 
 def _remark(line: str) -> None:
