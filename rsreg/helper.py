@@ -208,7 +208,14 @@ class _Process:
 
 
 class _ToParent(logging.Handler):
-    """Sends what is logged here to the driver, which knows what to do with it."""
+    """Sends what is logged here to the driver, which knows what to do with it.
+
+    A driver that does not read it, while C code keeps its GIL, stops no beat.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        os.set_blocking(1, False)
 
     def emit(self, record: logging.LogRecord) -> None:
         said = {"level": record.levelno, "message": record.getMessage()}
@@ -220,8 +227,6 @@ def main(parent: int) -> None:
     """Beat for the parent until it ends, which it may have done already."""
     # What else this process got from the driver, its devices for one, is not for it to hold.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    # A driver that does not read what is logged here, while C code keeps its GIL, stops no beat.
-    os.set_blocking(1, False)
     logging.basicConfig(handlers=[_ToParent()], level=logging.INFO)
     rest = b""
     beating: Presence | None = None

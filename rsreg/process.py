@@ -206,7 +206,10 @@ class _BesideHandler(logging.Handler):
         self._writer = Writer(_STDERR, self._left_out)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._writer.write(self.format(record))
+        try:
+            self._writer.write(self.format(record))
+        except Exception:
+            self.handleError(record)
 
     def flush(self) -> None:
         self._writer.flush(_FLUSH)

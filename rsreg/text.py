@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 #: Words that are looked at for one that was meant, and those that are compared letter by letter.
-_MOST_WORDS, _MOST_COMPARED = 10_000, 500
+_MOST_WORDS, _MOST_COMPARED = 10_000, 200
 #: Characters of a word that may have been meant otherwise.
 _LONGEST = 512
 #: What is easily forgotten, or written otherwise.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -46,8 +47,10 @@ class Writer:
             self._take_missing()
             self._lines.append(self._encoded(line))
             if not self._runs:
-                self._runs = True
-                native.Thread(self._run)
+                # Where there can be no thread now, the next line tries again.
+                with contextlib.suppress(RuntimeError):
+                    native.Thread(self._run)
+                    self._runs = True
         self._bell.ring()
 
     def flush(self, seconds: float) -> bool:
