@@ -208,7 +208,7 @@ class _BesideHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._writer.write(self.format(record))
-        except Exception:
+        except (TypeError, ValueError):
             self.handleError(record)
 
     def flush(self) -> None:
