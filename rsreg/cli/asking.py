@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from rsreg import config, process, records, timing
-from rsreg.choosing import Filter, read_filter
 from rsreg.cli import describing
 from rsreg.cli.options import (
     Settings,
@@ -26,6 +27,9 @@ from rsreg.cli.output import note, write, write_facts, write_json, write_table
 from rsreg.client import RegistryClient
 from rsreg.errors import NoService, RegistryError
 from rsreg.records import ServiceList, ServiceRecord
+
+if TYPE_CHECKING:
+    from rsreg.choosing import Filter
 
 _NOTHING_FOUND = 4
 #: Services that an error explains itself with.
@@ -76,7 +80,7 @@ def list_(
         services = registry.list_services(service_type, tags=tags, where=where, mode=mode)
         why = None
         if not (services or settings.json):
-            wanted = read_filter({"tags": tags, "where": where, "mode": mode})
+            wanted = _wanted(tags, where, mode)
             why = _why_empty(registry, service_type, wanted)
     services.sort(key=lambda one: (one["type"] or "", one["name"]))
     if settings.json:
@@ -152,7 +156,7 @@ def discover(
                 f"no passing service of type {service_type!r}",
                 hint=_why_none(
                     registry.list_services(service_type, mode=config.ANY_MODE),
-                    read_filter({"tags": tags, "where": where, "mode": mode}),
+                    _wanted(tags, where, mode),
                 )
                 or type_meant(registry, [service_type])
                 or f'"rs_cs list" shows all, "rs_cs wait {service_type}" waits for one',
@@ -244,6 +248,13 @@ def _columns(rows: list[list[str]]) -> tuple[dict[str, bool], list[list[str]]]:
     if any(row[-1] for row in rows):
         return describing.LIST_COLUMNS, rows
     return dict(list(describing.LIST_COLUMNS.items())[:-1]), [row[:-1] for row in rows]
+
+
+def _wanted(tags: list[str], where: dict[str, str], mode: str | None) -> Filter:
+    """The conditions as the registry has them; it is loaded only to explain."""
+    from rsreg.choosing import read_filter
+
+    return read_filter({"tags": tags, "where": where, "mode": mode})
 
 
 def _meant_in_time(registry: RegistryClient, missing: list[str]) -> str | None:
