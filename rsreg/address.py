@@ -8,13 +8,14 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import struct
-from _socket import AF_INET, AF_INET6, SOCK_DGRAM, socket
+from _socket import AF_INET, AF_INET6, SOCK_DGRAM, gethostname, socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import zmq
 
 from rsreg import calls
+from rsreg.config import advertised
 from rsreg.errors import ConfigurationError, Disconnected
 from rsreg.exchange import Call
 from rsreg.native import original
@@ -77,6 +78,15 @@ class Finder:
             raise Disconnected(f"there is no way to {self.endpoint}: {error}") from error
 
 
+def own_host() -> str:
+    """What is advertised where nothing is found out: `RSREG_ADVERTISE`, or this host's name.
+
+    Raises ConfigurationError without an address in the network that it says.
+    """
+    host, network = advertised()
+    return host or (gethostname() if network is None else _local_in(_network(network)))
+
+
 def bound_to(bound: Any) -> tuple[str | None, int]:
     """The host and the port that a ZeroMQ socket is bound to; no host if it takes any address.
 
@@ -107,7 +117,8 @@ def _network(text: str) -> Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise ConfigurationError(
-            f"advertise= is no network: {text!r}", hint='write it like "10.3.0.0/24"'
+            f"advertise= is no network: {text!r}",
+            hint='write it, or RSREG_ADVERTISE, like "10.3.0.0/24"',
         ) from error
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypedDict
 
-from rsreg import owner
+from rsreg import owner, records
 from rsreg.config import MODES
 from rsreg.errors import ConfigurationError, NoService, UnknownService
 from rsreg.exchange import Call
@@ -309,11 +309,18 @@ def _asker() -> Record:
 
 
 def _service(reply: Mapping[str, Any]) -> ServiceRecord:
-    return ServiceRecord(reply["service"])
+    return records.told(reply["service"], _as_of(reply))
 
 
 def _services(reply: Mapping[str, Any]) -> ServiceList:
-    return ServiceList(map(ServiceRecord, reply["services"]))
+    as_of = _as_of(reply)
+    return records.listed((records.told(one, as_of) for one in reply["services"]), as_of)
+
+
+def _as_of(reply: Mapping[str, Any]) -> float | None:
+    """When the registry answered, by its clock; one of an older version does not say."""
+    said = reply.get("timestamp")
+    return said if isinstance(said, int | float) else None
 
 
 def _with_leases(reply: Mapping[str, Any]) -> Record:

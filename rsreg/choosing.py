@@ -8,19 +8,17 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
 
-from rsreg import records
+from rsreg import records, text
+from rsreg.conditions import Condition
 from rsreg.errors import ConfigurationError, InvalidRequest
 from rsreg.lease import Lease
 from rsreg.records import Mode, Service, Tags
 
-#: What begins a condition on a version, instead of a text to be equal to.
-_COMPARES = ("<", ">", "=", "!", "~")
-#: Keys in a `where`, and versions in one condition: each is looked at for each service, while
-#: everybody waits.
-_MAX_KEYS, _MAX_VERSIONS = 8, 8
+#: Keys in a `where`: each is looked at for each service, while everybody waits.
+_MAX_KEYS = 8
+#: Characters of a value that a hint shows.
+_MAX_SHOWN = 60
 
 #: A discovery strategy of one's own: chooses one of some services; never called with none.
 Strategy = Callable[[Sequence[Service]], Service]
@@ -60,14 +58,14 @@ class Filter:
     """The conditions of a question on services; all have to hold.
 
     `tags` that begin with "!" must not be there. `where` maps a key of the metadata, or else of the
-    record, to what its value has to be; see `condition`.
+    record, to what its value has to be.
     """
 
     name: str | None = None
     mode: str | None = None
     wanted: frozenset[str] = frozenset()
     unwanted: frozenset[str] = frozenset()
-    where: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    where: Mapping[str, Condition] = field(default_factory=dict)
 
     @property
     def narrows(self) -> bool:
@@ -82,6 +80,24 @@ class Filter:
             and self.unwanted.isdisjoint(service.tags)
             and all(holds(_fact(service, key)) for key, holds in self.where.items())
         )
+
+    def against(self, record: Mapping[str, Any]) -> str | None:
+        """Why the service of a record is not asked for, after its name; None if it is."""
+        if self.mode not in (None, mode := records.mode_of(record)):
+            return f"is a {mode}"
+        for missing in sorted(self.wanted.difference(record["tags"])):
+            near = text.near(missing, record["tags"])
+            return f"has no tag {missing!r}" + (f", but {near!r}" if near else "")
+        for unwanted in sorted(self.unwanted.intersection(record["tags"])):
+            return f"has the tag {unwanted!r}"
+        for key, condition in self.where.items():
+            value = record["metadata"].get(key, record.get(key))
+            if (why := condition.against(value)) is not None and value is None:
+                near = text.near(key, [*record["metadata"], *record])
+                return f"has no {key}" + (f", but {near}" if near else "")
+            if why is not None:
+                return f"has {key} {_shown(value)}, which {why}"
+        return None
 
 
 EVERYTHING = Filter()
@@ -98,53 +114,19 @@ def read_filter(request: Mapping[str, Any]) -> Filter:
         mode=asked.mode,
         wanted=frozenset(tag for tag in tags if not tag.startswith("!")),
         unwanted=frozenset(tag[1:] for tag in tags if tag.startswith("!")),
-        where={key: condition(key, value) for key, value in (asked.where or {}).items()},
+        where={key: Condition(key, value) for key, value in (asked.where or {}).items()},
     )
-
-
-def condition(key: str, wanted: Any) -> Callable[[Any], bool]:
-    """What `where` asks of the value of a key: to be equal, or a version such as ">=1.4,<2"."""
-    if not isinstance(wanted, str) or not wanted.startswith(_COMPARES):
-        return lambda value: bool(
-            value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
-        )
-    try:
-        versions = SpecifierSet(wanted) if wanted.count(",") < _MAX_VERSIONS else None
-    except InvalidSpecifier:
-        versions = None
-    if versions is None:
-        raise InvalidRequest(
-            f"Invalid where.{key}: {wanted!r} is no condition on a version",
-            hint='write ">=1.4", "==2.1", "~=1.4" or several, as ">=1.4,<2", at most '
-            f"{_MAX_VERSIONS}; any other text is compared as it is",
-        )
-    return _Versions(versions)
-
-
-class _Versions:
-    """Whether values are versions of a set; each is looked at once."""
-
-    def __init__(self, wanted: SpecifierSet) -> None:
-        self._wanted = wanted
-        self._known: dict[str, bool] = {}
-
-    def __call__(self, value: Any) -> bool:
-        text = str(value)
-        if text not in self._known:
-            self._known[text] = self._look(text)
-        return self._known[text]
-
-    def _look(self, text: str) -> bool:
-        try:
-            return self._wanted.contains(Version(text), prereleases=True)
-        except InvalidVersion:
-            return False
 
 
 def _fact(service: Service, key: str) -> Any:
     if key in service.metadata:
         return service.metadata[key]
     return service.body().get(key)
+
+
+def _shown(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= _MAX_SHOWN else said[:_MAX_SHOWN] + "…"
 
 
 class Chooser:
@@ -175,7 +157,11 @@ class Chooser:
         if strategy is None:
             return self._default
         if strategy not in self._known:
-            raise InvalidRequest(f"Invalid strategy: no {strategy!r} here", hint=self._hint())
+            near = text.near(strategy, self._known)
+            raise InvalidRequest(
+                f"Invalid strategy: no {strategy!r} here",
+                hint=(f"{text.did_you_mean(near)}; " if near else "") + self._hint(),
+            )
         return self._known[strategy]
 
     def _hint(self) -> str:

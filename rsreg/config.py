@@ -13,6 +13,8 @@ DEFAULT_RS_PUB_PORT = 4243
 #: Heartbeats of CGSE's clients; ours use the request port.
 DEFAULT_RS_HB_PORT = 4244
 
+#: The name of the server's file in its folder.
+DATABASE = "service_registry.db"
 #: Seconds between two passes of the reaper.
 DEFAULT_CLEANUP_INTERVAL = 10.0
 #: What the journal of the server keeps: so many events, and so many bytes of them.
@@ -51,13 +53,34 @@ def environment() -> dict[str, str]:
 def default_database() -> Path:
     """The file of the server: `RSREG_DB`, or `service_registry.db` in `state_directory()`."""
     path = os.environ.get("RSREG_DB")
-    return Path(path) if path else state_directory() / "service_registry.db"
+    return Path(path) if path else state_directory() / DATABASE
 
 
 def state_directory() -> Path:
-    """Where the server keeps what must survive it (XDG: `~/.local/state/rsreg`)."""
+    """Where the server keeps what must survive it; raises ConfigurationError without a home.
+
+    `RSREG_STATE`, else `rsreg` in `XDG_STATE_HOME`, else `~/.local/state/rsreg`.
+    """
+    if said := os.environ.get("RSREG_STATE"):
+        return Path(said)
     home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "rsreg"
+    return (Path(home) if home else _home() / ".local" / "state") / "rsreg"
+
+
+def advertised() -> tuple[str | None, str | None]:
+    """The host, or the network of the host, that `RSREG_ADVERTISE` says is to be registered."""
+    said = os.environ.get("RSREG_ADVERTISE") or None
+    return (None, said) if said and "/" in said and "://" not in said else (said, None)
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except (RuntimeError, KeyError) as error:
+        raise ConfigurationError(
+            "there is no folder for the registry's files: neither HOME nor a home for this user",
+            hint="name one with --state-dir or RSREG_STATE, or the files with --db and --log-file",
+        ) from error
 
 
 def no_color() -> bool:

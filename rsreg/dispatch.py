@@ -143,6 +143,11 @@ class Dispatcher:
             raise InvalidRequest("Missing required field: service_info")
         info, extra = records.read_service_info(request["service_info"])
         asked = request.get("ttl")
+        if asked is None and request["service_info"].get("ttl") is not None:
+            raise InvalidRequest(
+                "Invalid service_info.ttl: it means nothing here",
+                hint="a ttl stands beside the service_info, not in it",
+            )
         ttl = DEFAULT_TTL if asked is None else records.read_ttl(asked)
         service_id = self._registry.register(
             info,
@@ -150,7 +155,7 @@ class Dispatcher:
             ttl,
             wire.fingerprint(request),
             turn=wire.turn_of(request),
-            report=records.read_report(request.get("report")),
+            report=records.read_report(request.get("report"), self._wall()),
             replaces=_replaced(request),
         )
         return {
@@ -175,19 +180,26 @@ class Dispatcher:
         return {"success": True, "message": "Service deregistered successfully"}
 
     def _renew(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        report = records.read_report(request.get("report"))
+        report = records.read_report(request.get("report"), self._wall())
         self._registry.renew(_text(request, "service_id"), report)
         return {"success": True, "message": "Service renewed successfully"}
 
     def _get(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        return {"success": True, "service": self._registry.get(_text(request, "service_id"))}
+        service = self._registry.get(_text(request, "service_id"))
+        return {"success": True, "service": service, **self._time()}
 
     def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         everything = request.get("service_type") in (None, "")
         kind = None if everything else _text(request, "service_type")
         services = self._registry.list_services(kind, read_filter(request))
         _check_size(services)
-        return {"success": True, "services": services, **self._position(), **self._leases(request)}
+        return {
+            "success": True,
+            "services": services,
+            **self._position(),
+            **self._time(),
+            **self._leases(request),
+        }
 
     def _discover(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         asker = request.get("asker")
@@ -197,13 +209,19 @@ class Dispatcher:
             None if request.get("strategy") is None else _text(request, "strategy"),
             NOBODY if asker is None else records.checked(asker, Asker, "asker."),
         )
-        return {"success": True, "service": service}
+        return {"success": True, "service": service, **self._time()}
 
     def _health(self, _request: Mapping[str, Any], _peer: Peer) -> Body:
-        return {"success": True, **self._state(), "timestamp": int(self._wall())}
+        return {"success": True, **self._state(), **self._time()}
 
     def _info(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        body = {"success": True, **self._state(), **self._about(), **self._position()}
+        body = {
+            "success": True,
+            **self._state(),
+            **self._about(),
+            **self._position(),
+            **self._time(),
+        }
         if maintenance := self._maintenance():
             body["maintenance"] = maintenance
         if request.get("services") is not False:
@@ -224,6 +242,7 @@ class Dispatcher:
             "events": registry.bodies(_fitting(events)),
             "reset": reset,
             **self._position(),
+            **self._time(),
             **self._leases(request),
         }
 
@@ -251,7 +270,7 @@ class Dispatcher:
             self._registry.start_maintenance(entry)
         else:
             self._registry.end_maintenance(entry)
-        return {"success": True, "maintenance": self._maintenance()}
+        return {"success": True, "maintenance": self._maintenance(), **self._time()}
 
     def _maintenance(self) -> list[Body]:
         return [each.body() for each in self._registry.maintenance]
@@ -286,7 +305,7 @@ class Dispatcher:
     def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:
         _check_peer(peer, "terminate", "rs_cs stop")
         self._terminate()
-        return {"success": True, "status": "terminating", "timestamp": int(self._wall())}
+        return {"success": True, "status": "terminating", **self._time()}
 
     def _state(self) -> Body:
         trouble = self._registry.trouble
@@ -294,6 +313,10 @@ class Dispatcher:
             return {"status": "ok"}
         state = {"status": "degraded", "reason": str(trouble)}
         return state if trouble.hint is None else {**state, "hint": trouble.hint}
+
+    def _time(self) -> Body:
+        """By which clients reckon ages: their own clocks may be anywhere."""
+        return {"timestamp": int(self._wall())}
 
     def _position(self) -> Body:
         position = self._registry.position

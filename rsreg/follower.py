@@ -61,6 +61,7 @@ class Follower:
         self._mark = mark
         self._patience = _SILENCE_FIRST
         self._away = False
+        self._port = _Port()
         #: When to ask; -inf: there is a gap.
         self._ask_at = -math.inf
 
@@ -90,6 +91,8 @@ class Follower:
             return events
         self._epoch = epoch
         new = [event for event in reply["events"] if event["seq"] > self._seq]
+        if new and self._ask_at > -math.inf:
+            self._port.missed(self._clock())
         if new:
             self._step_on(new[-1])
             self._patience = _SILENCE_FIRST
@@ -103,10 +106,12 @@ class Follower:
         if not self._away:
             log.warning("no events for now, trying on: %s", error)
             self._away = True
+        self._port.lost()
         self._wait(SILENCE_MOST)
 
     def published(self, event: Record) -> list[Record]:
         """The event, if it is the next one; a gap or another epoch is asked for first."""
+        self._port.reached()
         if self._seq is None or event.get("epoch") != self._epoch:
             self._wait(-math.inf)
             return []
@@ -129,6 +134,43 @@ class Follower:
         if self._away:
             log.warning("the registry answers again; events go on from #%s", self._seq)
             self._away = False
+
+
+class _Port:
+    """Whether events arrive by themselves, or only when the registry is asked for them.
+
+    Requests may get through where the port for events is blocked: then events come late. That is
+    sure when answers brought some twice, with as much time between as a subscription may take, and
+    none came in between. It is said once.
+    """
+
+    def __init__(self) -> None:
+        self._missed_since: float | None = None
+        self._said = False
+
+    def reached(self) -> None:
+        """An event arrived."""
+        self._missed_since = None
+        if self._said:
+            log.warning("events arrive by themselves again")
+            self._said = False
+
+    def lost(self) -> None:
+        """Nothing is heard of the registry at all; then it has to be connected to again."""
+        self._missed_since = None
+
+    def missed(self, now: float) -> None:
+        """An answer brought events that had not arrived."""
+        if self._missed_since is None:
+            self._missed_since = now
+        elif not self._said and now - self._missed_since >= SILENCE_MOST:
+            log.warning(
+                "events come late, by up to %g s: nothing arrives from the registry's port for "
+                "events; see whether a firewall lets it through, or name the port "
+                "(registry_sub_endpoint, rs_cs watch --events)",
+                SILENCE_MOST,
+            )
+            self._said = True
 
 
 def concerns(event: Record, kind: str | None) -> bool:

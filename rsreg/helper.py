@@ -208,7 +208,14 @@ class _Process:
 
 
 class _ToParent(logging.Handler):
-    """Sends what is logged here to the driver, which knows what to do with it."""
+    """Sends what is logged here to the driver, which knows what to do with it.
+
+    A driver that does not read it, while C code keeps its GIL, stops no beat.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        os.set_blocking(1, False)
 
     def emit(self, record: logging.LogRecord) -> None:
         said = {"level": record.levelno, "message": record.getMessage()}

@@ -129,6 +129,14 @@ class LiveView:
         """The leases of other living processes at the addresses of a service."""
         return self._addresses.rivals(service)
 
+    def kinds(self) -> Iterable[str]:
+        """All that services are found under."""
+        return self._kinds
+
+    def names(self) -> Iterable[str]:
+        """The names of all services."""
+        return self._names
+
     def discovered(self, kind: str, mode: str | None = None) -> Sequence[Lease]:
         """Those found under `kind` that may be discovered, in no order; see `Kind.discovered`."""
         found = self._kinds.get(kind)

@@ -27,6 +27,7 @@ from rsreg.calls import Record
 from rsreg.client import RegistryClient
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.text import printable
+from rsreg.writing import Writer
 
 if TYPE_CHECKING:
     from rsreg.server import RegistryServer
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 IN_MEMORY = ":memory:"
 #: Seconds that a start in the background, and a stop, may take.
 DEFAULT_PATIENCE = 10.0
+_STDERR = 2
+#: Seconds that the end of the process waits until its log is written.
+_FLUSH = 1.0
 #: Lines of the log that are shown of a server that ended without a word.
 _LAST_LINES = 10
 
@@ -43,7 +47,8 @@ _LAST_LINES = 10
 class ServerSettings:
     """What a server process is started with; see RegistryServer for most of it.
 
-    `db` is a file, `:memory:`, or None for the default file.
+    `db` is a file, `:memory:`, or None for the default file; `state_dir` is where that is, and the
+    log of a server in the background, None for `config.state_directory()`.
     """
 
     req_port: int = config.DEFAULT_RS_REQ_PORT
@@ -51,6 +56,7 @@ class ServerSettings:
     hb_port: int | None = None
     bind: str = "*"
     db: str | None = None
+    state_dir: str | None = None
     cleanup_interval: float = config.DEFAULT_CLEANUP_INTERVAL
     journal_events: int = config.DEFAULT_JOURNAL_EVENTS
     journal_bytes: int = config.DEFAULT_JOURNAL_BYTES
@@ -78,7 +84,7 @@ def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
         settings.hb_port,
         InMemoryBackend(**bounds)
         if settings.db == IN_MEMORY
-        else SQLiteBackend(_database(settings.db), **bounds),
+        else SQLiteBackend(_database(settings.db, settings.state_dir), **bounds),
         settings.cleanup_interval,
         bind=settings.bind,
         unique_service_types=settings.unique_service_types,
@@ -125,12 +131,14 @@ def start_in_background(
 ) -> Record:
     """Start a server that outlives this process; what it says about itself, once it answers.
 
-    Beside that the `endpoint` and the `log_file`, to which is appended; the default is in
-    `config.state_directory()`. Raises what hindered the start as `run` would here.
+    Beside that the `endpoint` and the `log_file`, to which is appended; the default is in the
+    folder of the settings. Raises what hindered the start as `run` would here.
     """
     if log_file is None:
-        log_file = config.state_directory() / f"registry-{settings.req_port}.log"
-    db = settings.db if settings.db == IN_MEMORY else str(_database(settings.db).absolute())
+        log_file = _state(settings) / f"registry-{settings.req_port}.log"
+    db = settings.db
+    if db != IN_MEMORY:
+        db = str(_database(db, settings.state_dir).absolute())
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
@@ -145,7 +153,10 @@ def start_in_background(
                 start_new_session=True,
             )
     except OSError as error:
-        raise ConfigurationError(f"can't write {log_file}: {error}") from error
+        raise ConfigurationError(
+            f"can't write {log_file}: {error}",
+            hint="name another file with --log-file, or another folder with --state-dir",
+        ) from error
     with launcher:
         said = _first_words(launcher, timeout)
     if said is None:
@@ -183,16 +194,18 @@ def stop(client: RegistryClient, timeout: float = DEFAULT_PATIENCE) -> None:
     raise RegistryError(f"a server still listens on port {port} after {timeout:g} s")
 
 
-def restore(copy: Path, db: str | None = None) -> Record:
+def restore(copy: Path, db: str | None = None, state_dir: str | None = None) -> Record:
     """Put a copy in the place of the store of a server that is stopped; what was put where.
 
     `store` is the file, `kept` the name that the old one has now, None without one; `services` and
-    `seq`, the number of its last event, are those of the copy. `db` is as in ServerSettings. Raises
-    StoreInUse, StoreError.
+    `seq`, the number of its last event, are those of the copy. `db` and `state_dir` are as in
+    ServerSettings. Raises StoreInUse, StoreError.
     """
     from rsreg import restoring
 
-    done = restoring.restore(copy, _database(db))
+    if db == IN_MEMORY:
+        raise ConfigurationError(f"{db} is no file", hint="name the file of the store with --db")
+    done = restoring.restore(copy, _database(db, state_dir))
     return {
         "store": str(done.store),
         "services": done.services,
@@ -202,11 +215,36 @@ def restore(copy: Path, db: str | None = None) -> Record:
 
 
 def log_to_stderr(level: str) -> None:
-    """Log what rsreg says from `level` on; of others only warnings: peewee logs each query."""
-    handler = logging.StreamHandler()
+    """Log what rsreg says from `level` on; of others only warnings: peewee logs each query.
+
+    Nobody waits until it is read: it is written on a thread of its own (see Writer).
+    """
+    handler = _BesideHandler()
     handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("rsreg").setLevel(level.upper())
+
+
+class _BesideHandler(logging.Handler):
+    """Hands what is logged to the thread that writes it to stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = Writer(_STDERR, self._left_out)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.write(self.format(record))
+        except (TypeError, ValueError):
+            self.handleError(record)
+
+    def flush(self) -> None:
+        self._writer.flush(_FLUSH)
+
+    def _left_out(self, count: int) -> str:
+        said = f"{count} lines are missing here: nobody read them, or they could not be written"
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, None, None)
+        return self.format(record)
 
 
 class _SafeFormatter(logging.Formatter):
@@ -227,8 +265,16 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _database(db: str | None) -> Path:
-    return config.default_database() if db is None else Path(db)
+def _database(db: str | None, state_dir: str | None) -> Path:
+    if db is not None:
+        return Path(db)
+    if state_dir is not None:
+        return Path(state_dir) / config.DATABASE
+    return config.default_database()
+
+
+def _state(settings: ServerSettings) -> Path:
+    return config.state_directory() if settings.state_dir is None else Path(settings.state_dir)
 
 
 def _first_words(launcher: subprocess.Popen[bytes], timeout: float) -> Record | None:
@@ -247,8 +293,10 @@ def _serve_detached(settings: ServerSettings) -> None:
     os.chdir("/")
 
     def tell(said: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(said))
-        sys.stdout.flush()
+        # Who started it may be gone by now.
+        with contextlib.suppress(OSError):
+            sys.stdout.write(json.dumps(said))
+            sys.stdout.flush()
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     try:

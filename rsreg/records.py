@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from keyword import iskeyword
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -43,10 +45,10 @@ _Seconds = Annotated[float, Meta(ge=0)]
 COMPUTED = frozenset({"ttl", "last_heartbeat", "health", "reason", "status", "load", "maintenance"})
 
 _HINTS = {
-    "port": "a port is a number from 1 to 65535; register the one that the system gave, not 0",
+    "port": "a port is a whole number from 1 to 65535, the one that the system gave, not 0",
     "ttl": "a ttl is a number of seconds from 1 to 86400",
     "name": "a name has 1 to 256 characters",
-    "host": "a host has 1 to 256 characters",
+    "host": "a host has 1 to 256 characters, and no port or tcp:// with it",
     "type": "a type has 1 to 256 characters",
     "id": "an id has 1 to 512 characters",
     "tags": "tags are a list of at most 64 texts of 1 to 256 characters",
@@ -55,8 +57,22 @@ _HINTS = {
     "endpoints": "endpoints are an object of 1 to 32 names, each with a port from 1 to 65535",
     "progress": "progress is a number from 0 to 1",
     "watchdog": "a watchdog is a number of seconds from 1 to 86400",
-    "for": "a maintenance is for 1 to 31536000 seconds, or forever",
+    "for": "a maintenance is for 1 to 31536000 seconds, a whole number, or forever",
+    "pid": "a pid is a whole number",
+    "since": "since is a whole number, 0 or more",
+    "limit": "a limit is a whole number, 0 or more",
 }
+
+#: Hosts that are looked at once: a lab has no more.
+_HOSTS = 1_000
+#: Fields of other places that do nothing in a `service_info`, and where they belong.
+_MISPLACED = {
+    "service_type": ("type", 'in a service_info it is "type"'),
+    "service_id": ("id", 'in a service_info it is "id"'),
+}
+#: Of what a host name consists; `\w` has the letters of all languages, and "_".
+_HOST_NAME = re.compile(r"\w[\w-]*(?:\.[\w-]+)*\.?")
+_FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 
 
 class Owner(Struct, frozen=True, kw_only=True):
@@ -114,12 +130,16 @@ _FIXED = frozenset(ServiceInfo.__struct_fields__) - frozenset(ServiceChange.__st
 
 
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a service is doing. With a `max` it is busy, for so many seconds since `since`."""
+    """What a service is doing. With a `max` it is busy, for so many seconds since `since`.
+
+    `elapsed` says for how many seconds it has been so, since no two clocks agree on a `since`.
+    """
 
     text: Name
     progress: Annotated[float, Meta(ge=0, le=1)] | None = None
     since: Annotated[int, Meta(ge=0)] | None = None
     max: Annotated[float, Meta(gt=0, le=86400)] | None = None
+    elapsed: _Seconds | None = None
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -280,12 +300,18 @@ class ServiceRecord(dict[str, Any]):
     """The record of a service as clients get it: a dict, and its fields are attributes.
 
     `record.host` is `record["host"]`. A field that has the name of a dict's method is found by its
-    key alone, and `endpoint` is always the property.
+    key alone, and `endpoint` and `as_of` are never fields. `as_of` is when the registry said so, by
+    its own clock, in seconds after 1970, so `as_of - last_heartbeat` is an age; None where that is
+    not known.
     """
 
-    __slots__ = ()
+    __slots__ = ("as_of",)
+
+    as_of: float | None
 
     def __getattr__(self, name: str) -> Any:
+        if name == "as_of":
+            return None
         # No field: Python and notebooks look for such names, and take what they find for theirs.
         if name in self and not name.startswith("_"):
             return self[name]
@@ -302,7 +328,10 @@ class ServiceRecord(dict[str, Any]):
 
     def copy(self) -> ServiceRecord:
         """Another one with the same fields."""
-        return ServiceRecord(self)
+        return told(self, self.as_of)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return told, (dict(self), self.as_of)
 
     def __repr__(self) -> str:
         try:
@@ -316,9 +345,22 @@ class ServiceRecord(dict[str, Any]):
 
 
 class ServiceList(list[ServiceRecord]):
-    """Records of services: a list, which a notebook shows as a table."""
+    """Records of services: a list, which a notebook shows as a table.
 
-    __slots__ = ()
+    `as_of` is that of its records, see ServiceRecord.
+    """
+
+    __slots__ = ("as_of",)
+
+    as_of: float | None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "as_of":
+            return None
+        raise AttributeError(f"this list has no {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return listed, (list(self), self.as_of)
 
     HEADER = ("TYPE", "NAME", "ENDPOINT", "MODE", "HEALTH")
 
@@ -355,6 +397,22 @@ class Position(NamedTuple):
     epoch: str
     seq: int
     mark: str | None
+
+
+def told(record: Mapping[str, Any], as_of: float | None) -> ServiceRecord:
+    """A record as a client gets it, from a reply of that time."""
+    made = ServiceRecord(record)
+    if as_of is not None:
+        made.as_of = as_of
+    return made
+
+
+def listed(services: Iterable[ServiceRecord], as_of: float | None) -> ServiceList:
+    """The same for a list of records."""
+    made = ServiceList(services)
+    if as_of is not None:
+        made.as_of = as_of
+    return made
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -398,7 +456,11 @@ def read_service_info(asked: object) -> tuple[ServiceInfo, dict[str, Any]]:
     for field in ("name", "host", "port"):
         if field not in asked:
             raise InvalidRequest(f"Missing required field in service_info: {field}")
-    info = checked(asked, ServiceInfo, "service_info.")
+    for field, (meant, hint) in _MISPLACED.items():
+        if asked.get(field) is not None and asked.get(meant) is None:
+            raise InvalidRequest(f"Invalid service_info.{field}: it means nothing here", hint=hint)
+    info: ServiceInfo = checked(asked, ServiceInfo, "service_info.")
+    check_host(info.host, "service_info.host")
     return info, _extra(asked)
 
 
@@ -407,29 +469,39 @@ def read_change(asked: object) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(asked, dict):
         raise InvalidRequest("Invalid service_info: expected an object")
     for field in asked:
-        if field in _FIXED:
+        if field in _FIXED or field in _MISPLACED or field == "ttl":
             raise InvalidRequest(
                 f"Invalid service_info.{field}: an update can't change it",
                 hint="register the service anew",
             )
     change = msgspec.structs.asdict(checked(asked, ServiceChange, "service_info."))
+    if change["host"] is not None:
+        check_host(change["host"], "service_info.host")
     said = {field: change[field] for field in change if change[field] is not None}
     return {field: said[field] for field in said if field in _ASKED}, _extra(asked)
 
 
-def read_report(asked: object) -> Report | None:
-    """What a service says of itself, None if nothing; raises InvalidRequest."""
+def read_report(asked: object, now: float) -> Report | None:
+    """What a service says of itself, None if nothing; raises InvalidRequest.
+
+    Its `since` is by our clock, `now` in seconds after 1970, if it says how long that is ago.
+    """
     if asked is None:
         return None
     report: Report = checked(asked, Report, "report.")
     if (report.fed is None) != (report.watchdog is None):
         raise InvalidRequest("Invalid report: fed and watchdog come together")
-    return report
+    status = report.status
+    if status is None or status.elapsed is None:
+        return report
+    since = max(0, round(now - status.elapsed))
+    status = msgspec.structs.replace(status, since=since, elapsed=None)
+    return msgspec.structs.replace(report, status=status)
 
 
 def _extra(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        field: value
+        field: _whole(value) if field in _AS_THEY_CAME else value
         for field, value in asked.items()
         if field not in _ASKED
         and field not in COMPUTED
@@ -444,13 +516,20 @@ def read_ttl(asked: object) -> int | float:
 
 
 def checked(value: object, kind: Any, label: str) -> Any:
-    """`value` as a `kind`, or InvalidRequest with the name of the field and a hint."""
+    """`value` as a `kind`, or InvalidRequest with the name of the field and a hint.
+
+    Where a whole number is wanted, 5000.0 is one: in some languages all numbers are written so.
+    """
     try:
         return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        pass
+    try:
+        return msgspec.convert(_whole(value), kind)
     except msgspec.ValidationError as error:
         what, _, path = str(error).replace("`key` in ", "").partition(" - at `$")
         field = label + path.strip(".`")
-        known = re.sub(r"\[.*", "", field.rpartition(".")[2])
+        known = re.sub(r"\[.*", "", field).rpartition(".")[2]
         raise InvalidRequest(
             f"Invalid {field}: {what[:1].lower()}{what[1:]}", hint=_HINTS.get(known)
         ) from error
@@ -469,6 +548,59 @@ def _spelled(host: str) -> str:
 
 def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _whole(value: Any) -> Any:
+    """The same with whole numbers written so, but for what is in `metadata`."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    if isinstance(value, dict):
+        return {key: one if key == "metadata" else _whole(one) for key, one in value.items()}
+    return value
+
+
+def check_host(host: str, label: str) -> None:
+    """Raise InvalidRequest for a host that no client can connect to."""
+    if (why := _unreachable(host)) is not None:
+        hint = "register the name or the address that others reach it by, such as lab1 or 10.0.0.7"
+        raise InvalidRequest(f"Invalid {label}: {host!r} is {why}", hint=hint)
+
+
+@lru_cache(_HOSTS)
+def _unreachable(host: str) -> str | None:
+    """Why no client can connect to a host, or None; a name may be of any network."""
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ipaddress.ip_address(inner)
+    except ValueError:
+        return _no_name(host)
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    if mapped.is_unspecified:
+        return "no host, but all addresses of a machine"
+    if mapped.is_multicast or str(mapped) == "255.255.255.255":
+        return "the address of no one machine"
+    return "no address, but for the brackets" if inner != host and address.version == 4 else None
+
+
+def _no_name(host: str) -> str | None:
+    if host == "*":
+        return "no host, but all addresses of a machine"
+    if "://" in host:
+        return "an endpoint, not a host"
+    if re.fullmatch(r"[^:]+:[0-9]*|\[.*\]:[0-9]*", host):
+        return "a host with a port, which has a field of its own"
+    if not _HOST_NAME.fullmatch(host):
+        return "no name of a host and no address"
+    if _FOUR_NUMBERS.fullmatch(host):
+        return "no address"
+    try:
+        # "0" is such a number: one that means 0.0.0.0.
+        means_all = not any(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        return None
+    return "no host, but all addresses of a machine" if means_all else None
 
 
 def kinds_of(kind: str | None, tags: Iterable[str], metadata: Mapping[str, Any]) -> set[str]:
@@ -525,9 +657,10 @@ def ports_of(service: Mapping[str, Any]) -> dict[str, int]:
         for key, port in service["metadata"].items()
         if key.endswith("_port") and key != "_port"
     }
+    ports = {name: _whole(port) for name, port in {**told, **service.get("endpoints", {})}.items()}
     return {
         name: port
-        for name, port in {**told, **service.get("endpoints", {})}.items()
+        for name, port in ports.items()
         if isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536
     }
 
@@ -553,5 +686,5 @@ def pick_by_name(services: Iterable[Mapping[str, Any]], name: str) -> ServiceRec
                 f"{name!r} fits {len(found)} services", [one["id"] for one in found]
             )
         if found:
-            return ServiceRecord(found[0])
+            return told(found[0], getattr(services, "as_of", None))
     return None

@@ -16,7 +16,7 @@ from rsreg import calls, owner, records, timing
 from rsreg.address import Finder, bound_to
 from rsreg.calls import Changes, Details, Registration
 from rsreg.channel import Channel
-from rsreg.config import ClientSettings
+from rsreg.config import ClientSettings, advertised
 from rsreg.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -80,6 +80,8 @@ def plan(
         raise ConfigurationError(
             "host= and advertise= both say where the service is", hint="leave one of them out"
         )
+    if host is None and advertise is None:
+        host, advertise = advertised()
     if heartbeat not in _KINDS:
         raise ConfigurationError(
             f"no heartbeat: {heartbeat!r}", hint='a heartbeat is a "thread" or a "process"'
@@ -103,7 +105,7 @@ def plan(
         )
     try:
         # What the registry would refuse again and again, in the background.
-        records.read_service_info({"host": "to be found", "port": 1, **wanted.info})
+        records.read_service_info({"host": "to-be-found", "port": 1, **wanted.info})
         records.read_ttl(ttl)
     except InvalidRequest as error:
         raise ConfigurationError(str(error), hint=error.hint) from error

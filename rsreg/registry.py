@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from rsreg import policies, records, timing
+from rsreg import policies, records, text, timing
 from rsreg.backend import Copied, Copyable, RegistryBackend
 from rsreg.changes import Changes
 from rsreg.choosing import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
@@ -42,6 +42,8 @@ LEASES_WITHIN = 15
 _LAST_MOMENT = 0.001
 #: Services that an answer explains itself with.
 _MENTIONED = 3
+#: Words that are remembered, not to be searched for again.
+_GUESSES = 100
 #: Changes of health that are told in one transaction.
 _TOLD_AT_ONCE = 100
 
@@ -71,6 +73,8 @@ class Registry:
         self._chooser = Chooser(strategy, strategies or {})
         self._view = LiveView()
         self._backend = backend
+        self._kind_meant = _Guesses(self._view.kinds)
+        self._name_meant = _Guesses(self._view.names)
         self._changes = Changes(backend, self._view, wall)
 
     def __len__(self) -> int:
@@ -150,8 +154,15 @@ class Registry:
         """The record of a service; raises UnknownService."""
         lease = self._view.get(service_id)
         if lease is None:
-            raise UnknownService("Service not found")
+            raise UnknownService("Service not found", hint=self._named(service_id))
         return msgspec.Raw(lease.record())
+
+    def _named(self, name: str) -> str | None:
+        """What is to be said to who asks for an id that nobody has: it may be a name."""
+        named = self._view.named(name)
+        if named:
+            return f"that is a name; the id is {next(iter(named)).service.id!r}"
+        return self._name_meant.hint(name, self.seq)
 
     def list_services(self, kind: str | None = None, wanted: Filter = EVERYTHING) -> msgspec.Raw:
         """The records of all services, or of those found under `kind` and wanted, as one array."""
@@ -187,17 +198,24 @@ class Registry:
         if wanted.narrows:
             found = [lease for lease in found if wanted.fits(lease.service)]
         if not found:
-            raise NoService(f"No healthy service of type {kind} found", hint=self._why_none(kind))
+            raise NoService(
+                f"No healthy service of type {kind} found", hint=self._why_none(kind, wanted)
+            )
         return msgspec.Raw(choose(found, asker).record())
 
-    def _why_none(self, kind: str) -> str | None:
-        """What is to be said of those that are registered under a kind, and not handed out."""
+    def _why_none(self, kind: str, wanted: Filter) -> str | None:
+        """What is to be said of those that are registered under a kind, and not handed out.
+
+        If there are none: what may have been meant.
+        """
         said = []
         for lease in islice(self._view.of_kind(kind), _MENTIONED):
             service = lease.service
-            what = f"a {service.mode}" if lease.discovered else lease.health
-            said.append(f"{service.name} on {service.host}:{service.port} is {what}")
-        return "; ".join(said) or None
+            what = f"is {lease.health}"
+            if lease.discovered:
+                what = wanted.against(service.body()) or f"is a {service.mode}"
+            said.append(f"{service.name} on {service.host}:{service.port} {what}")
+        return "; ".join(said) or self._kind_meant.hint(kind, self.seq)
 
     @property
     def maintenance(self) -> list[Maintenance]:
@@ -431,6 +449,27 @@ class Registry:
             and lease.service.owner is not None
             and lease.service.owner == replaces[lease.service.id]
         ]
+
+
+class _Guesses:
+    """What may have been meant by a word that is not known.
+
+    Who asks again and again, waiting for a service, costs a search only after a change.
+    """
+
+    def __init__(self, known: Callable[[], Iterable[str]]) -> None:
+        self._known = known
+        self._seq = -1
+        self._found: dict[str, str | None] = {}
+
+    def hint(self, word: str, seq: int) -> str | None:
+        """The question whether that was meant, or None; `seq` tells whether anything changed."""
+        if seq != self._seq or len(self._found) >= _GUESSES:
+            self._seq, self._found = seq, {}
+        if word not in self._found:
+            self._found[word] = text.near(word, self._known())
+        found = self._found[word]
+        return None if found is None else text.did_you_mean(found)
 
 
 def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import html
+import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import islice
+
+#: Words that are looked at for one that was meant, and those that are compared letter by letter.
+_MOST_WORDS, _MOST_COMPARED = 10_000, 200
+#: Characters of a word that may have been meant otherwise.
+_LONGEST = 512
+#: What is easily forgotten, or written otherwise.
+_LEFT_OUT = str.maketrans("", "", " -_.\t\n\xa0")
 
 
 def printable(text: object) -> str:
@@ -22,6 +32,38 @@ def age(seconds: float) -> str:
         if seconds < most * length:
             return f"{max(0, int(seconds / length))} {unit}"
     return f"{int(seconds / 86400)} d"
+
+
+def near(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was meant by one that is not known, or None: for a hint, never more.
+
+    Case, accents, spaces, dots, hyphens and underscores don't count; if that does not help, and
+    there are few words, a letter or two.
+    """
+    if len(word) > _LONGEST:
+        return None
+    words = list(islice(known, _MOST_WORDS))
+    folded = _folded(word)
+    for one in words:
+        if one != word and _folded(one) == folded:
+            return one
+    if len(words) > _MOST_COMPARED:
+        return None
+    close = {_folded(one): one for one in words if one != word}
+    found = difflib.get_close_matches(folded, close, n=1, cutoff=0.8)
+    return close[found[0]] if found else None
+
+
+def did_you_mean(word: str) -> str:
+    """The question, for a hint."""
+    return f"did you mean {word!r}?"
+
+
+def _folded(word: str) -> str:
+    if not word.isascii():
+        parts = unicodedata.normalize("NFKD", word)
+        word = "".join(part for part in parts if not unicodedata.combining(part))
+    return word.casefold().translate(_LEFT_OUT)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

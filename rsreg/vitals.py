@@ -114,7 +114,9 @@ class Vitals:
                 status = {
                     "text": doing.text,
                     "progress": doing.progress,
+                    # By our clock, for a registry that does not know `elapsed` yet.
                     "since": round(wall - (now - doing.began)),
+                    "elapsed": round(max(0.0, now - doing.began), 3),
                     "max": doing.limit,
                 }
                 said["status"] = {key: value for key, value in status.items() if value is not None}

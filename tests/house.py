@@ -61,7 +61,7 @@ class House:
 
     def report(self, service_id: str, **said: Any) -> None:
         """A heartbeat with a report."""
-        self.registry.renew(service_id, records.read_report(said))
+        self.registry.renew(service_id, records.read_report(said, self.wall()))
         self.tell()
 
     def tell(self) -> list[tuple[str, str]]:

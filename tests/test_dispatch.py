@@ -148,7 +148,11 @@ def test_renew(desk: Desk) -> None:
 
 
 def test_get(desk: Desk) -> None:
-    assert desk.ask("get", service_id="known") == {"success": True, "service": RECORD}
+    assert desk.ask("get", service_id="known") == {
+        "success": True,
+        "service": RECORD,
+        "timestamp": 1_617_293_054,
+    }
     desk.clock.advance(30)
     desk.registry.caught_up(desk.clock.now)
     assert desk.ask("get", service_id="known")["service"] == {
@@ -174,11 +178,16 @@ def test_list(desk: Desk, fields: dict[str, Any], found: list[object]) -> None:
         "success": True,
         "services": found,
         **desk.position(),
+        "timestamp": 1_617_293_054,
     }
 
 
 def test_discover(desk: Desk) -> None:
-    assert desk.ask("discover", service_type="web") == {"success": True, "service": RECORD}
+    assert desk.ask("discover", service_type="web") == {
+        "success": True,
+        "service": RECORD,
+        "timestamp": 1_617_293_054,
+    }
     assert desk.ask("discover", service_type="api")["service"] == RECORD
 
 
@@ -203,7 +212,7 @@ def test_a_registry_whose_store_fails_says_so(desk: Desk) -> None:
 
 
 def test_info(desk: Desk) -> None:
-    position = desk.position()
+    position = {**desk.position(), "timestamp": 1_617_293_054}
     answer = {"success": True, "status": "ok", **ABOUT, **position}
     assert desk.ask("info") == {**answer, "services": [RECORD]}
     assert desk.ask("info", services=True) == {**answer, "services": [RECORD]}
@@ -212,7 +221,7 @@ def test_info(desk: Desk) -> None:
 
 def test_events(desk: Desk) -> None:
     desk.ask("deregister", service_id="known")
-    position = {"success": True, **desk.position()}
+    position = {"success": True, **desk.position(), "timestamp": 1_617_293_054}
     assert desk.ask("events") == {**position, "events": [], "reset": False}
     reply = desk.ask("events", since=0)
     assert reply["events"] == [
@@ -241,6 +250,101 @@ def test_events(desk: Desk) -> None:
     assert desk.ask("events", since=2, mark=second)["reset"] is False
     for since in (1, 2):
         assert desk.ask("events", since=since, mark="another's")["reset"] is True
+
+
+def test_a_whole_number_may_be_written_with_a_fraction_of_nothing(desk: Desk) -> None:
+    info = {**INFO, "id": "gson", "port": 5000.0, "endpoints": {"data": 5001.0}}
+    info |= {"owner": {"pid": 611.0}, "metadata": {"gain": 5.0, "data_port": 5002.0}}
+    assert desk.ask("register", service_info=info, ttl=30.0)["success"]
+    record = desk.ask("get", service_id="gson")["service"]
+    said = [record["port"], record["endpoints"]["data"], record["owner"]["pid"], record["ttl"]]
+    assert (said, json.dumps(said)) == ([5000, 5001, 611, 30], "[5000, 5001, 611, 30]")
+    assert json.dumps(record["metadata"]) == json.dumps(info["metadata"]), "that is not ours"
+    assert desk.ask("update", service_id="gson", service_info={"port": 6000.0})["success"]
+    assert json.dumps(desk.ask("get", service_id="gson")["service"]["port"]) == "6000"
+    report = {"status": {"text": "x", "since": 5.0, "max": 10.0}}
+    assert desk.ask("renew", service_id="gson", report=report)["success"]
+    assert len(desk.ask("events", since=0.0, limit=2.0)["events"]) == 2
+    wanted = {"on": True, "service": "gson", "for": 60.0}
+    (entry,) = desk.ask("maintenance", **wanted)["maintenance"]
+    assert json.dumps(entry["until"] - entry["since"]) == "60"
+
+
+@pytest.mark.parametrize(
+    ("field", "request_of"),
+    [
+        ("service_info.port", {"action": "register", "service_info": {**INFO, "port": 5000.5}}),
+        (
+            "service_info.endpoints",
+            {"action": "register", "service_info": {**INFO, "endpoints": {"a": 0.5}}},
+        ),
+        (
+            "service_info.owner.pid",
+            {"action": "register", "service_info": {**INFO, "owner": {"pid": 0.5}}},
+        ),
+        ("since", {"action": "events", "since": 0.5}),
+        ("limit", {"action": "events", "since": 0, "limit": 1e-3}),
+        ("for", {"action": "maintenance", "on": True, "host": "x", "for": 60.5}),
+    ],
+)
+def test_what_is_not_whole_is_refused_by_its_name(
+    desk: Desk, field: str, request_of: dict[str, Any]
+) -> None:
+    reply = desk.refuse(json.dumps(request_of).encode())
+    assert reply["error"].startswith(f"Invalid {field}")
+    assert reply["hint"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"service_info": {**INFO, "service_type": "PUNA"}}, "service_info.service_type"),
+        ({"service_info": {**INFO, "service_id": "mine"}}, "service_info.service_id"),
+        ({"service_info": {**INFO, "ttl": 300}}, "service_info.ttl"),
+    ],
+)
+def test_what_stands_in_the_wrong_place_is_refused(
+    desk: Desk, asked: dict[str, Any], error: str
+) -> None:
+    reply = desk.refuse(json.dumps({"action": "register", **asked}).encode())
+    assert reply["error"] == f"Invalid {error}: it means nothing here"
+    assert reply["hint"]
+    change = {k: v for k, v in asked["service_info"].items() if k not in INFO}
+    update = {"action": "update", "service_id": "known", "service_info": change}
+    assert desk.refuse(json.dumps(update).encode())["error"].startswith(f"Invalid {error}")
+
+
+def test_a_record_may_be_registered_as_it_was_got(desk: Desk) -> None:
+    record = desk.ask("get", service_id="known")["service"]
+    assert desk.ask("register", service_info=record, ttl=record["ttl"])["success"]
+    both = {**INFO, "type": "web", "service_type": "web", "id": "b", "service_id": "b", "ttl": 9}
+    assert desk.ask("register", service_info=both, ttl=30)["success"]
+
+
+def test_since_when_is_by_the_clock_of_the_registry(desk: Desk) -> None:
+    """The clock of the driver is an hour off."""
+    status = {"text": "homing", "since": 1_617_296_654, "elapsed": 42.4, "max": 300}
+    desk.ask("renew", service_id="known", report={"status": status})
+    told = desk.ask("get", service_id="known")["service"]["status"]
+    assert told == {"text": "homing", "since": 1_617_293_054 - 42, "max": 300}
+    del status["elapsed"]
+    desk.ask("renew", service_id="known", report={"status": status})
+    assert desk.ask("get", service_id="known")["service"]["status"] == status, "an older client"
+
+
+def test_what_may_have_been_meant(desk: Desk) -> None:
+    desk.ask("register", service_info={**INFO, "id": "x", "name": "Käfer 1", "type": "PUNA"})
+    for asked, meant in (("puna", "PUNA"), ("Puna.", "PUNA"), ("WEB ", "web"), ("PUNNA", "PUNA")):
+        reply = desk.ask("discover", service_type=asked)
+        assert (reply["code"], reply["hint"]) == ("no-service", f"did you mean {meant!r}?")
+    assert "hint" not in desk.ask("discover", service_type="hexapod")
+    assert desk.ask("get", service_id="kafer-1")["hint"] == "did you mean 'Käfer 1'?"
+    assert desk.ask("get", service_id="Käfer 1")["hint"] == "that is a name; the id is 'x'"
+    desk.ask("register", service_info={**INFO, "id": "y", "type": "Hexapod"})
+    assert desk.ask("discover", service_type="hexapod")["hint"] == "did you mean 'Hexapod'?"
+    assert desk.ask("discover", service_type="web", strategy="round_robin")["hint"].startswith(
+        "did you mean 'round-robin'?; the strategies are "
+    )
 
 
 def test_leases_that_end_soon(desk: Desk) -> None:

@@ -211,3 +211,47 @@ def test_whatever_is_lost_every_event_comes_once_in_order(happenings: list[str])
         if what == "event" and len(got) < newest:
             assert follower.silence == 0.0
     assert len(got) == newest
+
+
+LATE = "events come late"
+
+
+def answers(clock: HandClock, follower: Follower, first: int, last: int) -> None:
+    """Events that nobody hears of but by asking, one every three seconds."""
+    for seq in range(first, last + 1):
+        clock.advance(3)
+        assert seqs(follower.answered(answer(seq, seq=seq))) == [seq]
+
+
+def test_that_events_come_late_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    clock = HandClock()
+    follower = Follower(clock)
+    follower.answered(answer(seq=0))
+    answers(clock, follower, 1, 2)
+    assert LATE not in caplog.text, "a subscription may take a moment"
+    answers(clock, follower, 3, 9)
+    assert caplog.text.count(LATE) == 1
+    assert "--events" in caplog.text
+    assert seqs(follower.published(event(10))) == [10]
+    assert caplog.text.count("arrive by themselves again") == 1
+    answers(clock, follower, 11, 13)
+    assert caplog.text.count(LATE) == 2
+
+
+def test_events_that_got_lost_are_no_sign_of_a_blocked_port(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = HandClock()
+    follower = Follower(clock)
+    follower.answered(answer(seq=0))
+    for seq in range(1, 20, 3):
+        answers(clock, follower, seq, seq)
+        follower.published(event(seq))
+        follower.published(event(seq + 2))
+        assert follower.silence == 0.0, "there is a gap"
+        follower.answered(answer(seq + 1, seq + 2, seq=seq + 2))
+    for seq in range(22, 40):
+        answers(clock, follower, seq, seq)
+        follower.unanswered(RequestTimeout("away"))
+        follower.answered(answer(seq=seq))
+    assert LATE not in caplog.text

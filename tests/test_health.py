@@ -465,4 +465,4 @@ def test_an_update_can_not_change_who_it_is(field: str) -> None:
 )
 def test_wrong_reports_are_refused(report: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^Invalid report"):
-        records.read_report(report)
+        records.read_report(report, 0)

@@ -308,3 +308,23 @@ def test_a_main_loop_that_feeds_costs_no_beats() -> None:
             puna.feed()
             time.sleep(0.01)
         assert asked.count("renew") - before <= 6
+
+
+def test_what_its_driver_does_not_read_stops_no_beat() -> None:
+    program = """
+import logging, os, socket
+from rsreg.helper import _ToParent
+said = os.dup(1)
+here, there = socket.socketpair()
+os.dup2(there.fileno(), 1)
+handler = _ToParent()
+for _ in range(10_000):
+    handler.emit(logging.makeLogRecord({"msg": 100 * "x"}))
+os.write(said, b"done\\n")
+"""
+    process = python_process(program)
+    try:
+        assert printed(process) == "done"
+    finally:
+        process.kill()
+        process.communicate()

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "rsreg"
 #: From the ground up. A module imports only from the rows below its own, wherever in its text.
 CLIENT = [
     ("errors", "timing", "native", "text"),
-    ("config",),
+    ("config", "writing"),
     ("records", "wire", "owner", "vitals"),
     ("exchange", "sockets", "filters"),
     ("calls", "channel", "aiochannel"),
@@ -35,7 +35,7 @@ CLIENT = [
 SERVER = [
     ("model", "journal", "compact", "lock", "place", "later"),
     ("copying",),
-    ("backend", "lease"),
+    ("backend", "lease", "conditions"),
     ("addresses", "restoring"),
     ("live",),
     ("changes", "choosing", "policies"),
@@ -65,9 +65,9 @@ GUESTS = {
     },
     "msgspec": {
         *("records", "wire", "mirror", "backend", "live", "changes", "choosing"),
-        *("registry", "dispatch"),
+        *("registry", "dispatch", "conditions"),
     },
-    "packaging": {"choosing"},
+    "packaging": {"conditions"},
     "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend", "compact", "copying", "restoring"},

@@ -220,7 +220,7 @@ class MirrorMachine(RuleBasedStateMachine):
     def report(self, service_id: str, fed: float) -> None:
         said = {"fed": fed, "watchdog": 10, "load": fed, "status": {"text": f"fed {fed}"}}
         with contextlib.suppress(UnknownService):
-            self.world.registry.renew(service_id, read_report(said))
+            self.world.registry.renew(service_id, read_report(said, 0))
         self.world.commit()
 
     @rule(service_id=IDS)
@@ -530,13 +530,13 @@ def test_health_is_followed_by_events_and_in_place(world: World) -> None:
     assert slow["maintenance"]["until"] is None
     assert {(mirror.discover("A") or {})["id"] for _ in range(50)} == {"quick"}
     world.maintain("slow", False)
-    world.registry.renew("quick", read_report({"fed": 20, "watchdog": 10, "load": 1}))
+    world.registry.renew("quick", read_report({"fed": 20, "watchdog": 10, "load": 1}, 0))
     world.commit()
     world.deliver()
     slow, quick = mirror.list_services(None)
     assert (slow["health"], quick["health"], quick["reason"]) == ("passing", "critical", "stalled")
     assert "load" not in quick, "it changes, and no event tells"
-    world.registry.renew("quick", read_report({}))
+    world.registry.renew("quick", read_report({}, 0))
     world.commit()
     world.deliver()
     assert without_heartbeat(mirror.list_services(None)) == without_heartbeat(world.services())

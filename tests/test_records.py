@@ -75,7 +75,7 @@ def test_what_the_registry_computes_is_not_taken_from_a_service() -> None:
     [
         ("name", ["", "x" * 257, 5, None, [], True]),
         ("host", ["", "x" * 257, 5, None, {}]),
-        ("port", [0, 65536, -1, 10**30, -(10**30), "5000", 5000.0, 5.5, True, None, []]),
+        ("port", [0, 65536, -1, 10**30, -(10**30), "5000", 5.5, True, None, []]),
         ("type", ["", "x" * 257, 5, []]),
         ("tags", ["optics", 5, {}, ["a"] * 65]),
         ("metadata", ["x", 5, [], True]),
@@ -93,6 +93,34 @@ def test_a_wrong_field_is_refused_by_its_name(field: str, values: list[object]) 
         assert caught.value.hint or field in ("singleton", "allow_duplicate_service_type")
 
 
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        *((host, "all addresses") for host in ("0.0.0.0", "::", "[::]", "*", "0", "::0", "0.0")),
+        ("::ffff:0.0.0.0", "all addresses"),
+        ("224.0.0.1", "no one machine"),
+        ("ff02::1", "no one machine"),
+        ("255.255.255.255", "no one machine"),
+        *((host, "an endpoint") for host in ("tcp://lab1", "tcp://lab1:5000", "http://lab1/x")),
+        *((host, "with a port") for host in ("lab1:5000", "10.0.0.7:5000", "[::1]:80", "lab1:")),
+        *((host, "no name") for host in ("lab 1", " lab1", "lab1\n", "lab1/x", "[]", "[", ".")),
+        *((host, "no name") for host in ("-.", "a..b", "la\0b", "rik@lab1", "lab1,lab2")),
+        *((host, "no name") for host in ("\x1b[2J", ":::")),
+        ("300.1.2.3", "no address"),
+        ("[10.0.0.7]", "but for the brackets"),
+    ],
+)
+def test_a_host_that_no_client_can_connect_to_is_refused(host: str, why: str) -> None:
+    for read in (
+        lambda: records.read_service_info({**ASKED, "host": host}),
+        lambda: records.read_change({"host": host}),
+    ):
+        with pytest.raises(InvalidRequest, match=r"^Invalid service_info.host: ") as caught:
+            read()
+        assert why in str(caught.value)
+        assert "others reach it" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("tag", ["", "x" * 257, 5, None])
 def test_a_wrong_tag_is_refused_by_its_place(tag: object) -> None:
     with pytest.raises(InvalidRequest, match=r"^Invalid service_info.tags\[1\]: ") as caught:
@@ -108,6 +136,16 @@ def test_a_wrong_tag_is_refused_by_its_place(tag: object) -> None:
         ("tags", []),
         ("name", "x" * 256),
         ("host", "x" * 256),
+        ("host", "lab1.example.org."),
+        ("host", "plato_egse-3"),
+        ("host", "Käferstraße"),
+        ("host", "10.0.0.7"),
+        ("host", "127.0.0.1"),
+        ("host", "::1"),
+        ("host", "[fe80::1]"),
+        ("host", "fe80::1%eth0"),
+        ("host", "2001:db8::7"),
+        ("host", "4711"),
         ("type", "x" * 256),
         ("id", "x" * 512),
         ("port", 1),

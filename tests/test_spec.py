@@ -343,6 +343,7 @@ def test_the_messages() -> None:
         assert reply == {"success": True, "message": "Service renewed successfully"}
 
         reply = asked(peer, f'{{\n  "action": "get",\n  "service_id": "{service_id}"\n}}')
+        assert reply.pop("timestamp") == 1617293054
         assert reply == {"success": True, "service": record()}
 
         reply = asked(
@@ -352,10 +353,12 @@ def test_the_messages() -> None:
         assert isinstance(reply.pop("seq"), int)
         assert reply.pop("epoch") == server.registry.epoch
         assert isinstance(reply.pop("mark"), str)
+        assert reply.pop("timestamp") == 1617293054
         assert reply == {"success": True, "services": [record()]}
 
         for kind in ("web", "api"):
             reply = asked(peer, f'{{\n  "action": "discover",\n  "service_type": "{kind}"\n}}')
+            assert reply.pop("timestamp") == 1617293054
             assert reply == {"success": True, "service": record()}
 
         reply = asked(peer, '{\n  "action": "health"\n}')

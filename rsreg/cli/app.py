@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import sys
+from typing import Any
 
 import click
 
 from rsreg import __version__, errors
 from rsreg.cli import INTERRUPTED, asking, changing, maintaining, running, serving, shells, storing
 from rsreg.cli.options import CantRun, Settings, WaitOver, common_options, examples, registry_option
-from rsreg.cli.output import say_error, write_json
+from rsreg.cli.output import CantWrite, forget, open_what_is_closed, say_error, write_json
 from rsreg.errors import RegistryError
 
+#: What is wrong with an output that can't be written.
+_OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 #: The exit code and the `code` in JSON of an error, by the first class that fits. A refusal of the
 #: registry brings a code of its own.
 _OUTCOMES: list[tuple[type[RegistryError], int, str]] = [
@@ -84,14 +88,23 @@ for _command in (
 
 def run(args: list[str]) -> int:
     """Run one command line; the exit code."""
+    open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding does not have is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in itertools.takewhile(lambda one: one != "--", args)
     try:
-        return int(cli.main(args, prog_name="rs_cs", standalone_mode=False) or 0)
+        return int(_run(args) or 0)
+    except CantWrite as error:
+        forget(sys.stdout)
+        # Who reads no further, as "head" does, needs no error.
+        if not isinstance(error.__cause__, BrokenPipeError):
+            _report(False, str(error), error.hint, "output")
+        return 1
     except click.Abort:
+        # It may have been in the middle of a line that nobody reads.
+        forget(sys.stdout)
         return INTERRUPTED
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
@@ -109,6 +122,20 @@ def run(args: list[str]) -> int:
         said = f"rs_cs itself failed: {type(error).__name__}: {error}"
         _report(as_json, said, '"python -X dev -m rsreg" and the same words show where', "internal")
         return 1
+
+
+def _run(args: list[str]) -> Any:
+    """Run it; click writes help by itself, and ends the program if nobody reads that."""
+    try:
+        return cli.main(args, prog_name="rs_cs", standalone_mode=False)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            raise CantWrite("nobody reads the help") from error.__context__
+        raise
+    except OSError as error:
+        if error.errno in _OF_OUTPUT:
+            raise CantWrite(f"can't write the help: {error.strerror}") from error
+        raise
 
 
 def _report(as_json: bool, text: str, hint: str | None, code: str, **details: object) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 import click
 
-from rsreg import config, follower, process, records, timing
-from rsreg.calls import Record
+from rsreg import config, process, records, timing
 from rsreg.cli import describing
 from rsreg.cli.options import (
-    SIGNAL_LATENCY,
     Settings,
     WaitOver,
     common_options,
@@ -24,10 +21,15 @@ from rsreg.cli.options import (
     pass_settings,
     registry_option,
     seconds,
+    type_meant,
 )
 from rsreg.cli.output import note, write, write_facts, write_json, write_table
-from rsreg.errors import NoService
-from rsreg.records import ServiceRecord
+from rsreg.client import RegistryClient
+from rsreg.errors import NoService, RegistryError
+from rsreg.records import ServiceList, ServiceRecord
+
+if TYPE_CHECKING:
+    from rsreg.choosing import Filter
 
 _NOTHING_FOUND = 4
 #: Services that an error explains itself with.
@@ -76,17 +78,25 @@ def list_(
     """
     with settings.client() as registry:
         services = registry.list_services(service_type, tags=tags, where=where, mode=mode)
+        why = None
+        if not (services or settings.json):
+            wanted = _wanted(tags, where, mode)
+            why = _why_empty(registry, service_type, wanted)
     services.sort(key=lambda one: (one["type"] or "", one["name"]))
     if settings.json:
         write_json({"success": True, "services": services})
     elif services:
-        write_table(*_columns(list(map(describing.list_row, services))))
+        now = describing.said_at(services.as_of)
+        write_table(*_columns([describing.list_row(one, now) for one in services]))
     if not settings.json:
         failing = sum(one["health"] != "passing" for one in services)
         of_type = f" of type {service_type}" if service_type else ""
         plural = "" if len(services) == 1 else "s"
         not_passing = f", {failing} not passing" if failing else ""
-        note(f"{len(services) or 'no'} service{plural}{of_type}{not_passing}")
+        note(
+            f"{len(services) or 'no'} service{plural}{of_type}{not_passing}"
+            + (f": {why}" if why else "")
+        )
     return _NOTHING_FOUND if service_type and not services else 0
 
 
@@ -101,7 +111,7 @@ def get(settings: Settings, service: str) -> None:
     It is named by its id, its name, or the start of either.
     """
     with settings.client() as registry:
-        record = found(registry.find_service(service), service)
+        record = found(registry, service)
     _show(settings, record)
 
 
@@ -144,7 +154,11 @@ def discover(
         if record is None:
             raise NoService(
                 f"no passing service of type {service_type!r}",
-                hint=_why_none(registry.list_services(service_type, mode=config.ANY_MODE))
+                hint=_why_none(
+                    registry.list_services(service_type, mode=config.ANY_MODE),
+                    _wanted(tags, where, mode),
+                )
+                or type_meant(registry, [service_type])
                 or f'"rs_cs list" shows all, "rs_cs wait {service_type}" waits for one',
             )
     if not endpoint and named is None:
@@ -175,7 +189,8 @@ def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -
     patience = 60.0 if settings.timeout is None else settings.timeout
     with settings.client(config.DEFAULT_TIMEOUT, mode) as registry:
         services = registry.wait_for(*service_types, timeout=patience)
-    missing = [kind for kind, service in services.items() if service is None]
+        missing = [kind for kind, service in services.items() if service is None]
+        hint = _meant_in_time(registry, missing)
     if not settings.json:
         rows = [[kind, *describing.name_and_endpoint(one)] for kind, one in services.items()]
         write_table({"TYPE": True, "NAME": True, "ENDPOINT": True}, rows)
@@ -184,6 +199,7 @@ def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -
     if missing:
         raise WaitOver(
             f"no passing service of type {', '.join(missing)} after {patience:g} s",
+            hint,
             {"found": services},
         )
 
@@ -192,39 +208,39 @@ def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -
     epilog=examples("rs_cs watch", "rs_cs watch PUNA --json | jq .data.service_info.name")
 )
 @click.argument("service_type", metavar="[TYPE]", required=False, shell_complete=complete_type)
+@click.option(
+    "--events",
+    metavar="HOST:PORT",
+    help="Where the registry publishes events, if that is not where it says itself.",
+)
 @registry_option()
 @common_options()
 @pass_settings
-def watch(settings: Settings, service_type: str | None) -> None:
+def watch(settings: Settings, service_type: str | None, events: str | None) -> None:
     """Print changes of the registry, or of the services of a type, as they come.
 
     Each in a line of its own, until interrupted, which gives the exit code 130.
     """
     process.log_to_stderr("warning")
-    events: SimpleQueue[Record] = SimpleQueue()
-    with settings.client() as registry:
-        registry.on_any_event(events.put)
-        registry.start_event_listener()
+    with settings.client(events=events) as registry:
+        coming = registry.watch(service_type)
         note(f"watching {registry.settings.req_endpoint}; Ctrl-C ends it")
-        while True:
-            with contextlib.suppress(Empty):
-                event = events.get(timeout=SIGNAL_LATENCY)
-                if not follower.concerns(event, service_type):
-                    continue
-                if settings.json:
-                    write_json(event, indented=False)
-                else:
-                    write(describing.event_line(event))
+        # What nobody reads waits in the registry's journal, not here.
+        for event in coming:
+            if settings.json:
+                write_json(event, indented=False)
+            else:
+                write(describing.event_line(event))
 
 
 COMMANDS = (status, list_, get, discover, wait, watch)
 
 
-def _show(settings: Settings, service: Record) -> None:
+def _show(settings: Settings, service: ServiceRecord) -> None:
     if settings.json:
         write_json({"success": True, "service": service})
     else:
-        write_facts(describing.service_facts(service))
+        write_facts(describing.service_facts(service, describing.said_at(service.as_of)))
 
 
 def _columns(rows: list[list[str]]) -> tuple[dict[str, bool], list[list[str]]]:
@@ -234,6 +250,33 @@ def _columns(rows: list[list[str]]) -> tuple[dict[str, bool], list[list[str]]]:
     return dict(list(describing.LIST_COLUMNS.items())[:-1]), [row[:-1] for row in rows]
 
 
-def _why_none(services: list[ServiceRecord]) -> str:
+def _wanted(tags: list[str], where: dict[str, str], mode: str | None) -> Filter:
+    """The conditions as the registry has them; it is loaded only to explain."""
+    from rsreg.choosing import read_filter
+
+    return read_filter({"tags": tags, "where": where, "mode": mode})
+
+
+def _meant_in_time(registry: RegistryClient, missing: list[str]) -> str | None:
+    """Which types may have been meant, if the registry still says which there are."""
+    try:
+        return type_meant(registry, missing) if missing else None
+    except RegistryError:
+        return None
+
+
+def _why_none(services: ServiceList, wanted: Filter) -> str:
     """What is the matter with those that were not handed out, or were not asked for."""
-    return "; ".join(map(describing.standing, services[:_MENTIONED]))
+    now = describing.said_at(services.as_of)
+    said = []
+    for one in services[:_MENTIONED]:
+        why = wanted.against(one) if one["health"] in (records.PASSING, records.WARNING) else None
+        said.append(f"{one['name']} {why}" if why else describing.standing(one, now))
+    return "; ".join(said)
+
+
+def _why_empty(registry: RegistryClient, kind: str | None, wanted: Filter) -> str | None:
+    """Why a list is empty: what the first ones have otherwise, or which type may be meant."""
+    others = registry.list_services(kind, mode=config.ANY_MODE)[:_MENTIONED]
+    said = [f"{one['name']} {why}" for one in others if (why := wanted.against(one))]
+    return "; ".join(said) or (None if kind is None else type_meant(registry, [kind]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import time
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from rsreg import process
+from rsreg.address import own_host
 from rsreg.cli.options import (
     SIGNAL_LATENCY,
     Settings,
@@ -21,6 +21,7 @@ from rsreg.cli.options import (
     pass_settings,
     registry_option,
     service_options,
+    unknown,
 )
 from rsreg.cli.output import note, write, write_json
 from rsreg.client import RegistryClient
@@ -47,7 +48,7 @@ def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service
         process.log_to_stderr("info")
         # A supervisor that ends us means the same as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    service["host"] = service["host"] or socket.gethostname()
+    service["host"] = service["host"] or own_host()
     with settings.client(mode=mode) as registry:
         try:
             # What is registered by hand is not gone when this command is.
@@ -82,11 +83,11 @@ def deregister(settings: Settings, service: str, yes: bool) -> None:
     """
     _check_can_ask(yes)
     with settings.client() as registry:
-        record = found(registry.find_service(service), service)
+        record = found(registry, service)
         if not yes:
             _ask(f"Remove {record['id']} on {record['host']}:{record['port']}?")
-        gone = record if registry.deregister(record["id"]) else None
-    found(gone, service)
+        if not registry.deregister(record["id"]):
+            raise unknown(service, [])
     if settings.json:
         write_json({"success": True, "service_id": record["id"]})
     else:

@@ -1,4 +1,7 @@
-"""How a service, an event and the registry are described to people."""
+"""How a service, an event and the registry are described to people.
+
+`now` is always by the registry's clock, in seconds after 1970: that of this machine may be wrong.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +29,15 @@ LIST_COLUMNS = {
 _COUNTED = {"maintenance": "in maintenance"}
 
 
-def list_row(service: Record) -> list[str]:
+def list_row(service: Record, now: float) -> list[str]:
     """The cells of a service in a list."""
     return [
         service["type"] or "-",
         *name_and_endpoint(service),
         records.mode_of(service),
         service["health"],
-        since(service["last_heartbeat"]),
-        doing(service),
+        age(now - service["last_heartbeat"]),
+        doing(service, now),
     ]
 
 
@@ -43,33 +46,34 @@ def name_and_endpoint(service: Record | None) -> list[str]:
     return [service["name"], records.endpoint_of(service)] if service else ["-", "-"]
 
 
-def doing(service: Record) -> str:
+def doing(service: Record, now: float) -> str:
     """What it is at, or why it is not to be used, in a few words."""
     said = [service.get("reason", "")]
     if (terms := service.get("maintenance")) is not None:
-        said.append(maintenance(terms))
+        said.append(maintenance(terms, now))
     if (status := service.get("status")) is not None:
-        said.append(_status(status))
+        said.append(_status(status, now))
     return "; ".join(filter(None, said))
 
 
-def standing(service: Record) -> str:
+def standing(service: Record, now: float) -> str:
     """How a service is, in a clause."""
-    why = doing(service) if service["health"] in ("critical", "maintenance", "warning") else ""
+    explained = ("critical", "maintenance", "warning")
+    why = doing(service, now) if service["health"] in explained else ""
     return f"{service['name']} ({records.mode_of(service)}) is {service['health']}" + (
         f": {why}" if why else ""
     )
 
 
-def maintenance(terms: Mapping[str, Any]) -> str:
+def maintenance(terms: Mapping[str, Any], now: float) -> str:
     """Who keeps it for how long, and why."""
     until = terms.get("until")
-    parts = [terms.get("by") or "", "for good" if until is None else f"until {moment(until)}"]
+    parts = [terms.get("by") or "", "for good" if until is None else f"until {moment(until, now)}"]
     reason = terms.get("reason")
     return " ".join(filter(None, parts)) + (f": {reason}" if reason else "")
 
 
-def service_facts(service: Record) -> Iterator[tuple[str, str]]:
+def service_facts(service: Record, now: float) -> Iterator[tuple[str, str]]:
     """All about one service."""
     fields = dict(service)
     yield "name", fields.pop("name")
@@ -82,19 +86,19 @@ def service_facts(service: Record) -> Iterator[tuple[str, str]]:
     if (reason := fields.pop("reason", None)) is not None:
         yield "reason", reason
     if (terms := fields.pop("maintenance", None)) is not None:
-        yield "maintenance", maintenance(terms)
+        yield "maintenance", maintenance(terms, now)
     if (status := fields.pop("status", None)) is not None:
-        yield "doing", _status(status)
+        yield "doing", _status(status, now)
     yield "id", fields.pop("id")
     yield "tags", ", ".join(fields.pop("tags")) or "-"
     for index, (key, value) in enumerate(fields.pop("metadata").items()):
         yield "" if index else "metadata", f"{key}: {_said(value)}"
     beat = fields.pop("last_heartbeat")
     at = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(beat))
-    yield "heartbeat", f"{since(beat)} ago, at {at}"
+    yield "heartbeat", f"{age(now - beat)} ago, at {at}"
     yield "ttl", f"{fields.pop('ttl'):g} s"
     if owner := fields.pop("owner", None):
-        yield "owner", _owner(owner)
+        yield "owner", _owner(owner, now)
     for key, value in fields.items():
         if key not in ("host", "port"):
             yield key, _said(value)
@@ -102,12 +106,13 @@ def service_facts(service: Record) -> Iterator[tuple[str, str]]:
 
 def status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str, str]]:
     """How the registry is, and what is the matter with services."""
+    now = said_at(about.get("timestamp"))
     services = about["services"]
     yield "registry", f"{where}, answers in {took * 1000:.1f} ms"
     yield (
         "server",
         f"rsreg {about['version']}, pid {about['pid']} on {about['host']}, "
-        f"up {since(about['started'])}",
+        f"up {age(now - about['started'])}",
     )
     ports = {"requests": "req_port", "events": "pub_port", "heartbeats": "hb_port"}
     yield "ports", ", ".join(f"{what} {about[port]}" for what, port in ports.items() if about[port])
@@ -119,9 +124,9 @@ def status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str, 
     yield "services", ", ".join(_counted(services))
     for one in services:
         if one["health"] not in ("passing", "maintenance"):
-            yield one["health"], f"{_title(one)}: {_matter(one)}"
+            yield one["health"], f"{_title(one)}: {_matter(one, now)}"
     for entry in about.get("maintenance", []):
-        yield "maintenance", f"{target(entry)} {maintenance(entry)}"
+        yield "maintenance", f"{target(entry)} {maintenance(entry, now)}"
 
 
 def target(entry: Record) -> str:
@@ -132,29 +137,30 @@ def target(entry: Record) -> str:
 
 def event_line(event: Record) -> str:
     """An event as it passes by."""
-    at = time.strftime("%H:%M:%S", time.localtime(event.get("timestamp", time.time())))
+    now = said_at(event.get("timestamp"))
+    at = time.strftime("%H:%M:%S", time.localtime(now))
     service = event["data"].get("service_info")
     if service:
-        said = "  ".join(filter(None, (*name_and_endpoint(service), _news(event, service))))
+        said = "  ".join(filter(None, (*name_and_endpoint(service), _news(event, service, now))))
     else:
         said = event["data"].get("service_id", "events were missed: list anew")
     return f"{at}  #{event['seq']}  {event['type']:<11}  {said}"
 
 
-def since(past: float) -> str:
-    """How long ago that was."""
-    return age(time.time() - past)
+def said_at(timestamp: float | None) -> float:
+    """Now, if a registry said something at that time; one of an older version does not say when."""
+    return time.time() if timestamp is None else timestamp
 
 
-def moment(seconds: float) -> str:
+def moment(seconds: float, now: float) -> str:
     """A time of day, with the date if it is not today's."""
-    then, today = time.localtime(seconds), time.localtime()
+    then, today = time.localtime(seconds), time.localtime(now)
     return time.strftime("%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)
 
 
-def _news(event: Record, service: Record) -> str:
+def _news(event: Record, service: Record, now: float) -> str:
     """What an event tells beside its type."""
-    return doing(service) if event["type"] in ("critical", "maintenance") else ""
+    return doing(service, now) if event["type"] in ("critical", "maintenance") else ""
 
 
 def _counted(services: list[Record]) -> Iterator[str]:
@@ -166,9 +172,9 @@ def _counted(services: list[Record]) -> Iterator[str]:
         yield f"{simulators} simulator{'' if simulators == 1 else 's'}"
 
 
-def _matter(service: Record) -> str:
+def _matter(service: Record, now: float) -> str:
     if service.get("reason") == records.SILENT:
-        return f"no heartbeat for {since(service['last_heartbeat'])}, ttl {service['ttl']:g} s"
+        return f"no heartbeat for {age(now - service['last_heartbeat'])}, ttl {service['ttl']:g} s"
     if service["health"] == "starting":
         return "it said that it is not ready yet"
     if service["health"] == "warning":
@@ -177,19 +183,19 @@ def _matter(service: Record) -> str:
     return "its main loop stands still" if reason == records.STALLED else str(reason)
 
 
-def _status(status: Mapping[str, Any]) -> str:
+def _status(status: Mapping[str, Any], now: float) -> str:
     said = [status["text"]]
     if (progress := status.get("progress")) is not None:
         said.append(f"{progress:.0%}")
     if (begun := status.get("since")) is not None and (most := status.get("max")) is not None:
-        said.append(f"{max(0, time.time() - begun):.0f} s of {most:g}")
+        said.append(f"{max(0, now - begun):.0f} s of {most:g}")
     return ", ".join(said)
 
 
-def _owner(owner: Mapping[str, Any]) -> str:
+def _owner(owner: Mapping[str, Any], now: float) -> str:
     said = [records.process_of(owner)]
     if "started" in owner:
-        said.append(f"since {moment(owner['started'])}")
+        said.append(f"since {moment(owner['started'], now)}")
     if "program" in owner:
         said.append(f"({owner['program']})")
     return " ".join(filter(None, said)) or _said(owner)

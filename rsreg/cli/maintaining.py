@@ -14,12 +14,14 @@ from rsreg.cli.options import (
     complete_service,
     complete_type,
     examples,
+    meant,
     pass_settings,
     period,
     registry_option,
 )
 from rsreg.cli.output import note, write_json, write_table
 from rsreg.client import RegistryClient
+from rsreg.records import ServiceList
 
 _COLUMNS = {"OF": True, "BY": False, "UNTIL": False, "REASON": True}
 
@@ -96,11 +98,14 @@ def on(
             forever=forever,
             reason=reason,
         )
-        covered = [one["name"] for one in registry.list_services() if "maintenance" in one]
-    _show(settings, entries)
+        services = registry.list_services()
+    covered = {one["name"] for one in services if "maintenance" in one}
+    _show(settings, entries, services.as_of)
     if not settings.json:
-        names = ", ".join(sorted(set(covered)))
+        names = ", ".join(sorted(covered))
         note(f"out of discovery: {names}" if names else "no service is affected now")
+        if near := _near(services, service, service_type, host):
+            note(near)
 
 
 @maintenance.command(
@@ -118,7 +123,8 @@ def off(
         entries = registry.maintenance(
             False, service=_resolved(registry, service), service_type=service_type, host=host
         )
-    _show(settings, entries)
+        as_of = registry.events_since().get("timestamp")
+    _show(settings, entries, as_of)
 
 
 @maintenance.command("list", epilog=examples("rs_cs maintenance list"))
@@ -128,8 +134,8 @@ def off(
 def list_(settings: Settings) -> None:
     """List what is in maintenance."""
     with settings.client() as registry:
-        entries = registry.server_status().get("maintenance", [])
-    _show(settings, entries)
+        about = registry.server_status()
+    _show(settings, about.get("maintenance", []), about.get("timestamp"))
 
 
 COMMANDS = (maintenance,)
@@ -146,21 +152,40 @@ def _resolved(registry: RegistryClient, name: str | None) -> str | None:
     return name if found is None else str(found["name"])
 
 
-def _show(settings: Settings, entries: list[Record]) -> None:
+def _near(
+    services: ServiceList, service: str | None, service_type: str | None, host: str | None
+) -> str | None:
+    """What may have been meant by a target that nobody has."""
+    for word, words in (
+        (service, [word for one in services for word in (one["name"], one["id"])]),
+        (service_type, [kind for one in services for kind in _kinds(one)]),
+        (host, [one["host"] for one in services]),
+    ):
+        if word is not None and word not in words:
+            return meant(word, words)
+    return None
+
+
+def _kinds(one: Record) -> set[str]:
+    return records.kinds_of(one["type"], one["tags"], one["metadata"])
+
+
+def _show(settings: Settings, entries: list[Record], as_of: float | None) -> None:
     if settings.json:
         write_json({"success": True, "maintenance": entries})
         return
     if entries:
-        write_table(_COLUMNS, map(_row, entries))
+        now = describing.said_at(as_of)
+        write_table(_COLUMNS, [_row(entry, now) for entry in entries])
     else:
         note("nothing is in maintenance")
 
 
-def _row(entry: Record) -> list[str]:
+def _row(entry: Record, now: float) -> list[str]:
     until = entry.get("until")
     return [
         describing.target(entry),
         entry.get("by") or "-",
-        "for good" if until is None else describing.moment(until),
+        "for good" if until is None else describing.moment(until, now),
         entry.get("reason") or "-",
     ]

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from rsreg import config
+from rsreg import config, records, text
 from rsreg.calls import Record
 from rsreg.client import RegistryClient
 from rsreg.errors import RegistryError, UnknownService
+from rsreg.records import ServiceRecord
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,6 +38,7 @@ class Settings:
         timeout: float | None = None,
         mode: str | None = config.ANY_MODE,
         kind: type[RegistryClient] = RegistryClient,
+        events: str | None = None,
     ) -> RegistryClient:
         """A client of the registry that is meant.
 
@@ -45,7 +47,7 @@ class Settings:
         """
         if timeout is None:
             timeout = config.DEFAULT_TIMEOUT if self.timeout is None else self.timeout
-        return kind(self.registry, timeout=timeout, client_id="rs_cs", mode=mode)
+        return kind(self.registry, events, timeout=timeout, client_id="rs_cs", mode=mode)
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
@@ -62,8 +64,8 @@ class CantRun(RegistryError):
 class WaitOver(RegistryError):
     """The services waited for did not come in time; `details` tells which."""
 
-    def __init__(self, message: str, details: Record) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, hint: str | None, details: Record) -> None:
+        super().__init__(message, hint=hint)
         self.details = details
 
 
@@ -97,6 +99,15 @@ def pair(value: str) -> tuple[str, str]:
     return key, said
 
 
+def where(value: str) -> tuple[str, str]:
+    """The type of conditions: KEY=VALUE, KEY=>=1.4, or KEY>=1.4."""
+    parts = re.fullmatch(r"([^=<>!~]+)([=<>!~].*)", value, re.DOTALL)
+    if not parts:
+        raise click.BadParameter(f"{value!r} is not KEY=VALUE, or a condition such as KEY>=1.4.")
+    key, said = parts[1].strip(), parts[2]
+    return key, said.removeprefix("=")
+
+
 def service_options(command: F) -> F:
     """The options on what is registered; their names are those of `RegistryClient.register`."""
     for decorate in reversed(
@@ -105,7 +116,10 @@ def service_options(command: F) -> F:
             click.option(
                 "--port", required=True, type=click.IntRange(1, 65535), help="Where it listens."
             ),
-            click.option("--host", help="Where others reach it; this machine by default."),
+            click.option(
+                "--host",
+                help="Where others reach it; RSREG_ADVERTISE, or this machine.",
+            ),
             click.option("--type", "service_type", metavar="TYPE", help="What it is found under."),
             click.option(
                 "--tag",
@@ -159,15 +173,30 @@ def conditions(command: F) -> F:
         callback=_listed,
         help="Only with this tag, without it for '!TAG'; may be given several times.",
     )
-    where = click.option(
+    condition = click.option(
         "--where",
         metavar="KEY=VALUE",
         multiple=True,
-        type=pair,
+        type=where,
         callback=_mapped,
-        help="Only with this in its metadata, or a version as in 'version=>=1.4'; also several.",
+        help="Only with this in its metadata, or a condition as 'version>=1.4,<2'; also several.",
     )
-    return tag(where(command))
+    return tag(condition(command))
+
+
+def store_options(command: F) -> F:
+    """The options on where the store of a server is."""
+    database = click.option(
+        "--db",
+        metavar="PATH|:memory:",
+        help="Where registrations are kept; RSREG_DB, else a file in the folder for state.",
+    )
+    folder = click.option(
+        "--state-dir",
+        metavar="PATH",
+        help="The folder for state; RSREG_STATE, else ~/.local/state/rsreg, by default.",
+    )
+    return database(folder(command))
 
 
 def mode_option(help_text: str) -> Callable[[F], F]:
@@ -216,14 +245,41 @@ def examples(*lines: str, after: str = "") -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines), after])
 
 
-def found(service: Record | None, name: str) -> Record:
-    """The service, or the error that there is none of this name."""
+def found(registry: RegistryClient, name: str) -> ServiceRecord:
+    """The service of an id, a name, or the start of either; raises UnknownService."""
+    services = registry.list_services()
+    service = records.pick_by_name(services, name)
     if service is None:
-        raise UnknownService(
-            f"no service {name!r}",
-            hint='"rs_cs list" shows all; an id, a name, or the start of either will do',
-        )
+        raise unknown(name, services)
     return service
+
+
+def unknown(name: str, services: Iterable[Record]) -> UnknownService:
+    """The error that there is no service of this name."""
+    words = [word for one in services for word in (one["name"], one["id"])]
+    return UnknownService(
+        f"no service {name!r}",
+        hint=meant(name, words)
+        or '"rs_cs list" shows all; an id, a name, or the start of either will do',
+    )
+
+
+def meant(word: str, words: Iterable[str]) -> str | None:
+    """The question whether another word was meant, or None."""
+    near = text.near(word, dict.fromkeys(words))
+    return None if near is None else text.did_you_mean(near)
+
+
+def type_meant(registry: RegistryClient, kinds: Iterable[str]) -> str | None:
+    """The question whether another of the types and tags that there are was meant, or None."""
+    services = registry.list_services(mode=config.ANY_MODE)
+    there = {
+        kind
+        for one in services
+        for kind in records.kinds_of(one["type"], one["tags"], one["metadata"])
+    }
+    said = [meant(kind, there) for kind in kinds if kind not in there]
+    return "; ".join(filter(None, said)) or None
 
 
 def _listed(_context: click.Context, _param: click.Parameter, value: Iterable[str]) -> list[str]:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
 from rsreg import config, process
 from rsreg.calls import Record
-from rsreg.cli.options import Settings, common_options, examples, pass_settings, seconds
-from rsreg.cli.output import write, write_facts, write_json
+from rsreg.cli.options import (
+    Settings,
+    common_options,
+    examples,
+    pass_settings,
+    seconds,
+    store_options,
+)
+from rsreg.cli.output import fact_lines, json_text, put, put_beside
 from rsreg.errors import ConfigurationError
+from rsreg.writing import Writer
 
 _PORT = click.IntRange(0, 65535)
+#: Seconds that the end waits until the announcement is written.
+_FLUSH = 0.5
 _DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
 
 
@@ -41,10 +53,11 @@ _DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
     help="For heartbeats of CGSE's clients; 4244 beside request port 4242, else none.",
 )
 @click.option("--bind", metavar="ADDRESS", help="Listen on this address only.")
+@store_options
 @click.option(
-    "--db",
-    metavar="PATH|:memory:",
-    help="Where registrations are kept; RSREG_DB, else a file in ~/.local/state/rsreg.",
+    "--log-file",
+    metavar="PATH",
+    help="With --background, where it logs; a file in the folder for state by default.",
 )
 @click.option(
     "--cleanup-interval",
@@ -86,28 +99,47 @@ _DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
 @click.option("--dev", is_flag=True, help="To try things: in memory, on 127.0.0.1, debug log.")
 @common_options(timeout="Seconds that --background waits for an answer, 10 by default.")
 @pass_settings
-def start(settings: Settings, /, background: bool, dev: bool, **given: Any) -> None:
+def start(
+    settings: Settings, /, background: bool, dev: bool, log_file: str | None, **given: Any
+) -> None:
     """Run the registry, here until Ctrl-C or in the background."""
     if settings.registry is not None:
         raise ConfigurationError(
             "start has no address of a registry", hint="it has --bind and --req-port"
+        )
+    if log_file is not None and not background:
+        raise ConfigurationError(
+            "--log-file is for --background", hint="here the log goes to stderr: 2> FILE"
         )
     config.default_endpoint()  # A wrong RSREG_ENDPOINT is said before anything is started.
     said = {name: value for name, value in given.items() if value is not None}
     wanted = process.ServerSettings(**{**(_DEV if dev else {}), **said})
     if background:
         patience = process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
-        _announce(settings, wanted, process.start_in_background(wanted, timeout=patience))
-    else:
-        process.run(wanted, lambda about: _announce(settings, wanted, about))
+        log = None if log_file is None else Path(log_file)
+        about = process.start_in_background(wanted, log, patience)
+        for line in _announcement(settings, wanted, about):
+            put(line)
+        return
+    writers: list[Writer | None] = []
+    try:
+        process.run(
+            wanted,
+            lambda about: writers.append(put_beside(_announcement(settings, wanted, about))),
+        )
+    finally:
+        for writer in filter(None, writers):
+            writer.flush(_FLUSH)
 
 
 COMMANDS = (start,)
 
 
-def _announce(settings: Settings, wanted: process.ServerSettings, about: Record) -> None:
+def _announcement(
+    settings: Settings, wanted: process.ServerSettings, about: Record
+) -> Iterator[str]:
     if settings.json:
-        write_json({"success": True, **about})
+        yield json_text({"success": True, **about})
         return
     # Where the others find it: of all addresses the name is the one to tell.
     where = (
@@ -120,8 +152,8 @@ def _announce(settings: Settings, wanted: process.ServerSettings, about: Record)
     facts["store"] = about["store"]
     if "log_file" in about:
         facts["log"] = about["log_file"]
-    write(f"rsreg {about['version']}, pid {about['pid']}; {_how_to_stop(about)}")
-    write_facts((f"  {label}", said) for label, said in facts.items())
+    yield f"rsreg {about['version']}, pid {about['pid']}; {_how_to_stop(about)}"
+    yield from fact_lines((f"  {label}", said) for label, said in facts.items())
 
 
 def _how_to_stop(about: Record) -> str:

@@ -12,7 +12,7 @@ from click.shell_completion import get_completion_class
 from rsreg import __version__, process
 from rsreg.bench import Bench
 from rsreg.cli.options import Settings, common_options, examples, pass_settings, registry_option
-from rsreg.cli.output import write_json
+from rsreg.cli.output import put, write_json
 from rsreg.errors import InternalError
 
 
@@ -69,7 +69,7 @@ def completion(context: click.Context, shell_name: str) -> None:
     if context.ensure_object(Settings).json:
         write_json({"success": True, "shell": shell_name, "script": script})
     else:
-        click.echo(script)
+        put(script)
 
 
 COMMANDS = (shell, completion)

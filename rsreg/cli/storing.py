@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from rsreg import process
-from rsreg.cli.options import Settings, common_options, examples, pass_settings, registry_option
+from rsreg.cli.options import (
+    Settings,
+    common_options,
+    examples,
+    pass_settings,
+    registry_option,
+    store_options,
+)
 from rsreg.cli.output import note, write, write_json
 from rsreg.errors import ConfigurationError
 
@@ -48,14 +55,10 @@ def backup(settings: Settings, file: Path, replace: bool) -> None:
     )
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--db",
-    metavar="PATH",
-    help="The store of the registry; RSREG_DB, else a file in ~/.local/state/rsreg.",
-)
+@store_options
 @common_options(timeout="Nothing here takes long.")
 @pass_settings
-def restore(settings: Settings, file: Path, db: str | None) -> None:
+def restore(settings: Settings, file: Path, db: str | None, state_dir: str | None) -> None:
     """Put the copy in FILE in the place of the store of a registry that is stopped.
 
     The copy is checked first, and stays. The store that was there stays too, under another name.
@@ -64,7 +67,7 @@ def restore(settings: Settings, file: Path, db: str | None) -> None:
         raise ConfigurationError(
             "restore has no address of a registry", hint="it has --db, and the registry is stopped"
         )
-    restored = process.restore(file, db)
+    restored = process.restore(file, db, state_dir)
     if settings.json:
         write_json({"success": True, **restored})
         return
