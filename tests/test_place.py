@@ -315,3 +315,33 @@ def test_what_a_crash_left_of_another_is_not_played_into_a_new_one(tmp_path: Pat
     (tmp_path / "registry.db-journal").write_bytes(b"x" * 1024)
     with pytest.raises(StoreError, match=r"is gone, but not registry.db-journal, which holds "):
         SQLiteBackend(tmp_path / "registry.db").initialize()
+
+
+def test_own_changes_are_no_reason_to_read_the_file(tmp_path: Path) -> None:
+    """It is read in whole only where another program wrote."""
+    looks: list[Path] = []
+
+    class Counting(SQLiteBackend):
+        def _verify(self, path: Path) -> None:
+            looks.append(path)
+            super()._verify(path)
+
+    store = Counting(tmp_path / "registry.db")
+    store.initialize()
+    for number in range(1, 1_501):
+        store.commit({f"s-{number}": service(number)}, [event(number)])
+        if number % 10 == 0:
+            store.tend()
+    with pytest.raises(StoreError):
+        store.commit({}, [event(1)])
+    store.touch({"s-1": 7})
+    store.copy(tmp_path / "copy.db", replace=False)
+    store.tend()
+    assert (tmp_path / "registry.db").stat().st_size > 100_000, "the log was moved into it"
+    assert looks == []
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as other:
+        other.execute("CREATE TABLE notes (text)")
+        for _ in range(3):
+            store.tend()
+    store.close()
+    assert len(looks) == 1
