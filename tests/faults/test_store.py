@@ -451,13 +451,13 @@ def test_a_disk_that_goes_read_only_or_away_and_comes_back(tmp_path: Path, figur
                 notices(reason)
             finally:
                 subprocess.run(["umount", folder], check=True)
-            wait_until(lambda: is_well(client), 2)
+            wait_until(lambda: is_well(client))
         assert register(client, history, "later") is not None
         assert broken(history, Snapshot().update(process.endpoint)) == []
         process.kill()
         process.start()
         assert broken(history, Snapshot().update(process.endpoint)) == []
-    assert max(took) < 1
+    assert max(took) < 3
     figure(
         "disk goes away",
         "its folder mounted again read-only; another disk mounted over it",
