@@ -69,7 +69,7 @@ GUESTS = {
     "packaging": {"choosing"},
     "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
-    "sqlite3": {"backend", "compact", "copying", "restoring"},
+    "sqlite3": {"backend", "compact", "copying", "place", "restoring"},
     "asyncio": {"watch", "aiochannel", "aioregistered", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sqlite3
 import threading
@@ -322,9 +323,9 @@ def test_own_changes_are_no_reason_to_read_the_file(tmp_path: Path) -> None:
     looks: list[Path] = []
 
     class Counting(SQLiteBackend):
-        def _verify(self, path: Path) -> None:
+        def _verify(self, path: Path) -> str | None:
             looks.append(path)
-            super()._verify(path)
+            return super()._verify(path)
 
     store = Counting(tmp_path / "registry.db")
     store.initialize()
@@ -345,3 +346,20 @@ def test_own_changes_are_no_reason_to_read_the_file(tmp_path: Path) -> None:
             store.tend()
     store.close()
     assert len(looks) == 1
+
+
+def test_a_look_into_the_file_that_fails_is_not_for_good(tmp_path: Path) -> None:
+    """Another program wrote, and there is no file descriptor left to see what."""
+    path = tmp_path / "registry.db"
+    with opened(path) as store, closing(sqlite3.connect(path)) as other:
+        fill(store, 3)
+        other.execute("CREATE TABLE notes (text)")
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) - 1, limit[1]))
+        try:
+            with pytest.raises(StoreLost, match="changed by another program: unable to open"):
+                store.tend()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        store.tend()
+        store.commit({}, [event(4)])
