@@ -336,7 +336,8 @@ class SQLiteBackend:
     def copy(self, target: Path, *, replace: bool) -> Copied:
         """See Copyable."""
         real = Path(os.path.realpath(self.path))
-        if os.path.realpath(target) in {f"{real}{end}" for end in ("", "-wal", "-shm", ".lock")}:
+        # Not even to be looked into: to close a file frees SQLite's locks on it.
+        if any(_same(target, Path(f"{real}{end}")) for end in ("", "-wal", "-shm", ".lock")):
             raise StoreError(f"{target} is the store itself", hint="choose another name")
         with (
             _refusing(f"can't copy {self.describe()}"),
@@ -381,27 +382,18 @@ class SQLiteBackend:
                 self._place.note()
             raise
 
-    def _verify(self, path: Path) -> None:
-        """See whether the file still is what we wrote, as a server would that is started now."""
+    def _verify(self, path: Path) -> str | None:
+        """What is wrong with the file, for a server that would be started now; see Place."""
         newest = self.journal.newest
-        try:
-            with contextlib.closing(copying.read_only(path)) as fresh:
-                verdict, seq = (
-                    fresh.execute(question).fetchone()[0] for question in (_QUICK_CHECK, _NEWEST)
-                )
-        except sqlite3.Error as error:
-            verdict, seq = str(error), newest
+        with contextlib.closing(copying.read_only(path)) as fresh:
+            verdict, seq = (
+                fresh.execute(question).fetchone()[0] for question in (_QUICK_CHECK, _NEWEST)
+            )
         if verdict != "ok":
-            verdict = verdict.splitlines()[-1]
-        elif (seq or 0) != newest:
-            verdict = f"its last event has number {seq}, ours has {newest}"
-        else:
-            return
-        raise StoreLost(
-            f"{path} was changed by another program: {verdict}",
-            hint="restart the registry with a copy, or with an empty file: "
-            "services that run come back by themselves",
-        )
+            return str(verdict.splitlines()[-1])
+        if (seq or 0) != newest:
+            return f"its last event has number {seq}, ours has {newest}"
+        return None
 
     def _undo(self) -> None:
         """Roll back, and take what was refused out of the log.
@@ -584,6 +576,16 @@ def _refusing(what: str) -> Iterator[None]:
         yield
     except (peewee.PeeweeException, sqlite3.Error, msgspec.DecodeError) as error:
         raise StoreError(f"{what}: {error}") from error
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two names are of one file, or would be."""
+    if os.path.realpath(one) == str(other):
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:  # There is no such file, or nobody can tell: then it can't be written either.
+        return False
 
 
 def _corrupt(path: Path, verdict: str) -> StoreError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,11 +22,11 @@ class Place:
 
     SQLite goes on with the files that it opened, wherever they are now, so what is written would
     be gone at the next start. `verify` is called when the database or its log was written by
-    somebody else; it raises StoreError if that does not fit together. `check` raises StoreLost,
-    `note` is told that we wrote.
+    somebody else; it says what is wrong with them, and raises what SQLite does. `check` raises
+    StoreLost, `note` is told that we wrote.
     """
 
-    def __init__(self, path: Path, lock: int, verify: Callable[[], None]) -> None:
+    def __init__(self, path: Path, lock: int, verify: Callable[[], str | None]) -> None:
         self._folder = path.parent
         self._database, self.log = str(path), f"{path}-wal"
         self._verify = verify
@@ -103,12 +104,21 @@ class Place:
         if self._wrong is not None and self._wrong[0] == found:
             raise _again(self._wrong[1])
         try:
-            self._verify()
-        except StoreLost as error:
-            self._wrong = (found, error)
-            raise
+            verdict = self._verify()
+        except sqlite3.Error as error:  # It may be because of something else: not for good.
+            raise self._changed(str(error)) from error
+        if verdict is not None:
+            self._wrong = (found, self._changed(verdict))
+            raise self._wrong[1]
         self._wrong = None
         self._left = found
+
+    def _changed(self, verdict: str) -> StoreLost:
+        return StoreLost(
+            f"{self._database} was changed by another program: {verdict}",
+            hint="restart the registry with a copy, or with an empty file: "
+            "services that run come back by themselves",
+        )
 
 
 def _again(error: StoreLost) -> StoreLost:

@@ -70,7 +70,7 @@ GUESTS = {
     "packaging": {"conditions"},
     "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
-    "sqlite3": {"backend", "compact", "copying", "restoring"},
+    "sqlite3": {"backend", "compact", "copying", "place", "restoring"},
     "asyncio": {"watch", "aiochannel", "aioregistered", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -853,6 +853,19 @@ def test_events_since(house: House) -> None:
     assert seqs(since(5, "another", 10)) == ([], True)
 
 
+def test_large_events_are_no_reason_to_leave_some_out(house: House) -> None:
+    """A part of them is an answer, a gap is none; also with a batch under way."""
+    for number in range(6):
+        house.register(f"a{number}", metadata={"text": "x" * 400_000})
+    house.stage("staged")
+    got: list[int] = []
+    while got[-1:] != [7]:
+        events, reset = house.registry.events_since(got[-1] if got else 0, None, 1_000)
+        assert not reset
+        got += [event.seq for event in events]
+    assert got == [1, 2, 3, 4, 5, 6, 7]
+
+
 def test_events_of_a_batch_under_way_are_there_too(house: House) -> None:
     """Its questions are answered after its commit."""
     for _ in range(3):

@@ -349,11 +349,22 @@ def test_a_stop_does_not_wait_until_there_is_nothing_to_do() -> None:
 # -- a full disk
 
 
+#: What a full disk is asked to change.
+KEPT = {"silent", *(f"fill-{number}" for number in range(10))}
+
+
+def fill_up(folder: Path) -> None:
+    """Leave no room at all."""
+    with contextlib.suppress(OSError), (folder / "other").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+
+
 def test_a_full_disk(tmp_path: Path, full: bool, figure: Figure) -> None:
     """Who comes, goes, or expires meanwhile does so when there is room again, not before."""
     history, snapshot = History(), Snapshot()
     with (
-        mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=300k", "none") as folder,
+        mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=400k", "none") as folder,
         ServerProcess(folder / "registry.db", cleanup_interval=0.2) as process,
         client_of(process) as client,
         subscribed(process, client, history) as socket,
@@ -363,6 +374,12 @@ def test_a_full_disk(tmp_path: Path, full: bool, figure: Figure) -> None:
             register(client, history, f"fill-{number}", metadata={"text": "x" * 1_000})
             if history.count("refused"):
                 break
+        # What is smaller than the last that did not fit still fits.
+        while register(client, history, f"small-{len(history.ids)}") is not None:
+            pass
+        spare = iter([name for name in history.ids if name not in KEPT])
+        while deregister(client, history, next(spare)) is not None:
+            pass
         for number in range(100 if full else 20):
             assert register(client, history, f"more-{number}") is None
             assert deregister(client, history, f"fill-{number % 10}") is None
@@ -390,7 +407,7 @@ def test_a_full_disk(tmp_path: Path, full: bool, figure: Figure) -> None:
         assert broken(history, Snapshot().update(process.endpoint)) == []
     figure(
         "disk full",
-        "database on a tmpfs of 300 KB, later made larger",
+        "database on a tmpfs of 400 KB, later made larger",
         "4",
         f"{history.count('refused')} changes refused, {history.count('done')} made; the expiry of "
         "a silent service waited for room; list, journal and published events equal",
@@ -408,9 +425,7 @@ def test_a_start_on_a_full_disk(tmp_path: Path) -> None:
         for number in range(5):
             register(client, history, f"there-{number}")
         process.kill()
-        with contextlib.suppress(OSError), (folder / "other").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(512))
+        fill_up(folder)
         process.start()
         assert register(client, history, "late") is None
         assert client.server_status()["status"] == "degraded"
@@ -451,13 +466,13 @@ def test_a_disk_that_goes_read_only_or_away_and_comes_back(tmp_path: Path, figur
                 notices(reason)
             finally:
                 subprocess.run(["umount", folder], check=True)
-            wait_until(lambda: is_well(client), 2)
+            wait_until(lambda: is_well(client))
         assert register(client, history, "later") is not None
         assert broken(history, Snapshot().update(process.endpoint)) == []
         process.kill()
         process.start()
         assert broken(history, Snapshot().update(process.endpoint)) == []
-    assert max(took) < 1
+    assert max(took) < 3
     figure(
         "disk goes away",
         "its folder mounted again read-only; another disk mounted over it",
