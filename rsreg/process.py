@@ -239,11 +239,21 @@ def _allow_many_connections() -> None:
 
 
 def _database(settings: ServerSettings) -> Path:
+    """The file of the server, whose folder is there; raises ConfigurationError if it can't be."""
     if settings.db is not None:
         return Path(settings.db)
-    if settings.state_dir is not None:
-        return Path(settings.state_dir) / config.DATABASE
-    return config.default_database()
+    if settings.state_dir is None:
+        file = config.default_database()
+    else:
+        file = Path(settings.state_dir) / config.DATABASE
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't make {file.parent}: {error.strerror}",
+            hint="name another folder with --state-dir or RSREG_STATE, or a file with --db",
+        ) from error
+    return file
 
 
 def _state(settings: ServerSettings) -> Path:

@@ -224,6 +224,15 @@ def test_without_a_home_everything_works_or_names_the_option(tmp_path: Path) -> 
         assert rs_cs("stop", "--yes", **here).returncode == 0
 
 
+def test_a_folder_that_can_t_be_made_is_one_line_with_the_option() -> None:
+    for more in ([], ["--background"]):
+        for home in ("/proc/nowhere", ""):
+            done = rs_cs("start", "--req-port", "0", "--pub-port", "0", *more, HOME=home)
+            assert done.returncode == 2
+            assert done.stderr.count("\n") == 2
+            assert "--state-dir" in done.stderr
+
+
 def nobody() -> list[str]:
     """The command, run by a user who is in no list, and has no HOME."""
     # Python itself may be where only root reads.
