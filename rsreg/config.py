@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -74,13 +75,14 @@ def advertised() -> tuple[str | None, str | None]:
 
 
 def _home() -> Path:
-    try:
-        return Path.home()
-    except (RuntimeError, KeyError) as error:
-        raise ConfigurationError(
-            "there is no folder for the registry's files: neither HOME nor a home for this user",
-            hint="name one with --state-dir or RSREG_STATE, or the files with --db and --log-file",
-        ) from error
+    # An empty HOME would be the root of the file system.
+    if os.environ.get("HOME") != "":
+        with contextlib.suppress(RuntimeError, KeyError):
+            return Path.home()
+    raise ConfigurationError(
+        "there is no folder for the registry's files: neither HOME nor a home for this user",
+        hint="name one with --state-dir or RSREG_STATE, or the files with --db and --log-file",
+    )
 
 
 def no_color() -> bool:

@@ -266,11 +266,21 @@ def _allow_many_connections() -> None:
 
 
 def _database(db: str | None, state_dir: str | None) -> Path:
+    """The file of the server, whose folder is there; raises ConfigurationError if it can't be."""
     if db is not None:
         return Path(db)
-    if state_dir is not None:
-        return Path(state_dir) / config.DATABASE
-    return config.default_database()
+    if state_dir is None:
+        file = config.default_database()
+    else:
+        file = Path(state_dir) / config.DATABASE
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't make {file.parent}: {error.strerror}",
+            hint="name another folder with --state-dir or RSREG_STATE, or a file with --db",
+        ) from error
+    return file
 
 
 def _state(settings: ServerSettings) -> Path:

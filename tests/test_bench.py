@@ -185,7 +185,7 @@ def test_probes_never_ask() -> None:
 
 
 def test_a_bench_is_the_table_of_services(services: RegistryClient, reg: Bench) -> None:
-    services.register(NASTY, NASTY, 1, NASTY, ttl=3600)
+    services.register(NASTY, "lab", 1, NASTY, ttl=3600)
     lines = repr(reg).splitlines()
     assert lines[0] == f"registry {reg.settings.req_endpoint}, 5 services"
     assert [line.split() for line in lines[1:4]] == [
@@ -202,7 +202,7 @@ def test_a_bench_is_the_table_of_services(services: RegistryClient, reg: Bench) 
 
 
 def test_a_notebook_shows_the_same(services: RegistryClient, reg: Bench) -> None:
-    services.register(NASTY, NASTY, 1, NASTY, ttl=3600)
+    services.register(NASTY, "lab", 1, NASTY, ttl=3600)
     for shown in (reg._repr_html_(), reg[NASTY]._repr_html_()):
         assert "<table><tr><th>TYPE</th>" in shown
         assert "a\\x1b[2Jb&lt;script&gt;" in shown

@@ -212,7 +212,8 @@ def test_json_is_what_the_registry_said(lab: RegistryServer, asked: RegistryClie
         return {one["name"]: one for one in services}
 
     known = by_name(asked.list_services())
-    assert said("status") == asked.server_status()
+    now = {"timestamp": 0}
+    assert said("status") | now == asked.server_status() | now
     everything = said("list")
     assert everything["success"] is True
     assert by_name(everything["services"]) == known

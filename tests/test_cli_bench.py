@@ -108,13 +108,13 @@ def test_lists_show_modes_and_what_services_do(endpoint: str, client: RegistryCl
     ):
         wait_until(lambda: any("status" in one for one in client.list_services()))
         rows = {line.split()[1]: line for line in lines("list", **here)}
-        assert re.search(r" hardware +passing +\d s +homing, \d s of 300$", rows["hex"])
+        assert re.search(r" hardware +passing +\d s +homing, \d+ s of 300$", rows["hex"])
         assert re.search(r" simulator +passing ", rows["sim"])
         assert re.search(r" hardware +starting ", rows["cam"])
         assert set(rows) == {"NAME", "hex", "sim", "cam"}, "who looks after them sees all"
         assert len(lines("list", "--mode", "simulator", **here)) == 2
         facts = rs_cs("get", "hex", **here).stdout
-        assert re.search(r"^doing +homing, \d s of 300$", facts, re.MULTILINE)
+        assert re.search(r"^doing +homing, \d+ s of 300$", facts, re.MULTILINE)
         assert re.search(r"^owner +pid \d+ of \S+ on \S+ since ", facts, re.MULTILINE)
         status = rs_cs("status", **here).stdout
         assert "services   3, 2 passing, 1 starting, 1 simulator\n" in status

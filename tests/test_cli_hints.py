@@ -143,17 +143,17 @@ def test_ages_are_by_the_clock_of_the_registry(off: int) -> None:
             wait_until(lambda: "status" in client.list_services()[0])
             here = {"RSREG_ENDPOINT": server.endpoint}
             (row,) = rs_cs("list", **here).stdout.splitlines()[1:]
-            assert re.search(r" \d s +homing, \d s of 300$", row)
+            assert re.search(r" \d+ s +homing, \d+ s of 300$", row)
             shown = rs_cs("get", "puna_cs", **here).stdout
-            assert re.search(r"heartbeat +\d s ago", shown)
-            assert re.search(r"doing +homing, \d s of 300", shown)
-            assert re.search(r"up \d s", rs_cs("status", **here).stdout)
+            assert re.search(r"heartbeat +\d+ s ago", shown)
+            assert re.search(r"doing +homing, \d+ s of 300", shown)
+            assert re.search(r"up \d+ s", rs_cs("status", **here).stdout)
         listed = client.list_services()
         (record,) = listed
         got = client.get_service()
         assert got is not None
         assert record.as_of == listed.as_of == got.as_of == int(wall())
-        assert 0 <= record.as_of - record.last_heartbeat < 10
+        assert 0 <= record.as_of - record.last_heartbeat < 100
 
 
 # -- events that come late
@@ -222,6 +222,15 @@ def test_without_a_home_everything_works_or_names_the_option(tmp_path: Path) -> 
         assert "tcp://10.1.2.3:5000" in rs_cs("list", **here).stdout
     finally:
         assert rs_cs("stop", "--yes", **here).returncode == 0
+
+
+def test_a_folder_that_can_t_be_made_is_one_line_with_the_option() -> None:
+    for more in ([], ["--background"]):
+        for home in ("/proc/nowhere", ""):
+            done = rs_cs("start", "--req-port", "0", "--pub-port", "0", *more, HOME=home)
+            assert done.returncode == 2
+            assert done.stderr.count("\n") == 2
+            assert "--state-dir" in done.stderr
 
 
 def nobody() -> list[str]:

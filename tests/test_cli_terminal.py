@@ -106,7 +106,7 @@ def test_no_name_talks_to_the_terminal(patient: RegistryServer, client: Registry
             ["get", NASTY + "?"],
             ["discover", NASTY],
             ["discover", NASTY, "--endpoint"],
-            ["wait", NASTY],
+            ["wait", NASTY, "--timeout", "20"],
             ["wait", NASTY + "?", "--timeout", "0"],
             ["list", NASTY + "?"],
             ["list", "--json"],

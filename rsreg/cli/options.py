@@ -103,7 +103,7 @@ def where(value: str) -> tuple[str, str]:
     """The type of conditions: KEY=VALUE, KEY=>=1.4, or KEY>=1.4."""
     parts = re.fullmatch(r"([^=<>!~]+)([=<>!~].*)", value, re.DOTALL)
     if not parts:
-        raise click.BadParameter(f"{value!r} is not KEY=VALUE, or a condition such as KEY>=1.4.")
+        raise click.BadParameter(f"{value!r} is not KEY=VALUE.")
     key, said = parts[1].strip(), parts[2]
     return key, said.removeprefix("=")
 
