@@ -28,9 +28,9 @@ class _Line:
 
     def drop(self) -> None:
         """Close the socket; the next call opens another."""
-        if self.socket is not None:
-            self.socket.close()
-            self.socket = None
+        socket, self.socket = self.socket, None
+        if socket is not None:
+            socket.close()
 
 
 class AsyncChannel:

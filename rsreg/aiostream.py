@@ -126,6 +126,6 @@ class AsyncEventStream:
         return self._socket
 
     def _drop(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket, self._address = None, None
+        socket, self._socket, self._address = self._socket, None, None
+        if socket is not None:
+            socket.close()

@@ -57,9 +57,9 @@ class Channel:
 
     def close(self) -> None:
         """Close the socket; the next call opens another."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.close()
 
     def __del__(self) -> None:
         # A client in a one-line script is forgotten, not closed; that is no fault to warn of.

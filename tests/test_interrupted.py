@@ -241,3 +241,41 @@ def test_what_is_interrupted_leaves_no_socket_behind(endpoint: str) -> None:
             before, after, healthy = printed(process).split()
     assert int(after) <= int(before)
     assert healthy == "True"
+
+
+OFTEN = """
+import random, signal, threading
+from rsreg import RegistryClient
+
+class Interrupted(Exception):
+    pass
+
+def raises(*_):
+    raise Interrupted
+
+signal.signal(signal.SIGALRM, raises)
+client = RegistryClient(sys.argv[1], timeout=5)
+for _ in range(800):
+    try:
+        # Again, since one that comes in a destructor is lost.
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.002), 0.05)
+        while True:
+            client.list_services()
+    except Interrupted:
+        pass
+    finally:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except Interrupted:
+            pass
+answers = []
+asking = threading.Thread(target=lambda: answers.append(client.health_check()))
+asking.start()
+asking.join()
+print(client.health_check(), *answers)
+"""
+
+
+def test_an_exception_between_any_two_lines_leaves_the_client_free(endpoint: str) -> None:
+    with python_process(OFTEN, endpoint) as process:
+        assert printed(process) == "True True"
