@@ -98,14 +98,20 @@ class Carrier:
                 "this RegistryClient is in the middle of a call on the same thread: "
                 "give each greenlet a client of its own"
             )
-        if not self._lock.acquire(True, timeout):
-            raise RequestTimeout(f"other threads kept this client busy for {timeout:g} s")
-        self._holder = me
         try:
+            # A signal handler may raise between any two lines: then it is the lock that knows.
+            if not self._lock.acquire(True, timeout):
+                raise RequestTimeout(f"other threads kept this client busy for {timeout:g} s")
+            self._holder = me
             yield
         finally:
-            self._holder = None
-            self._lock.release()
+            if self._holder == me:
+                self._holder = None
+            try:
+                self._lock.release()
+            except RuntimeError:
+                # It did not get it. No call comes before the release: a signal would come first.
+                del me
 
     def _current_process(self) -> bool:
         """True; in a forked child first everything of the parent's is forgotten, nothing closed."""
@@ -117,7 +123,7 @@ class Carrier:
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
         self._over = native.Stop()
-        self._lock = native.new_lock()
+        self._lock = native.new_rlock()
         self._holder = None
         self._channel = Channel(self.settings.req_endpoint, self._given_context)
         self._cache = ClientCache(self.settings, self._given_context) if self._wants_cache else None
