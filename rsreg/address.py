@@ -9,14 +9,14 @@ import fcntl
 import ipaddress
 import struct
 from _socket import AF_INET, AF_INET6, SOCK_DGRAM, socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import zmq
 
 from rsreg import calls
 from rsreg.errors import ConfigurationError, Disconnected
-from rsreg.exchange import Call
+from rsreg.exchange import Verb
 from rsreg.native import original
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -46,8 +46,8 @@ class Finder:
         #: Whether the registry takes only connections of its own machine, once it is known.
         self._for_itself: bool | None = None
 
-    def find(self, ask: Callable[[Call[Any]], Any]) -> str:
-        """The address now; `ask` carries a call to the registry, if that has to say something.
+    def find(self) -> Verb[str]:
+        """The address now; the registry is asked once if it has to say something.
 
         Raises Disconnected without a route, ConfigurationError without an address in `network`.
         """
@@ -57,7 +57,8 @@ class Finder:
         if not ipaddress.ip_address(found).is_loopback:
             return found
         if self._for_itself is None:
-            self._for_itself = _is_loopback(str(ask(calls.info(services=False)).get("bind", "*")))
+            about = yield calls.info(services=False)
+            self._for_itself = _is_loopback(str(about.get("bind", "*")))
         return found if self._for_itself else _outward() or found
 
     def _route(self) -> str:

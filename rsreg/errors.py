@@ -15,6 +15,7 @@
     │   ├── NoService                no-service
     │   ├── DuplicateServiceType     duplicate_service_type
     │   ├── DuplicateName            duplicate-name
+    │   ├── JudgeFirst               judge-first       (a client of ours never raises it)
     │   ├── Forbidden                forbidden
     │   ├── Unavailable              unavailable
     │   └── InternalError            internal
@@ -131,6 +132,12 @@ class DuplicateName(ServerError):
     """The name is exclusive, and a live service has it."""
 
     code = "duplicate-name"
+
+
+class JudgeFirst(ServerError):
+    """Entries of the same name and boot are to be judged first: `details["namesakes"]`."""
+
+    code = "judge-first"
 
 
 class Forbidden(ServerError):

@@ -24,7 +24,7 @@ from rsreg.errors import (
     TransportError,
     Unavailable,
 )
-from rsreg.exchange import Call
+from rsreg.exchange import Call, carried
 from rsreg.heartbeat import Heartbeat, Heartbeats
 from rsreg.helper import HeartbeatProcess
 from rsreg.presence import Busy, Presence
@@ -209,33 +209,37 @@ class Registered:
             raise RuntimeError(f"{self._name} is registered already by this very object")
         heartbeats, context = self._here()
         heartbeat = self._plan.kind(self._new_presence(), heartbeats.endpoint)
+        refused = True
         try:
-            self._register(heartbeat, context)
-            heartbeats.add(heartbeat)
+            why = self._register(heartbeat, context)
+            refused = False
+            heartbeats.add(heartbeat, why)
             self._heartbeat, self._pid = heartbeat, os.getpid()
             atexit.register(self._at_exit)
-        except RegistryError:
-            raise
-        except BaseException:
+        except BaseException as error:
             # A signal, most likely: what may be registered by now is taken back.
-            self._heartbeat = None
-            self._end(heartbeat, self._settings.timeout)
+            if not (refused and isinstance(error, RegistryError)):
+                self._heartbeat = None
+                self._end(heartbeat, self._settings.timeout)
             raise
 
-    def _register(self, heartbeat: Heartbeat, context: Any) -> None:
+    def _register(self, heartbeat: Heartbeat, context: Any) -> RegistryError | None:
+        """Register within the timeout; why that is still to be done, if it is."""
         until = timing.steady() + self._settings.timeout
         channel = Channel(self._settings.req_endpoint, context)
         try:
-            heartbeat.register(
+            carried(
+                heartbeat.register(),
                 lambda call: channel.run(call, max(0.0, until - timing.steady())),
             )
         except (TransportError, Unavailable) as error:
             if self._plan.required:
                 raise
-            heartbeat.lost(error)
+            return error
         finally:
             channel.close()
             self._changed()
+        return None
 
     def leave(self) -> None:
         """Stop the heartbeat, and deregister; a registry that is away gets to know by the ttl."""
