@@ -141,6 +141,7 @@ class Dispatcher:
             turn=wire.turn_of(request),
             report=records.read_report(request.get("report")),
             replaces=_replaced(request),
+            judges=request.get("judges") is True,
         )
         return {
             "success": True,
