@@ -342,10 +342,9 @@ class AsyncRegistryClient:
 
     async def health_check(self) -> bool:
         """See RegistryClient."""
-        try:
+        with contextlib.suppress(RegistryError, zmq.ZMQError, OSError, MemoryError):
             return await self._run(calls.health())
-        except RegistryError:
-            return False
+        return False
 
     async def server_status(self) -> Record:
         """See RegistryClient."""

@@ -118,7 +118,7 @@ class Beater:
         talk = self._beats[pulse] = Talk(flow, functools.partial(self._done, pulse))
         self._line.begin(talk)
 
-    def _done(self, pulse: Pulse, how: Any, error: Exception | None) -> None:
+    def _done(self, pulse: Pulse, how: Any, error: BaseException | None) -> None:
         if pulse in self._beats:
             self._beats[pulse] = None
             if error is None:

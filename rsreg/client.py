@@ -416,10 +416,9 @@ class RegistryClient(Carrier):
 
     def health_check(self) -> bool:
         """Whether the registry answers and is well. Never raises for a registry that isn't."""
-        try:
+        with contextlib.suppress(RegistryError, zmq.ZMQError, OSError, MemoryError):
             return self._run(calls.health())
-        except RegistryError:
-            return False
+        return False
 
     def server_status(self) -> Record:
         """What the server says about itself (docs/protocol.md, "info")."""

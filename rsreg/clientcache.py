@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -12,11 +12,18 @@ import zmq
 from rsreg import native, timing
 from rsreg.calls import NOTHING_MORE
 from rsreg.config import SIMULATOR, ClientSettings
-from rsreg.errors import Disconnected, RegistryError, Stale
+from rsreg.errors import Disconnected, Stale, TransportError
+from rsreg.lasting import Caught, say
 from rsreg.records import PASSING, ServiceRecord
+from rsreg.timing import Backoff
 from rsreg.watch import ServiceCache, spawn
 
+log = logging.getLogger(__name__)
+
 R = TypeVar("R")
+
+#: Seconds before a start that failed is tried again: at first, and at most.
+_AGAIN_FIRST, _AGAIN_MOST = 0.1, 5.0
 
 
 def discovered(
@@ -46,6 +53,10 @@ class ClientCache:
         self._changed = -math.inf
         self._closed = False
         self._starting = native.new_lock()
+        self._again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
+        #: When it may be started again after it failed, and whether that was said.
+        self._next = -math.inf
+        self._said = False
 
     def answer(
         self, read: Callable[..., R], target: object, asked: Mapping[str, Any] = NOTHING_MORE
@@ -92,14 +103,31 @@ class ClientCache:
         self._cache.stop()
 
     def _start(self) -> None:
-        if not self._closed and self._starting.acquire(False):
+        if self._closed or timing.steady() < self._next or not self._starting.acquire(False):
+            return
+        with Caught() as caught:
             spawn(self._context, self._run)
+        if caught.error is not None:
+            self._failed(caught.error)
+            self._starting.release()
 
     def _run(self) -> None:
         try:
-            with contextlib.suppress(RegistryError):
+            with Caught() as caught:
                 self._cache.start()
+            if caught.error is not None:
+                self._failed(caught.error)
+            else:
+                self._again.reset()
+                self._said = False
             if self._closed:
                 self._cache.stop()
         finally:
             self._starting.release()
+
+    def _failed(self, error: BaseException) -> None:
+        """A later question starts it again; that the registry is away, its answer says."""
+        self._next = timing.steady() + self._again.next()
+        if not self._said and not isinstance(error, TransportError):
+            self._said = True
+            say(log, logging.ERROR, "the cache can't start, trying on: %r", error, exc_info=error)

@@ -44,15 +44,17 @@ def keep_on(
 
 
 class Caught:
-    """Catches what is raised in its block: an Exception, not what ends a thread or a program."""
+    """Catches what is raised in its block, if it is of these kinds, and keeps it as `error`."""
 
-    error: Exception | None = None
+    def __init__(self, *kinds: type[BaseException]) -> None:
+        self.error: BaseException | None = None
+        self._kinds = kinds or (Exception,)
 
     def __enter__(self) -> Caught:
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
-        if isinstance(error, Exception):
+        if isinstance(error, self._kinds):
             self.error = error
             return True
         return False
@@ -63,7 +65,7 @@ def say(
     level: int,
     message: str,
     *values: object,
-    exc_info: Exception | None = None,
+    exc_info: BaseException | None = None,
 ) -> None:
     """Log it, if that can be done: a closed stderr, or no memory for a line, ends no thread."""
     with contextlib.suppress(Exception):

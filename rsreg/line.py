@@ -19,7 +19,7 @@ from rsreg.lasting import Caught
 #: What is driven: an exchange, or a conversation.
 Flow = Generator[Step, "list[bytes] | None", Any]
 #: Called with the result of a flow, or with what ended it.
-Done = Callable[[Any, "Exception | None"], None]
+Done = Callable[[Any, "BaseException | None"], None]
 
 #: Flows under way at once, at most: a server that has 200 replies for one peer, which does not
 #: read them, drops what is more.
@@ -140,7 +140,7 @@ class Line:
                 self.close()
             self._end(talk, None, caught.error)
 
-    def _end(self, talk: Talk, result: Any, error: Exception | None) -> None:
+    def _end(self, talk: Talk, result: Any, error: BaseException | None) -> None:
         self._under_way.pop(talk.request_id, None)
         talk.done(result, error)
 

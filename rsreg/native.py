@@ -36,6 +36,12 @@ def thread_id() -> int:
     return int(original("_thread", "get_ident")())
 
 
+def strand() -> tuple[int, object]:
+    """The OS thread that asks, and its greenlet, if there are any."""
+    greenlet = sys.modules.get("greenlet")
+    return thread_id(), greenlet.getcurrent() if greenlet is not None else None
+
+
 class Stop:
     """A flag that one real thread can wait for."""
 

@@ -158,14 +158,14 @@ class Pulse:
         elif how:
             say(log, logging.WARNING, "%s: the registry answers%s", name, how)
 
-    def failed(self, error: Exception) -> float:
+    def failed(self, error: BaseException) -> float:
         """The beat failed; say it once. When the next is due."""
         self._last = timing.steady()
         self._next = self._last + self._backoff.next()
         self.lost(error)
         return self._next
 
-    def lost(self, error: Exception) -> None:
+    def lost(self, error: BaseException) -> None:
         """Say once that the registry can't be reached, what it refuses, or what broke."""
         if self._trouble_since is None:
             self._trouble_since = timing.steady()
@@ -194,7 +194,7 @@ class Pulse:
 _AWAY, _REFUSED, _BROKEN = "away", "refused", "broken"
 
 
-def _about(error: Exception) -> tuple[str, str, Exception | None]:
+def _about(error: BaseException) -> tuple[str, str, BaseException | None]:
     """The kind of an error, what to say of it, and the error itself if its origin matters."""
     if isinstance(error, TransportError | Unavailable):
         return _AWAY, str(error), None

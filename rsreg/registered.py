@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import inspect
 import ipaddress
@@ -27,6 +28,7 @@ from rsreg.errors import (
 from rsreg.exchange import Call, carried
 from rsreg.heartbeat import Heartbeat, Heartbeats
 from rsreg.helper import HeartbeatProcess
+from rsreg.lasting import say
 from rsreg.presence import Busy, Presence
 from rsreg.vitals import check_watchdog
 
@@ -249,21 +251,38 @@ class Registered:
         self._leave(min(_AT_EXIT, self._settings.timeout))
 
     def _leave(self, timeout: float) -> None:
-        atexit.unregister(self._at_exit)
-        heartbeat, self._heartbeat = self._heartbeat, None
-        if heartbeat is not None and self._pid == os.getpid():
-            self._end(heartbeat, timeout)
+        heartbeat = self._heartbeat
+        try:
+            if heartbeat is not None and self._pid == os.getpid():
+                self._end(heartbeat, timeout)
+        finally:
+            self._heartbeat = None
+            atexit.unregister(self._at_exit)
 
     def _end(self, heartbeat: Heartbeat, timeout: float) -> None:
+        """Stop its heartbeat and deregister it; a signal on the way does not leave the entry."""
+        try:
+            self._deregister(heartbeat, timeout)
+        except RegistryError as error:
+            say(
+                log,
+                logging.WARNING,
+                "%s: not deregistered, it ends by its ttl: %s",
+                self._name,
+                error,
+            )
+        except BaseException:
+            with contextlib.suppress(RegistryError):
+                self._deregister(heartbeat, timeout)
+            raise
+
+    def _deregister(self, heartbeat: Heartbeat, timeout: float) -> None:
         self._here()[0].remove(heartbeat)
         wanted, service_id = heartbeat.presence.registration, heartbeat.presence.service_id
-        try:
-            if heartbeat.unheard:
-                service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
-            if service_id is not None:
-                self._ask(calls.deregister(service_id), timeout)
-        except RegistryError as error:
-            log.warning("%s: not deregistered, it ends by its ttl: %s", self._name, error)
+        if heartbeat.unheard:
+            service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
+        if service_id is not None:
+            self._ask(calls.deregister(service_id), timeout)
 
     def _new_presence(self) -> Presence:
         """What is to be registered now; raises ConfigurationError for an unfit socket."""

@@ -19,14 +19,16 @@ PACKAGE = ROOT / "rsreg"
 #: From the ground up. A module imports only from the rows below its own, wherever in its text.
 CLIENT = [
     ("errors", "timing", "native", "text"),
-    ("config",),
+    ("config", "lasting"),
     ("records", "wire", "owner", "vitals"),
     ("exchange", "sockets", "filters"),
-    ("calls", "channel", "aiochannel"),
+    ("calls", "channel", "aiochannel", "line"),
     ("waiting", "follower", "address", "peers"),
     ("mirror", "presence", "stream"),
-    ("watch", "aiostream", "heartbeat"),
-    ("clientcache", "helper"),
+    ("watch", "aiostream", "pulse"),
+    ("clientcache", "beater"),
+    ("heartbeat",),
+    ("helper",),
     ("registered",),
     ("aioregistered", "carrier"),
     ("client", "aio"),
@@ -58,7 +60,7 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 #: Who may import what is not ours; anybody may import the rest of the standard library.
 GUESTS = {
     "zmq": {
-        *("sockets", "channel", "aiochannel", "address", "peers", "stream", "aiostream"),
+        *("sockets", "channel", "aiochannel", "line", "address", "peers", "stream", "aiostream"),
         *("watch", "clientcache", "carrier", "client", "aio", "loops", "server"),
     },
     "msgspec": {
