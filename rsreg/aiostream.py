@@ -9,13 +9,14 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from rsreg import calls, config, follower, sockets, wire
-from rsreg.aiochannel import AsyncChannel
+from rsreg import calls, config, follower, sockets, timing, wire
+from rsreg.aiochannel import AsyncChannel, find
 from rsreg.calls import Record
 from rsreg.channel import STOP_LATENCY
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError
 from rsreg.follower import Listening
+from rsreg.names import Numeric
 from rsreg.native import Stop
 from rsreg.stream import BATCH, LEAST
 
@@ -31,7 +32,7 @@ class AsyncEventStream:
         stop: Stop,
     ) -> None:
         self._socket: Any = None
-        self._subscribed = False
+        self._address: Numeric | None = None
         self._listening = listening
         self._settings = settings
         self._context = context
@@ -42,7 +43,7 @@ class AsyncEventStream:
         """See EventStream."""
         try:
             return await self._ask(self._settings.timeout)
-        except RegistryError:
+        except BaseException:
             self.close()
             raise
 
@@ -77,15 +78,13 @@ class AsyncEventStream:
     def close(self) -> None:
         """See EventStream."""
         self._channel.close()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-            self._subscribed = False
+        self._drop()
 
     async def _ask(self, timeout: float) -> list[Record]:
-        if not self._subscribed:
-            await self._subscribe(timeout)
-        reply = await self._channel.run(self._listening.question(), timeout)
+        until = timing.steady() + timeout
+        if await self._channel.reopened(timeout) or self._address is None:
+            await self._subscribe(until)
+        reply = await self._channel.run(self._listening.question(), timing.left(until))
         return self._listening.answered(reply)
 
     async def _received(self) -> list[Record]:
@@ -107,15 +106,24 @@ class AsyncEventStream:
                 return False
         raise Disconnected("it was closed while it waited")
 
-    async def _subscribe(self, timeout: float) -> None:
+    async def _subscribe(self, until: float) -> None:
         endpoint = self._settings.sub_endpoint
         if endpoint is None:
-            about = await self._channel.run(calls.info(services=False), timeout)
+            about = await self._channel.run(calls.info(services=False), timing.left(until))
             endpoint = config.on_port(self._settings.req_endpoint, about["pub_port"])
-        sockets.connect(self._opened(), endpoint)
-        self._subscribed = True
+        address = await find(endpoint, timing.left(until), self._stop)
+        if address != self._address:
+            if self._address is not None:
+                self._drop()
+            sockets.connect(self._opened(), address)
+            self._address = address
 
     def _opened(self) -> Any:
         if self._socket is None:
             self._socket = sockets.subscriber(self._context)
         return self._socket
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket, self._address = None, None

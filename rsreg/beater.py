@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from rsreg import native, timing
-from rsreg.errors import Disconnected, RegistryError
+from rsreg.errors import RegistryError, TransportError
 from rsreg.exchange import conversation
 from rsreg.lasting import Caught, keep_on, start_thread
 from rsreg.line import Line, Talk
@@ -51,9 +51,10 @@ class Beater:
     def start(self) -> None:
         """Beat from now on, on a thread of its own; raises Disconnected if there can be none.
 
-        It connects at once: when the server is short of connections, this one is there already.
+        It connects at once, if no name has to be found for that: when the server is short of
+        connections later, this one is there already.
         """
-        with contextlib.suppress(Disconnected):
+        with contextlib.suppress(TransportError):
             self._line.open()
         self._thread = start_thread(self.run)
 

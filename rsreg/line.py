@@ -11,7 +11,8 @@ from typing import Any
 
 import zmq
 
-from rsreg import sockets, timing, wire
+from rsreg import names, native, sockets, timing, wire
+from rsreg.config import DEFAULT_TIMEOUT
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.exchange import Step
 from rsreg.lasting import Caught
@@ -26,6 +27,8 @@ Done = Callable[[Any, "BaseException | None"], None]
 MOST = 100
 #: Replies that are read at once, at most.
 _BATCH = 100
+#: Seconds between two looks whether the host is found.
+_PAUSE = 0.02
 
 
 class Talk:
@@ -49,6 +52,7 @@ class Line:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._socket: Any = None
+        self._finding: names.Finding | None = None
         self._under_way: dict[str, Talk] = {}
         self._waiting: deque[Talk] = deque()
         self._ends: list[tuple[float, int, Talk]] = []
@@ -58,13 +62,21 @@ class Line:
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is waited for."""
-        return bool(self._under_way)
+        """Whether there is something to send, or an answer to wait for."""
+        return bool(self._under_way or self._waiting)
 
-    def open(self) -> None:
-        """Open the socket now; raises Disconnected, or ConfigurationError for the endpoint."""
+    def open(self) -> bool:
+        """Open the socket as soon as its host is found; whether it is open.
+
+        Raises UnknownHost, RequestTimeout, Disconnected; ConfigurationError for the endpoint.
+        """
         if self._socket is None:
-            self._socket = sockets.dealer(sockets.own_context("heartbeats"), self.endpoint)
+            finding = self._finding or names.Finding(self.endpoint, DEFAULT_TIMEOUT)
+            self._finding = finding if finding.pause() else None
+            if self._finding is None:
+                context = sockets.own_context("heartbeats")
+                self._socket = sockets.dealer(context, finding.address())
+        return self._socket is not None
 
     def close(self) -> None:
         """Close the socket: what is queued is not sent, and the next to send opens another.
@@ -93,13 +105,7 @@ class Line:
         """Wait at most `seconds` for answers, hand on what came, and what did not come in time."""
         if self._ends:
             seconds = min(seconds, self._ends[0][0] - timing.steady())
-        try:
-            received = self._received(max(0.0, seconds))
-        except RegistryError as error:
-            for talk in list(self._under_way.values()):
-                self._end(talk, None, error)
-            received = []
-        for frames in received:
+        for frames in self._received(max(0.0, seconds)):
             reply = wire.read_reply(frames)
             request_id = None if reply is None else reply.get("request_id")
             if isinstance(request_id, str) and request_id in self._under_way:
@@ -114,8 +120,19 @@ class Line:
         self._fill()
 
     def _fill(self) -> None:
-        while self._waiting and len(self._under_way) < MOST:
+        while self._waiting and len(self._under_way) < MOST and self._ready():
             self._go_on(self._waiting.popleft(), None)
+
+    def _ready(self) -> bool:
+        """Whether the socket is open. If it can't be, that is the end of all flows there are."""
+        try:
+            return self.open()
+        except RegistryError as error:
+            talks = [*self._under_way.values(), *self._waiting]
+            self._waiting.clear()
+            for talk in talks:
+                self._end(talk, None, error)
+            return False
 
     def _go_on(self, talk: Talk, received: list[bytes] | None) -> None:
         """Do what the flow wants after it got this, or nothing in time."""
@@ -145,23 +162,31 @@ class Line:
         talk.done(result, error)
 
     def _send(self, frames: list[bytes]) -> None:
-        self.open()
-        try:
-            self._socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.ZMQError as error:
-            raise self._failed(error) from error
+        # While the host is looked for it is sent at the next try.
+        if self.open():
+            try:
+                self._socket.send_multipart(frames, zmq.DONTWAIT)
+            except zmq.ZMQError as error:
+                raise self._failed(error) from error
 
     def _received(self, seconds: float) -> list[list[bytes]]:
-        self.open()
         received: list[list[bytes]] = []
         try:
-            if self._socket.poll(math.ceil(seconds * 1000)):
+            if not self._ready():
+                _sleep(min(seconds, _PAUSE))
+            elif self._socket.poll(math.ceil(seconds * 1000)):
                 while len(received) < _BATCH and self._socket.events & zmq.POLLIN:
                     received.append(self._socket.recv_multipart(zmq.DONTWAIT))
         except zmq.ZMQError as error:
-            raise self._failed(error) from error
+            failure = self._failed(error)
+            for talk in list(self._under_way.values()):
+                self._end(talk, None, failure)
         return received
 
     def _failed(self, error: zmq.ZMQError) -> Disconnected:
         self.close()
         return sockets.failed(f"can't reach the registry on {self.endpoint}", error)
+
+
+def _sleep(seconds: float) -> None:
+    native.original("time", "sleep")(seconds)

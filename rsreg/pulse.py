@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 from rsreg import calls, config, timing
 from rsreg.errors import (
@@ -126,14 +127,14 @@ class Pulse:
             presence.told(changes)
         return ""
 
-    def register(self) -> Verb[None]:
+    def register(self, timeout: float = 0.0, context: Any = None) -> Verb[None]:
         """Register the service for the first time, in place of what died on this host.
 
-        Raises what the finder of its host does.
+        The arguments are for the finder of its host, whose errors are raised too.
         """
         presence = self.presence
         if presence.finder is not None:
-            presence.moved((yield from presence.finder.find()))
+            presence.moved((yield from presence.finder.find(timeout, context)))
         wanted = again = presence.registration
         judges = wanted.service_id is None
         if judges and self.unheard:
@@ -185,7 +186,8 @@ class Pulse:
         if finder is None:
             return
         try:
-            self.presence.moved((yield from finder.find()))
+            # Whoever beats waits for no name: that is looked up until the next beat.
+            self.presence.moved((yield from finder.find(0.0)))
         except (Disconnected, ConfigurationError):
             # Without a network there is nobody to tell.
             return

@@ -231,7 +231,7 @@ class Registered:
         channel = Channel(self._settings.req_endpoint, context)
         try:
             carried(
-                heartbeat.register(),
+                heartbeat.register(self._settings.timeout, context),
                 lambda call: channel.run(call, max(0.0, until - timing.steady())),
             )
         except (TransportError, Unavailable) as error:

@@ -8,12 +8,13 @@ from typing import Any
 
 import zmq
 
-from rsreg import calls, config, follower, sockets, wire
+from rsreg import calls, config, follower, sockets, timing, wire
 from rsreg.calls import Record
-from rsreg.channel import Channel, readable
+from rsreg.channel import Channel, find, readable
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError
 from rsreg.follower import Listening
+from rsreg.names import Numeric
 from rsreg.native import Stop
 
 #: Seconds that a question may take, at least, whatever the time for which events are waited for: a
@@ -27,8 +28,9 @@ class EventStream:
     """Brings the events of one registry to a follower, and its questions to the registry.
 
     Used by one thread or greenlet at a time; sockets are opened when needed. Where the events are
-    published is asked of the registry, if the settings don't say it. With a `stop`, waiting ends
-    with Disconnected soon after it is set.
+    published is asked of the registry, if the settings don't say it; after a question without an
+    answer it is asked anew, for the registry may have moved. With a `stop`, waiting ends with
+    Disconnected soon after it is set.
     """
 
     def __init__(
@@ -39,7 +41,8 @@ class EventStream:
         stop: Stop | None = None,
     ) -> None:
         self._socket: Any = None
-        self._subscribed = False
+        #: What the socket is connected to.
+        self._address: Numeric | None = None
         self._listening = listening
         self._settings = settings
         self._context = context
@@ -50,7 +53,7 @@ class EventStream:
         """Follow from now on; the events of the first answer. Raises RegistryError."""
         try:
             return self._ask(self._settings.timeout)
-        except RegistryError:
+        except BaseException:
             self.close()
             raise
 
@@ -80,10 +83,7 @@ class EventStream:
     def close(self) -> None:
         """Close the sockets."""
         self._channel.close()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-            self._subscribed = False
+        self._drop()
 
     def __del__(self) -> None:
         # A generator that nobody began to iterate over is forgotten, not closed.
@@ -100,9 +100,11 @@ class EventStream:
             self.close()
 
     def _ask(self, timeout: float) -> list[Record]:
-        if not self._subscribed:
-            self._subscribe(timeout)
-        return self._listening.answered(self._channel.run(self._listening.question(), timeout))
+        until = timing.steady() + timeout
+        if self._channel.reopened(timeout) or self._address is None:
+            self._subscribe(until)
+        reply = self._channel.run(self._listening.question(), timing.left(until))
+        return self._listening.answered(reply)
 
     def _received(self) -> list[Record]:
         events = []
@@ -114,16 +116,26 @@ class EventStream:
                 break
         return events
 
-    def _subscribe(self, timeout: float) -> None:
+    def _subscribe(self, until: float) -> None:
+        """Connect to where the events are now; the socket stays as it is where that is the same."""
         endpoint = self._settings.sub_endpoint
         if endpoint is None:
-            about = self._channel.run(calls.info(services=False), timeout)
+            about = self._channel.run(calls.info(services=False), timing.left(until))
             endpoint = config.on_port(self._settings.req_endpoint, about["pub_port"])
-        sockets.connect(self._opened(), endpoint)
-        self._subscribed = True
+        address = find(endpoint, timing.left(until), self._context, self._stop)
+        if address != self._address:
+            if self._address is not None:
+                self._drop()
+            sockets.connect(self._opened(), address)
+            self._address = address
 
     def _opened(self) -> Any:
         """The socket for events; it can be waited on before it is connected."""
         if self._socket is None:
             self._socket = sockets.subscriber(self._context or sockets.own_context())
         return self._socket
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket, self._address = None, None

@@ -19,14 +19,14 @@ PACKAGE = ROOT / "rsreg"
 #: From the ground up. A module imports only from the rows below its own, wherever in its text.
 CLIENT = [
     ("errors", "timing", "native", "text"),
-    ("config", "lasting"),
+    ("config", "lasting", "names"),
     ("records", "wire", "owner", "vitals"),
     ("exchange", "sockets", "filters"),
     ("calls", "channel", "aiochannel", "line"),
     ("waiting", "follower", "address", "peers"),
     ("mirror", "presence", "stream"),
     ("watch", "aiostream", "pulse"),
-    ("clientcache", "beater"),
+    ("clientcache", "beater", "aiolistener"),
     ("heartbeat",),
     ("helper",),
     ("registered",),
@@ -60,18 +60,18 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 #: Who may import what is not ours; anybody may import the rest of the standard library.
 GUESTS = {
     "zmq": {
-        *("sockets", "channel", "aiochannel", "line", "address", "peers", "stream", "aiostream"),
-        *("watch", "clientcache", "carrier", "client", "aio", "loops", "server"),
+        *("sockets", "channel", "aiochannel", "address", "peers", "stream", "aiostream"),
+        *("line", "watch", "clientcache", "carrier", "client", "aio", "loops", "server"),
     },
     "msgspec": {
         *("records", "wire", "mirror", "backend", "live", "changes", "choosing"),
         *("registry", "dispatch"),
     },
     "packaging": {"choosing"},
-    "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
+    "gevent": {"watch", "channel", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend"},
-    "asyncio": {"watch", "aiochannel", "aioregistered", "aio", "aioserver"},
+    "asyncio": {"watch", "aiochannel", "aiolistener", "aioregistered", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},
     "IPython": {"cli"},
