@@ -70,7 +70,10 @@ def failed(what: str, error: OSError | zmq.ZMQError) -> Disconnected:
     """What to raise for an error of a socket, or of the system."""
     hint = None
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        hint = "too many files and sockets are open: close some, or raise the limit (ulimit -n)"
+        hint = (
+            "too many files and sockets are open: close some, or raise the limit (ulimit -n; a "
+            "ZeroMQ context takes 1023 sockets)"
+        )
     elif error.errno in (errno.ENOMEM, errno.ENOBUFS):
         hint = "this machine, or what is allowed to this process, is out of memory"
     return Disconnected(f"{what}: {error}", hint=hint)
@@ -137,6 +140,14 @@ def peer(context: zmq.Context[Any], kind: int, timeout: float) -> Any:
         socket.req_relaxed = 1
         socket.req_correlate = 1
     return socket
+
+
+def monitor(socket: Any, events: int) -> Any:
+    """A socket that tells of these events of another; raises Disconnected if there can be none."""
+    try:
+        return socket.get_monitor_socket(events)
+    except (zmq.ZMQError, OSError) as error:
+        raise failed("no socket can be opened", error) from error
 
 
 def router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
