@@ -34,7 +34,7 @@ class Finding:
 
     That takes `timeout` seconds at most, and no time for what is numeric already. A name without
     brackets stands for an IPv4 address. If it can't be found out now, an address that it had before
-    is taken.
+    is taken, unless there is no time at all.
     """
 
     def __init__(self, endpoint: str, timeout: float) -> None:
@@ -48,8 +48,9 @@ class Finding:
             self._endpoint = f"tcp://127.0.0.1:{self._port}"
         elif scheme == "tcp" and _is_name(host):
             self._look_up = _of_this_process().find(host)
-            known = self._look_up.older is not None
-            self._until = timing.steady() + (min(_PATIENCE, timeout / 2) if known else timeout)
+            self._older = self._look_up.older if timeout else None
+            patience = timeout if self._older is None else min(_PATIENCE, timeout / 2)
+            self._until = timing.steady() + patience
 
     def pause(self) -> float:
         """Seconds to wait now; 0.0 once there is nothing to wait for."""
@@ -63,7 +64,7 @@ class Finding:
         look_up = self._look_up
         if look_up is None:
             return Numeric(self._endpoint)
-        address = look_up.address or look_up.older
+        address = look_up.address or self._older
         if address is not None:
             return Numeric(f"tcp://{address}:{self._port}")
         if not look_up.over:
@@ -153,7 +154,7 @@ def _of_this_process() -> _LookUps:
 
 
 def _is_name(host: str) -> bool:
-    """Whether it is to be looked up; what is neither name nor number is left to libzmq to refuse."""
+    """Whether it is to be looked up; what is neither that nor a number is for libzmq to refuse."""
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:

@@ -112,17 +112,19 @@ class _Attempt:
 
     def pause(self) -> float:
         """Connect, once its address is found; seconds after which to call this again."""
-        if self._finding is None:
-            return math.inf
-        if pause := self._finding.pause():
-            return pause
+        pause = self._finding.pause() if self._finding is not None else math.inf
+        if not pause:
+            self._connect()
+        return pause or math.inf
+
+    def _connect(self) -> None:
         finding, self._finding = self._finding, None
+        assert finding is not None
         try:
             sockets.connect(self.socket, finding.address())
         except RegistryError as error:
             self._why = error
             self.give_up()
-        return math.inf
 
     def told(self, message: list[bytes]) -> None:
         """Take in a message of the monitor."""
@@ -134,6 +136,8 @@ class _Attempt:
 
     def failure(self) -> Unreachable:
         """What is wrong, when the time is over."""
+        if self._finding is not None:
+            self._connect()
         if self._why is not None:
             return Unreachable(f"{self._who}: {self._why}", hint=self._why.hint)
         if self._listens:
