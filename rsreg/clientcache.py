@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -13,17 +14,13 @@ from rsreg import native, timing
 from rsreg.calls import NOTHING_MORE
 from rsreg.config import SIMULATOR, ClientSettings
 from rsreg.errors import Disconnected, Stale, TransportError
-from rsreg.lasting import Caught, say
+from rsreg.lasting import Caught, Troubles
 from rsreg.records import PASSING, ServiceRecord
-from rsreg.timing import Backoff
 from rsreg.watch import ServiceCache, spawn
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
-
-#: Seconds before a start that failed is tried again: at first, and at most.
-_AGAIN_FIRST, _AGAIN_MOST = 0.1, 5.0
 
 
 def discovered(
@@ -53,10 +50,9 @@ class ClientCache:
         self._changed = -math.inf
         self._closed = False
         self._starting = native.new_lock()
-        self._again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
-        #: When it may be started again after it failed, and whether that was said.
+        self._troubles = Troubles(log, "the start of the cache")
+        #: When it may be started again after it failed.
         self._next = -math.inf
-        self._said = False
 
     def answer(
         self, read: Callable[..., R], target: object, asked: Mapping[str, Any] = NOTHING_MORE
@@ -108,26 +104,20 @@ class ClientCache:
         with Caught() as caught:
             spawn(self._context, self._run)
         if caught.error is not None:
-            self._failed(caught.error)
+            self._tried(caught.error)
             self._starting.release()
 
     def _run(self) -> None:
         try:
-            with Caught() as caught:
+            # That the registry is away, the client's own questions say.
+            with Caught() as caught, contextlib.suppress(TransportError):
                 self._cache.start()
-            if caught.error is not None:
-                self._failed(caught.error)
-            else:
-                self._again.reset()
-                self._said = False
+            self._tried(caught.error)
             if self._closed:
                 self._cache.stop()
         finally:
             self._starting.release()
 
-    def _failed(self, error: BaseException) -> None:
-        """A later question starts it again; that the registry is away, its answer says."""
-        self._next = timing.steady() + self._again.next()
-        if not self._said and not isinstance(error, TransportError):
-            self._said = True
-            say(log, logging.ERROR, "the cache can't start, trying on: %r", error, exc_info=error)
+    def _tried(self, error: BaseException | None) -> None:
+        """After a failure, a later question starts it again."""
+        self._next = timing.steady() + self._troubles.after(error)

@@ -26,21 +26,36 @@ def keep_on(
     Whatever it raises is logged as a failure of `what`, once until all is well again; and it is
     called again after a `pause`, of seconds that grow.
     """
-    again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
-    failing = False
+    troubles = Troubles(log, what)
     while not stop.is_set():
         with Caught() as caught:
             step()
-        error = caught.error
-        if error is not None and not stop.is_set():
-            if not failing:
-                say(log, logging.ERROR, "%s failed, trying on: %r", what, error, exc_info=error)
-            failing = True
-            pause(again.next())
-        elif failing:
-            say(log, logging.INFO, "%s: all is well again", what)
-            failing = False
-            again.reset()
+        if not stop.is_set() and (seconds := troubles.after(caught.error)):
+            pause(seconds)
+
+
+class Troubles:
+    """What goes wrong with something that is tried on and on: two lines, from first to last."""
+
+    def __init__(self, log: logging.Logger, what: str) -> None:
+        self._log = log
+        self._what = what
+        self._again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
+        self._failing = False
+
+    def after(self, error: BaseException | None) -> float:
+        """Note what a try raised, if anything; seconds until the next, 0.0 if it went well."""
+        if error is not None:
+            if not self._failing:
+                text = "%s failed, trying on: %r"
+                say(self._log, logging.ERROR, text, self._what, error, exc_info=error)
+            self._failing = True
+            return self._again.next()
+        if self._failing:
+            say(self._log, logging.INFO, "%s: all is well again", self._what)
+            self._failing = False
+            self._again.reset()
+        return 0.0
 
 
 class Caught:

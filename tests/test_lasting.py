@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 from helpers import ServerProcess, printed, python_process, wait_until
 
-from rsreg import RegistryClient, ServiceCache
+from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
+from rsreg.aiostream import AsyncEventStream
 from rsreg.lasting import Caught, keep_on
 from rsreg.native import Stop
 from rsreg.pulse import Pulse
@@ -315,6 +317,25 @@ def test_a_listener_and_a_cache_last(
         client.register("second", "127.0.0.1", 5000)
         wait_until(lambda: heard == ["first", "second"])
         wait_until(lambda: len(cache.list_services()) == 2)
+
+
+def test_a_listener_of_asyncio_lasts(
+    client: RegistryClient, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    async def run() -> None:
+        async with AsyncRegistryClient(endpoint, timeout=10) as follower:
+            await follower.on("register", lambda data: heard.append(data["service_info"]["name"]))
+            calls = fails(monkeypatch, AsyncEventStream, "next", RuntimeError("a bug"), 2)
+            await follower.register("first", "127.0.0.1", 5000)
+            while not (len(calls) > 2 and heard):
+                await asyncio.sleep(0.02)
+            client.register("second", "127.0.0.1", 5001)
+            while heard != ["first", "second"]:
+                await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(run(), 20))
 
 
 def test_a_cache_of_a_client_starts_after_all(
