@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypedDict
 
@@ -55,11 +55,11 @@ class Registration:
 
     def with_id(self, service_id: str) -> Registration:
         """The same under the id that the registry gave."""
-        return replace(self, service_id=service_id)
+        return Registration(self.info, self.ttl, service_id)
 
     def changed(self, changes: Mapping[str, Any]) -> Registration:
         """The same with other values in some fields."""
-        return replace(self, info={**self.info, **changes})
+        return Registration({**self.info, **changes}, self.ttl, self.service_id)
 
     @property
     def name(self) -> str:
