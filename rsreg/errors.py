@@ -16,7 +16,7 @@
     │   ├── NoService                no-service
     │   ├── DuplicateServiceType     duplicate_service_type
     │   ├── DuplicateName            duplicate-name
-    │   ├── JudgeFirst               judge-first       (a client of ours never raises it)
+    │   ├── JudgeFirst               judge-first                 (our clients deal with it)
     │   ├── Forbidden                forbidden
     │   ├── Unavailable              unavailable
     │   └── InternalError            internal
