@@ -377,9 +377,9 @@ class Colour(str, enum.Enum):
         object(),
         2j,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_json_is_refused_before_it_is_sent(value: object) -> None:
+def test_a_value_that_json_has_not_is_refused_before_it_is_sent(value: object) -> None:
     """Whichever encoder is the quick one: none of it arrives as something else."""
     for message in ({"a": value}, {"a": [{"b": value}]}):
         with pytest.raises(ConfigurationError, match="this request can't be written as JSON"):
