@@ -82,6 +82,8 @@ class AsyncEventStream:
 
     async def _ask(self, timeout: float) -> list[Record]:
         until = timing.steady() + timeout
+        # It may have been closed, after a first try in vain.
+        self._channel.open()
         if await self._channel.reopened(timeout) or self._address is None:
             await self._subscribe(until)
         reply = await self._channel.run(self._listening.question(), timing.left(until))

@@ -98,7 +98,9 @@ def end(server: ServerProcess) -> ExitStack:
     server.kill()
     kept = ExitStack()
     for port in filter(None, server.ports):
-        kept.enter_context(tcp.socket()).bind(("127.0.0.1", port))
+        socket = kept.enter_context(tcp.socket())
+        socket.setsockopt(tcp.SOL_SOCKET, tcp.SO_REUSEADDR, 1)
+        socket.bind(("127.0.0.1", port))
     return kept
 
 
