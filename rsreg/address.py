@@ -17,7 +17,7 @@ from _socket import (
     gethostname,
     socket,
 )
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import zmq
@@ -25,7 +25,7 @@ import zmq
 from rsreg import calls, channel
 from rsreg.config import DEFAULT_TIMEOUT, advertised
 from rsreg.errors import ConfigurationError, Disconnected, UnknownHost
-from rsreg.exchange import Call
+from rsreg.exchange import Verb
 from rsreg.names import Numeric
 from rsreg.native import original
 
@@ -57,12 +57,9 @@ class Finder:
         self._for_itself: bool | None = None
 
     def find(
-        self,
-        ask: Callable[[Call[Any]], Any],
-        timeout: float = DEFAULT_TIMEOUT,
-        context: zmq.Context[Any] | None = None,
-    ) -> str:
-        """The address now; `ask` carries a call to the registry, if that has to say something.
+        self, timeout: float = DEFAULT_TIMEOUT, context: zmq.Context[Any] | None = None
+    ) -> Verb[str]:
+        """The address now; the registry is asked once if it has to say something.
 
         To find where the registry is may take `timeout` seconds; other greenlets of a green
         `context` go on meanwhile. Raises Disconnected without a route, ConfigurationError without
@@ -74,7 +71,8 @@ class Finder:
         if not ipaddress.ip_address(found).is_loopback:
             return found
         if self._for_itself is None:
-            self._for_itself = _is_loopback(str(ask(calls.info(services=False)).get("bind", "*")))
+            about = yield calls.info(services=False)
+            self._for_itself = _is_loopback(str(about.get("bind", "*")))
         return found if self._for_itself else _outward() or found
 
     def _route(self, timeout: float, context: zmq.Context[Any] | None) -> str:

@@ -22,7 +22,7 @@ from rsreg.aiostream import AsyncEventStream
 from rsreg.calls import Changes, Details, Record, Registration
 from rsreg.clientcache import ClientCache, discovered
 from rsreg.errors import RegistryError
-from rsreg.exchange import Call
+from rsreg.exchange import Call, carried_async
 from rsreg.filters import (
     Choice,
     Filters,
@@ -149,11 +149,7 @@ class AsyncRegistryClient:
             default_mode=self.settings.mode,
             **details,
         )
-        until = timing.steady() + self.settings.timeout
-        replaces: Mapping[str, Any] = {}
-        if service_id is None:
-            replaces = wanted.left_behind(await self._run(calls.namesakes(name)))
-        return await self._register(wanted, replaces, until - timing.steady())
+        return await self._register(wanted, judges=service_id is None)
 
     async def reregister(self) -> str | None:
         """See RegistryClient."""
@@ -356,10 +352,9 @@ class AsyncRegistryClient:
 
     async def health_check(self) -> bool:
         """See RegistryClient."""
-        try:
+        with contextlib.suppress(RegistryError, zmq.ZMQError, OSError, MemoryError):
             return await self._run(calls.health())
-        except RegistryError:
-            return False
+        return False
 
     async def server_status(self) -> Record:
         """See RegistryClient."""
@@ -459,14 +454,13 @@ class AsyncRegistryClient:
         if self._cache is not None:
             self._cache.changed()
 
-    async def _register(
-        self,
-        wanted: Registration,
-        replaces: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-    ) -> str:
+    async def _register(self, wanted: Registration, *, judges: bool = False) -> str:
+        until = timing.steady() + self.settings.timeout
         report = self._heartbeats.report(wanted.service_id)
-        service_id = await self._change(calls.register(wanted, replaces, report), timeout)
+        service_id = await carried_async(
+            calls.registering(wanted, report, judges=judges),
+            lambda call: self._change(call, max(0.0, until - timing.steady())),
+        )
         self._heartbeats.registered(wanted, service_id)
         return service_id
 

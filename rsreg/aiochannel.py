@@ -95,7 +95,7 @@ class AsyncChannel:
             raise
         except zmq.ZMQError as error:
             line.drop()
-            raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
+            raise sockets.failed(f"can't reach the registry on {self.endpoint}", error) from error
         except BaseException:
             # What is still queued would be sent, stale, when the registry is back.
             line.drop()

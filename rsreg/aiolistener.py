@@ -15,6 +15,7 @@ from rsreg.aiostream import AsyncEventStream
 from rsreg.calls import Record
 from rsreg.errors import RegistryError
 from rsreg.follower import Follower, Listening
+from rsreg.lasting import Caught, Troubles, say
 from rsreg.watch import Handlers
 
 log = logging.getLogger(__name__)
@@ -90,18 +91,23 @@ class AsyncListener:
         await self._listen(stream)
 
     async def _listen(self, stream: AsyncEventStream) -> None:
+        troubles = Troubles(log, "the listener to events")
         try:
             while True:
-                await self._hand_on(await stream.next())
+                with Caught() as caught:
+                    await self._hand_on(await stream.next())
+                if seconds := troubles.after(caught.error):
+                    await asyncio.sleep(seconds)
         finally:
             stream.close()
 
     async def _hand_on(self, events: list[Record]) -> None:
         for event in events:
             for handler, said in self._handlers.wanted(event):
-                try:
+                with Caught() as caught:
                     result = handler(said)
                     if inspect.isawaitable(result):
                         await result
-                except Exception:
-                    log.exception("a handler of %r events failed", event["type"])
+                if (error := caught.error) is not None:
+                    kind = event["type"]
+                    say(log, logging.ERROR, "a handler of %r events failed", kind, exc_info=error)

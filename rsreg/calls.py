@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypedDict
 
 from rsreg import owner, records
 from rsreg.config import MODES
-from rsreg.errors import ConfigurationError, NoService, UnknownService
-from rsreg.exchange import Call
+from rsreg.errors import ConfigurationError, JudgeFirst, NoService, UnknownService
+from rsreg.exchange import Call, Verb
 from rsreg.filters import SAME_HOST
 from rsreg.records import ServiceList, ServiceRecord
 
@@ -56,11 +56,11 @@ class Registration:
 
     def with_id(self, service_id: str) -> Registration:
         """The same under the id that the registry gave."""
-        return replace(self, service_id=service_id)
+        return Registration(self.info, self.ttl, service_id)
 
     def changed(self, changes: Mapping[str, Any]) -> Registration:
         """The same with other values in some fields."""
-        return replace(self, info={**self.info, **changes})
+        return Registration({**self.info, **changes}, self.ttl, self.service_id)
 
     @property
     def name(self) -> str:
@@ -185,45 +185,56 @@ def _mode(mode: str | None) -> str | None:
     return mode
 
 
-def register(
-    wanted: Registration,
-    replaces: Mapping[str, Any] | None = None,
-    report: Mapping[str, Any] | None = None,
-) -> Call[str]:
-    """Register; the answer is the id. `replaces` is what `left_behind` found."""
-    info = dict(wanted.info)
+def registering(
+    wanted: Registration, report: Mapping[str, Any] | None = None, *, judges: bool = True
+) -> Verb[str]:
+    """Register, in place of what died on this host if it `judges`; the answer is the id.
+
+    Most often there is nothing to judge, and it is one question.
+    """
+    answer = yield _register(wanted, report, judges=judges or None)
+    if isinstance(answer, list):
+        dead = wanted.left_behind(answer)
+        answer = yield _register(wanted, report, replaces=dead or None)
+    return str(answer)
+
+
+def register(wanted: Registration, report: Mapping[str, Any] | None = None) -> Call[str]:
+    """Register, without a look at others of its name; the answer is the id."""
+    return _register(wanted, report)
+
+
+def _register(
+    wanted: Registration, report: Mapping[str, Any] | None = None, **more: Any
+) -> Call[Any]:
+    """Register; the answer is the id, or a list: the namesakes that are to be judged first."""
+    info = wanted.info
     if wanted.service_id is not None:
-        info["id"] = wanted.service_id
+        info = {**info, "id": wanted.service_id}
+    first = {JudgeFirst.code: lambda reply: list(reply["namesakes"])}
     return _call(
-        "register",
-        lambda reply: str(reply["service_id"]),
-        service_info=info,
-        ttl=wanted.ttl,
-        replaces=replaces or None,
-        report=report,
+        "register", _new_id, first, service_info=info, ttl=wanted.ttl, report=report, **more
     )
 
 
 def update(service_id: str, changed: Mapping[str, Any]) -> Call[bool]:
     """Change fields of a record; False if there is no such service."""
-    none: dict[str, Any] = {UnknownService.code: False}
-    return _call("update", _done, none, service_id=service_id, service_info=dict(changed))
+    return _call("update", _done, _NO_SERVICE, service_id=service_id, service_info=dict(changed))
 
 
 def deregister(service_id: str) -> Call[bool]:
     """Leave; False if there is no such service."""
-    return _call("deregister", _done, {UnknownService.code: False}, service_id=service_id)
+    return _call("deregister", _done, _NO_SERVICE, service_id=service_id)
 
 
 def renew(service_id: str, report: Mapping[str, Any] | None = None) -> Call[bool]:
     """One heartbeat; False if there is no such service."""
-    none: dict[str, Any] = {UnknownService.code: False}
-    return _call("renew", _done, none, service_id=service_id, report=report)
+    return _call("renew", _done, _NO_SERVICE, service_id=service_id, report=report)
 
 
 def get(service_id: str) -> Call[ServiceRecord | None]:
     """One service by id, or None."""
-    return _call("get", _service, {UnknownService.code: None}, service_id=service_id)
+    return _call("get", _service, {UnknownService.code: _none}, service_id=service_id)
 
 
 def list_services(
@@ -247,9 +258,15 @@ def discover(
     service_type: str, asked: Mapping[str, Any] = NOTHING_MORE
 ) -> Call[ServiceRecord | None]:
     """One passing service of a type that is as `asked` (filters.chosen), or None."""
-    none: dict[str, Any] = {NoService.code: None}
     asker = _asker() if asked.get("strategy") == SAME_HOST else None
-    return _call("discover", _service, none, service_type=service_type, asker=asker, **asked)
+    return _call(
+        "discover",
+        _service,
+        {NoService.code: _none},
+        service_type=service_type,
+        asker=asker,
+        **asked,
+    )
 
 
 def maintenance(asked: Mapping[str, Any]) -> Call[list[Record]]:
@@ -329,5 +346,19 @@ def _with_leases(reply: Mapping[str, Any]) -> Record:
     return {**reply, "leases": {"within": float(leases["within"]), "ends": dict(leases["ends"])}}
 
 
+def _new_id(reply: Mapping[str, Any]) -> str:
+    return str(reply["service_id"])
+
+
 def _done(_reply: Mapping[str, Any]) -> bool:
     return True
+
+
+def _none(_reply: Mapping[str, Any]) -> None:
+    return None
+
+
+#: What a refusal means to a change of a service: there is none.
+_NO_SERVICE: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    UnknownService.code: lambda _reply: False
+}

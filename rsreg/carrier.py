@@ -29,7 +29,7 @@ class Carrier:
     """
 
     _pid: int
-    _holder: int | None
+    _holder: tuple[int, object] | None
     _over: native.Stop
 
     def __init__(
@@ -44,8 +44,8 @@ class Carrier:
         """Open the socket for requests now. Needed only after `disconnect`: calls do it too."""
         if self._over.is_set():
             self._over = native.Stop()
-        with self._alone(self.settings.timeout):
-            self._channel.open()
+        with self._alone(self.settings.timeout) as channel:
+            channel.open()
         if self._cache is not None:
             self._cache.open()
 
@@ -55,20 +55,20 @@ class Carrier:
         if self._cache is not None:
             self._cache.close()
         # A call under way in another thread closes the socket itself when it is over.
-        with contextlib.suppress(RequestTimeout), self._alone(_CLOSE):
-            self._channel.close()
+        with contextlib.suppress(RequestTimeout), self._alone(_CLOSE) as channel:
+            channel.close()
 
     def _run(self, call: Call[T], timeout: float | None = None) -> T:
         limit = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
         start = timing.steady()
-        with self._alone(limit):
+        with self._alone(limit) as channel:
             if self._over.is_set():
                 raise Disconnected("this client is closed", hint="call connect() to use it again")
             try:
-                return self._channel.run(call, max(0.0, limit - (timing.steady() - start)))
+                return channel.run(call, max(0.0, limit - (timing.steady() - start)))
             finally:
                 if self._over.is_set():
-                    self._channel.close()
+                    channel.close()
 
     def _known(
         self, read: Callable[..., T], target: object, asked: Mapping[str, Any] = calls.NOTHING_MORE
@@ -89,24 +89,37 @@ class Carrier:
             self._cache.changed()
 
     @contextlib.contextmanager
-    def _alone(self, timeout: float) -> Iterator[None]:
-        """Hold the client, by a lock of real threads; raises RuntimeError for a second greenlet."""
+    def _alone(self, timeout: float) -> Iterator[Channel]:
+        """Hold the client, by a lock of real threads, and use this channel.
+
+        A signal handler in the middle of a call gets a channel of its own; a second greenlet gets a
+        RuntimeError.
+        """
         self._current_process()
-        me = native.thread_id()
-        if self._holder == me:
-            raise RuntimeError(
-                "this RegistryClient is in the middle of a call on the same thread: "
-                "give each greenlet a client of its own"
-            )
+        me = native.strand()
+        holder: tuple[int, object] | None = None
+        entered = False
         try:
-            # A signal handler may raise between any two lines: then it is the lock that knows.
+            # A signal handler may raise between any two lines: then it is the lock that knows. The
+            # thread of a call has it already.
             if not self._lock.acquire(True, timeout):
                 raise RequestTimeout(f"other threads kept this client busy for {timeout:g} s")
-            self._holder = me
-            yield
+            holder, entered = self._holder, True
+            if holder is None:
+                self._holder = me
+                yield self._channel
+            elif holder == me:
+                channel = Channel(self.settings.req_endpoint, self._given_context)
+                with contextlib.closing(channel):
+                    yield channel
+            else:
+                raise RuntimeError(
+                    "this RegistryClient is in the middle of a call on the same thread: "
+                    "give each greenlet a client of its own"
+                )
         finally:
-            if self._holder == me:
-                self._holder = None
+            if entered:
+                self._holder = holder
             try:
                 self._lock.release()
             except RuntimeError:

@@ -81,7 +81,7 @@ class Channel:
             raise
         except zmq.ZMQError as error:
             self.close()
-            raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
+            raise sockets.failed(f"can't reach the registry on {self.endpoint}", error) from error
         except BaseException:
             # What is still queued would be sent, stale, when the registry is back.
             self.close()

@@ -18,7 +18,7 @@ from rsreg.calls import Changes, Details, Record, Registration
 from rsreg.carrier import Carrier
 from rsreg.clientcache import discovered
 from rsreg.errors import RegistryError
-from rsreg.exchange import Call
+from rsreg.exchange import Call, carried
 from rsreg.filters import (
     Choice,
     Filters,
@@ -162,11 +162,7 @@ class RegistryClient(Carrier):
             default_mode=self.settings.mode,
             **details,
         )
-        until = timing.steady() + self.settings.timeout
-        replaces: Mapping[str, Any] = {}
-        if service_id is None:
-            replaces = wanted.left_behind(self._run(calls.namesakes(name)))
-        return self._register(wanted, replaces, until - timing.steady())
+        return self._register(wanted, judges=service_id is None)
 
     def reregister(self) -> str | None:
         """Register the last registration again, in full and under its id; None if there is none."""
@@ -431,10 +427,9 @@ class RegistryClient(Carrier):
 
     def health_check(self) -> bool:
         """Whether the registry answers and is well. Never raises for a registry that isn't."""
-        try:
+        with contextlib.suppress(RegistryError, zmq.ZMQError, OSError, MemoryError):
             return self._run(calls.health())
-        except RegistryError:
-            return False
+        return False
 
     def server_status(self) -> Record:
         """What the server says about itself (docs/protocol.md, "info")."""
@@ -556,14 +551,13 @@ class RegistryClient(Carrier):
                 stream.next(waiting.left)
         return waiting.result()
 
-    def _register(
-        self,
-        wanted: Registration,
-        replaces: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-    ) -> str:
+    def _register(self, wanted: Registration, *, judges: bool = False) -> str:
+        until = timing.steady() + self.settings.timeout
         report = self._heartbeats.report(wanted.service_id)
-        service_id = self._change(calls.register(wanted, replaces, report), timeout)
+        service_id = carried(
+            calls.registering(wanted, report, judges=judges),
+            lambda call: self._change(call, max(0.0, until - timing.steady())),
+        )
         self._heartbeats.registered(wanted, service_id)
         return service_id
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -12,9 +13,12 @@ import zmq
 from rsreg import native, timing
 from rsreg.calls import NOTHING_MORE
 from rsreg.config import SIMULATOR, ClientSettings
-from rsreg.errors import Disconnected, RegistryError, Stale
+from rsreg.errors import Disconnected, Stale, TransportError
+from rsreg.lasting import Caught, Troubles
 from rsreg.records import PASSING, ServiceRecord
 from rsreg.watch import ServiceCache, spawn
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -46,6 +50,9 @@ class ClientCache:
         self._changed = -math.inf
         self._closed = False
         self._starting = native.new_lock()
+        self._troubles = Troubles(log, "the start of the cache")
+        #: When it may be started again after it failed.
+        self._next = -math.inf
 
     def answer(
         self, read: Callable[..., R], target: object, asked: Mapping[str, Any] = NOTHING_MORE
@@ -92,14 +99,25 @@ class ClientCache:
         self._cache.stop()
 
     def _start(self) -> None:
-        if not self._closed and self._starting.acquire(False):
+        if self._closed or timing.steady() < self._next or not self._starting.acquire(False):
+            return
+        with Caught() as caught:
             spawn(self._context, self._run)
+        if caught.error is not None:
+            self._tried(caught.error)
+            self._starting.release()
 
     def _run(self) -> None:
         try:
-            with contextlib.suppress(RegistryError):
+            # That the registry is away, the client's own questions say.
+            with Caught() as caught, contextlib.suppress(TransportError):
                 self._cache.start()
+            self._tried(caught.error)
             if self._closed:
                 self._cache.stop()
         finally:
             self._starting.release()
+
+    def _tried(self, error: BaseException | None) -> None:
+        """After a failure, a later question starts it again."""
+        self._next = timing.steady() + self._troubles.after(error)

@@ -157,6 +157,7 @@ class Dispatcher:
             turn=wire.turn_of(request),
             report=records.read_report(request.get("report"), self._wall()),
             replaces=_replaced(request),
+            judges=request.get("judges") is True,
         )
         return {
             "success": True,

@@ -16,6 +16,7 @@
     │   ├── NoService                no-service
     │   ├── DuplicateServiceType     duplicate_service_type
     │   ├── DuplicateName            duplicate-name
+    │   ├── JudgeFirst               judge-first                 (our clients deal with it)
     │   ├── Forbidden                forbidden
     │   ├── Unavailable              unavailable
     │   ├── BackupFailed             backup-failed
@@ -138,6 +139,12 @@ class DuplicateName(ServerError):
     """The name is exclusive, and a live service has it."""
 
     code = "duplicate-name"
+
+
+class JudgeFirst(ServerError):
+    """Entries of the same name and boot are to be judged first: `details["namesakes"]`."""
+
+    code = "judge-first"
 
 
 class Forbidden(ServerError):

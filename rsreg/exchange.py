@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -47,23 +47,28 @@ _request_ids = _Numbered()
 
 
 class Step(NamedTuple):
-    """What the driver does: send `frames`, if any, then wait for a reply up to `wait` seconds."""
+    """What the driver does: send `frames`, if any, then wait for a reply up to `wait` seconds.
+
+    A driver of several exchanges hands each the replies that carry its `request_id`.
+    """
 
     frames: list[bytes] | None
     wait: float
+    request_id: str
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
     """One operation as data: the action, its parameters, and how to read the answer.
 
-    `otherwise` maps the codes of refusals that are an answer to this question ("not found") to it.
+    `otherwise` says how to read the refusals that are an answer to this question ("not found"), by
+    their code.
     """
 
     action: str
     params: Mapping[str, Any]
     read: Callable[[Mapping[str, Any]], T]
-    otherwise: Mapping[str, T]
+    otherwise: Mapping[str, Callable[[Mapping[str, Any]], T]]
 
 
 def exchange(
@@ -82,28 +87,72 @@ def exchange(
     start = clock()
     for attempt in range(1, ATTEMPTS + 1):
         until = start + timeout * attempt / ATTEMPTS
-        received = yield Step(frames, max(0.0, until - clock()))
+        received = yield Step(frames, max(0.0, until - clock()), request_id)
         while received is not None:
             reply = wire.read_reply(received)
             if reply is not None and reply.pop("request_id", None) == request_id:
                 return _answer(call, reply)
             left = until - clock()
-            received = (yield Step(None, left)) if left > 0 else None
+            received = (yield Step(None, left, request_id)) if left > 0 else None
     raise errors.RequestTimeout(
         f"no registry answers on {endpoint} within {timeout:.3g} s",
         hint='start one with "rs_cs start", or set RSREG_ENDPOINT to where it runs',
     )
 
 
+#: Several calls that make one operation, each with the answer to the one before.
+Verb = Generator[Call[Any], Any, T]
+
+
+def carried(verb: Verb[T], ask: Callable[[Call[Any]], Any]) -> T:
+    """Run a verb by `ask`, which carries a call to the registry; what `ask` raises ends it."""
+    answer = None
+    try:
+        while True:
+            answer = ask(verb.send(answer))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+async def carried_async(verb: Verb[T], ask: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+    """See carried; `ask` is a coroutine function."""
+    answer = None
+    try:
+        while True:
+            answer = await ask(verb.send(answer))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def conversation(
+    verb: Verb[T], *, timeout: float, endpoint: str, clock: Clock
+) -> Generator[Step, list[bytes] | None, T]:
+    """Run a verb as `exchange` runs a call; `timeout` is for each of its calls."""
+    answer = None
+    try:
+        while True:
+            call = verb.send(answer)
+            answer = yield from exchange(call, timeout=timeout, endpoint=endpoint, clock=clock)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
 def _answer(call: Call[T], reply: Mapping[str, Any]) -> T:
     if reply.get("success") is True:
-        try:
-            return call.read(reply)
-        except (KeyError, TypeError, ValueError) as fault:
-            raise errors.ServerError(
-                f"the registry's answer to {call.action} can't be understood: {fault!r}"
-            ) from fault
+        return _read(call, call.read, reply)
     error = errors.from_body(reply)
-    if error.code in call.otherwise:
-        return call.otherwise[error.code]
-    raise error
+    if error.code not in call.otherwise:
+        raise error
+    return _read(call, call.otherwise[error.code], reply)
+
+
+def _read(call: Call[T], read: Callable[[Mapping[str, Any]], T], reply: Mapping[str, Any]) -> T:
+    try:
+        return read(reply)
+    except (KeyError, TypeError, ValueError) as fault:
+        raise errors.ServerError(
+            f"the registry's answer to {call.action} can't be understood: {fault!r}"
+        ) from fault

@@ -1,203 +1,35 @@
-"""Keeps one service registered from a real OS thread."""
+"""The heartbeats of a client: what it has registered, and what of that it keeps alive."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-from rsreg import calls, config, timing
+from rsreg import beater, config
 from rsreg.calls import Record, Registration
-from rsreg.channel import Channel
-from rsreg.errors import (
-    ConfigurationError,
-    Disconnected,
-    RegistryError,
-    ServerError,
-    Unavailable,
-)
-from rsreg.exchange import Call
-from rsreg.native import Stop, Thread
+from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.presence import Presence
-from rsreg.timing import Backoff, jitter
+from rsreg.pulse import Pulse
 
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-#: Carries a call to the registry and returns its answer.
-Ask = Callable[[Call[Any]], Any]
-
-#: Seconds before the first and at most between two tries while the registry is away.
-_RETRY_FIRST, _RETRY_MOST = 0.25, 5.0
-#: Seconds between two beats at least, however much there is to tell.
-_GAP = 0.2
-#: Seconds that `stop` waits for the thread.
-_JOIN = 1.0
 #: Seconds between two beats at most.
 MAX_INTERVAL = 86_400
 
 
-class Heartbeat:
-    """Renews a lease every third of its ttl, with its own socket, until told to stop.
+class Heartbeat(Pulse):
+    """Keeps one service registered from a real OS thread, until told to stop.
 
-    It beats at once when its presence has something to tell. A service without an id it registers
-    first, as soon as the registry takes it. A driver that blocks in its own code does not stop it,
-    in a monkey-patched process neither; C code that keeps the GIL does. A registry that no longer
-    knows the service gets it again in full, under the same id. A host that was found is looked
-    after. An outage is two log lines: when it begins, and when it is over. A refusal is one more.
+    A driver that blocks in its own code does not stop it, in a monkey-patched process neither; C
+    code that keeps the GIL does. The thread and its connection are those of all heartbeats of this
+    process at one endpoint.
     """
 
-    def __init__(self, presence: Presence, endpoint: str, interval: float | None = None) -> None:
-        ttl = presence.registration.ttl
-        self.presence = presence
-        self.endpoint = endpoint
-        self.interval = interval if interval is not None else ttl / 3
-        self._timeout = min(config.DEFAULT_TIMEOUT, max(self.interval, 0.5))
-        self._backoff = Backoff(_RETRY_FIRST, min(_RETRY_MOST, max(self.interval, _RETRY_FIRST)))
-        self._stop = Stop()
-        self._channel = Channel(endpoint, stop=self._stop)
-        self._trouble_since: float | None = None
-        #: What was said of it: that the registry is away, and that it refuses.
-        self._said: set[bool] = set()
-        self._thread: Thread | None = None
-        #: Whether it tried to register.
-        self._tried = False
-        #: How silent the main loop was at the last beat.
-        self._alarm = 0
+    def start(self, why: RegistryError | None = None) -> None:
+        """Beat from now on; `why` is what kept it from being registered just now.
 
-    def start(self) -> None:
-        """Beat from now on, in a thread of its own.
-
-        It connects at once: when the server is short of connections, this one is there already.
+        Raises Disconnected if no thread can be started.
         """
-        self._channel.open()
-        self._thread = Thread(self.run)
+        beater.begin(self, why)
 
     def stop(self) -> None:
         """Stop beating; returns within a second, and nothing is sent afterwards."""
-        self._stop.set()
-        self.presence.bell.ring()
-        if self._thread is not None:
-            self._thread.join(_JOIN)
-
-    def run(self) -> None:
-        """Beat until `stop`."""
-        known = self.presence.service_id is not None
-        delay = jitter(self.interval) if known else self._backoff.next()
-        try:
-            while self._wait(delay):
-                delay = self.step()
-        finally:
-            self._channel.close()
-
-    def step(self) -> float:
-        """One beat; the seconds until the next."""
-        try:
-            how = self._beat()
-        except RegistryError as error:
-            if self._stop.is_set():
-                return 0.0
-            self.lost(error)
-            return self._backoff.next()
-        self._found(how)
-        return jitter(self.interval)
-
-    def register(self, ask: Ask) -> None:
-        """Register the service for the first time, in place of what died on this host.
-
-        Raises what `ask` does, and what the finder of its host does.
-        """
-        presence = self.presence
-        if presence.finder is not None:
-            presence.moved(presence.finder.find(ask))
-        wanted = presence.registration
-        own: str | None = None
-        replaces: dict[str, Any] = {}
-        if wanted.service_id is None:
-            namesakes = ask(calls.namesakes(wanted.name))
-            own = wanted.own_entry(namesakes) if self.unheard else None
-            replaces = wanted.left_behind(namesakes)
-        self._tried = True
-        again = wanted if own is None else wanted.with_id(own)
-        service_id = ask(calls.register(again, replaces, presence.report()))
-        presence.registered(wanted, service_id)
-
-    @property
-    def unheard(self) -> bool:
-        """Whether the service may be registered without an answer that says so."""
-        return self._tried and self.presence.service_id is None
-
-    def lost(self, error: RegistryError) -> None:
-        """Say once that the registry can't be reached, or what it refuses; it is tried on."""
-        if self._trouble_since is None:
-            self._trouble_since = timing.steady()
-        refused = isinstance(error, ServerError) and not isinstance(error, Unavailable)
-        if refused not in self._said:
-            self._said.add(refused)
-            known = self.presence.service_id is not None
-            what = "heartbeat failed" if known else "not registered yet"
-            why = f"{error}: {error.hint}" if refused and error.hint else str(error)
-            log.warning("%s: %s, trying on: %s", self.presence.registration.name, what, why)
-
-    def _beat(self) -> str:
-        """What it did that is worth saying, if anything."""
-        presence = self.presence
-        self._alarm = presence.vitals.alarm(timing.steady())
-        service_id = presence.service_id
-        if service_id is None:
-            self.register(self._ask)
-            return "; it is registered now"
-        self._look_after_host()
-        report = presence.report()
-        if not self._ask(calls.renew(service_id, report)):
-            wanted = presence.registration
-            self._ask(calls.register(wanted, report=report))
-            presence.registered(wanted, service_id)
-            return f"; it no longer knew {service_id}, which is registered again"
-        # Whatever changes meanwhile is told by the next beat.
-        if changes := presence.untold:
-            self._ask(calls.update(service_id, changes))
-            presence.told(changes)
-        return ""
-
-    def _look_after_host(self) -> None:
-        finder = self.presence.finder
-        if finder is None:
-            return
-        try:
-            self.presence.moved(finder.find(self._ask))
-        except (Disconnected, ConfigurationError):
-            # Without a network there is nobody to tell.
-            return
-
-    def _ask(self, call: Call[T]) -> T:
-        return self._channel.run(call, self._timeout)
-
-    def _wait(self, seconds: float) -> bool:
-        """Wait for the next beat, which may be sooner than that; False if there is none."""
-        if self._trouble_since is not None:
-            return not self._stop.wait(seconds)
-        vitals, began = self.presence.vitals, timing.steady()
-        while not self._stop.is_set():
-            now = timing.steady()
-            if now >= began + seconds or vitals.alarm(now) > self._alarm:
-                return True
-            due = vitals.due(now)
-            left = began + seconds - now
-            if self.presence.bell.wait(left if due is None else min(left, due)):
-                return not self._stop.wait(began + _GAP - timing.steady())
-        return False
-
-    def _found(self, how: str) -> None:
-        name = self.presence.registration.name
-        if self._trouble_since is not None:
-            away = timing.steady() - self._trouble_since
-            log.info("%s: the registry answers again after %.1f s%s", name, away, how)
-        elif how:
-            log.warning("%s: the registry answers%s", name, how)
-        self._trouble_since = None
-        self._said.clear()
-        self._backoff.reset()
+        beater.end(self)
 
 
 class Heartbeats:
@@ -240,11 +72,11 @@ class Heartbeats:
         self.stop(self.last.service_id)
         self.add(Heartbeat(self.last, self.endpoint, interval))
 
-    def add(self, heartbeat: Heartbeat) -> None:
-        """Start one, whose service is now the last of the client."""
+    def add(self, heartbeat: Heartbeat, why: RegistryError | None = None) -> None:
+        """Start one, whose service is now the last of the client; see Heartbeat.start."""
         self.last = heartbeat.presence
         self._beating.append(heartbeat)
-        heartbeat.start()
+        heartbeat.start(why)
 
     def stop(self, service_id: str | None = None) -> None:
         """Stop the one of a service, or all; returns within a second for each."""

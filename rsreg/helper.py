@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -18,12 +19,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from rsreg import config, timing, wire
+from rsreg import beater, config, timing, wire
 from rsreg.address import Finder
 from rsreg.calls import Registration
-from rsreg.errors import ConfigurationError
+from rsreg.errors import ConfigurationError, Disconnected, RegistryError
 from rsreg.heartbeat import Heartbeat
-from rsreg.native import Thread, new_lock, original
+from rsreg.lasting import keep_on, say, start_thread
+from rsreg.native import Bell, Stop, Thread, new_rlock, original
 from rsreg.presence import Presence
 from rsreg.timing import Backoff
 
@@ -35,6 +37,8 @@ _LOOK = 1.0
 _FEED, _FEED_PART = 1.0, 0.1
 #: Seconds between two lines to it at least.
 _TELL_GAP = 0.05
+#: Seconds after which it looks whether it is registered; and that `stop` waits for the thread.
+_HAND_OVER, _JOIN = 0.1, 1.0
 #: Seconds before a process that ended is started anew: at first, and at most.
 _AGAIN_FIRST, _AGAIN_MOST = 0.1, 5.0
 _LINE = 65_536
@@ -57,72 +61,85 @@ class HeartbeatProcess(Heartbeat):
             )
         super().__init__(presence, endpoint, interval)
         self._process: _Process | None = None
-        self._process_lock = new_lock()
+        self._process_lock = new_rlock()
+        self._stop, self._bell = Stop(), Bell()
+        self._again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
+        self._began = -math.inf
+        self._told = b""
+        watchdog = presence.vitals.watchdog
+        self._look = _LOOK if watchdog is None else min(_FEED, watchdog * _FEED_PART)
+        self._thread: Thread | None = None
+
+    def start(self, why: RegistryError | None = None) -> None:
+        """Register if that is still to be done, then keep a process going until `stop`."""
+        if self.presence.service_id is None:
+            super().start(why)
+        self._thread = start_thread(self.run)
 
     def run(self) -> None:
-        """Register if that is still to be done, then keep the process going until `stop`."""
-        delay = 0.0 if self.presence.service_id is not None else self._backoff.next()
-        while self.presence.service_id is None and self._wait(delay):
-            delay = self.step()
-        self._channel.close()
-        again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
-        while self._begin():
-            began = timing.steady()
-            self._pass_on()
-            if timing.steady() - began > _AGAIN_MOST:
-                again.reset()
-            if self._stop.wait(again.next()):
-                break
-            log.warning("%s: its heartbeat process ended, another starts", self._name)
+        """Wait until it is registered, then keep the process going until `stop`."""
+        while self.presence.service_id is None:
+            if self._stop.wait(_HAND_OVER):
+                return
+        beater.end(self)
+        self.presence.wake = self._bell.ring
+        what = f"{self._name}: its heartbeat process"
+        keep_on(self._keep, self._stop, log, what, self._stop.wait)
         self._end()
 
     def stop(self) -> None:
         """Stop beating; nothing is sent afterwards."""
         self._stop.set()
+        self._bell.ring()
         self._end()
         super().stop()
+        if self._thread is not None:
+            self._thread.join(_JOIN)
+
+    def _keep(self) -> None:
+        """One turn: see that a process runs, and tell it what has changed."""
+        if self._process is None or self._process.ended:
+            self._begin()
+        self._bell.wait(self._look)
+        process, said = self._process, wire.encode(self._state())
+        if process is not None and said != self._told and not self._stop.is_set():
+            self._told = said
+            process.ended = not process.tell(said) or process.ended
+            self._stop.wait(_TELL_GAP)
 
     @property
     def _name(self) -> str:
         return self.presence.registration.name
 
-    def _begin(self) -> bool:
+    def _begin(self) -> None:
+        if self._process is not None:
+            self._process.end()
+            if timing.steady() - self._began > _AGAIN_MOST:
+                self._again.reset()
+            if self._stop.wait(self._again.next()):
+                return
+            say(log, logging.WARNING, "%s: its heartbeat process ended, another starts", self._name)
         with self._process_lock:
             if self._stop.is_set():
-                return False
-            try:
-                self._process = _Process(self._about())
-            except OSError as error:
-                log.error("%s: can't start a heartbeat process: %s", self._name, error)
-                self._process = None
-        return True
-
-    def _pass_on(self) -> None:
-        """Tell the process what changes, until it ends or has to."""
+                return
+            self._process = None
+            self._process, self._told = _Process(self._about()), b""
+            self._began = timing.steady()
         process = self._process
-        if process is None:
-            return
-        Thread(lambda: self._log(process))
-        watchdog = self.presence.vitals.watchdog
-        look = _LOOK if watchdog is None else min(_FEED, watchdog * _FEED_PART)
-        told = b""
-        while not self._stop.is_set() and not process.ended:
-            self.presence.bell.wait(look)
-            said = wire.encode(self._state())
-            if said != told:
-                told = said
-                if not process.tell(said) or self._stop.wait(_TELL_GAP):
-                    break
-        process.end()
+        try:
+            start_thread(lambda: self._log(process))
+        except Disconnected:
+            process.ended = True
+            raise
 
     def _log(self, process: _Process) -> None:
         """Log what the process has to say, on a thread of its own; its end is noticed here."""
         for line in process.lines():
             with suppress(ValueError, TypeError, KeyError):
                 said = json.loads(line)
-                log.log(said["level"], "%s", said["message"])
+                say(log, said["level"], "%s", said["message"])
         process.ended = True
-        self.presence.bell.ring()
+        self._bell.ring()
 
     def _end(self) -> None:
         with self._process_lock:
@@ -156,7 +173,7 @@ class _Process:
 
     def __init__(self, about: dict[str, Any]) -> None:
         self.ended = False
-        self._lock = new_lock()
+        self._lock = new_rlock()
         self._here, there = _socket.socketpair()
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         environment = {**config.environment(), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}

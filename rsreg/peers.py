@@ -105,7 +105,7 @@ class _Attempt:
         self._finding: Finding | None = Finding(endpoint, timeout)
         self.socket = sockets.peer(context, kind, timeout)
         try:
-            self.monitor: Any = self.socket.get_monitor_socket(_EVENTS)
+            self.monitor: Any = sockets.monitor(self.socket, _EVENTS)
         except BaseException:
             self.socket.close()
             raise

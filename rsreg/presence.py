@@ -1,12 +1,12 @@
 """One service of this process: its registration, its vitals, and what has yet to be told.
 
-Its driver changes it from any thread; whatever keeps it alive is woken by its bell.
+Its driver changes it from any thread; whatever keeps it alive is woken by its `wake`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rsreg import native, timing
@@ -30,8 +30,10 @@ class Presence:
         self.registration = registration
         self.finder = finder
         self.vitals = Vitals(timing.steady(), watchdog)
-        #: Rings when there is something to tell.
-        self.bell = native.Bell()
+        #: Whether there is something to tell; whoever tells it takes it back before.
+        self.news = False
+        #: Called, from any thread, when there is; it is of what keeps the service alive.
+        self.wake: Callable[[], None] = _nobody
         #: What has to be sent as an `update`.
         self.untold: Record = {}
         self._lock = native.new_rlock()
@@ -41,6 +43,11 @@ class Presence:
     def service_id(self) -> str | None:
         """The id, once it is registered."""
         return self.registration.service_id if self._registered else None
+
+    def ring(self) -> None:
+        """There is something to tell."""
+        self.news = True
+        self.wake()
 
     def registered(self, wanted: Registration, service_id: str) -> None:
         """The registry has taken it as `wanted`; changes since then are still to be told."""
@@ -53,7 +60,7 @@ class Presence:
         """It was registered anew: that is now what would be registered again."""
         with self._lock:
             self.registration, self.untold, self._registered = registration, {}, True
-        self.bell.ring()
+        self.ring()
 
     def change(self, changes: Mapping[str, Any], known: bool = False) -> None:
         """Change fields of the record; unless it is `known`, the registry has yet to be told.
@@ -64,7 +71,7 @@ class Presence:
             if "host" in changes:
                 self.finder = None
             self._change(changes, {} if known else changes)
-        self.bell.ring()
+        self.ring()
 
     def moved(self, host: str) -> None:
         """Another host was found."""
@@ -82,7 +89,7 @@ class Presence:
             self._change(changes, {field: changes[field] for field in changes if field in untold})
             news = self.vitals.restore(timing.steady(), vitals)
         if news or self.untold:
-            self.bell.ring()
+            self.ring()
 
     def _change(self, changes: Mapping[str, Any], untold: Mapping[str, Any]) -> None:
         self.registration = self.registration.changed(changes)
@@ -105,7 +112,7 @@ class Presence:
     ) -> None:
         """See `RegistryClient.status`."""
         if self.vitals.say(timing.steady(), text, progress, load):
-            self.bell.ring()
+            self.ring()
 
     def busy(self, text: str, max: float) -> Busy:
         """See `RegistryClient.busy`."""
@@ -114,7 +121,7 @@ class Presence:
     def feed(self) -> None:
         """See `RegistryClient.feed`."""
         if self.vitals.feed(timing.steady()):
-            self.bell.ring()
+            self.ring()
 
 
 class Busy:
@@ -130,17 +137,21 @@ class Busy:
     def __enter__(self) -> None:
         begun = self._presence.vitals.begin(timing.steady(), self._text, self._most)
         self._begun.append(begun)
-        self._presence.bell.ring()
+        self._presence.ring()
 
     def __exit__(self, *_exc: object) -> None:
         self._presence.vitals.end(timing.steady(), self._begun.pop())
-        self._presence.bell.ring()
+        self._presence.ring()
 
     async def __aenter__(self) -> None:
         self.__enter__()
 
     async def __aexit__(self, *_exc: object) -> None:
         self.__exit__()
+
+
+def _nobody() -> None:
+    """Nothing keeps it alive yet."""
 
 
 def _without(fields: Mapping[str, Any], others: Mapping[str, Any]) -> Record:

@@ -269,10 +269,7 @@ def _database(db: str | None, state_dir: str | None) -> Path:
     """The file of the server, whose folder is there; raises ConfigurationError if it can't be."""
     if db is not None:
         return Path(db)
-    if state_dir is None:
-        file = config.default_database()
-    else:
-        file = Path(state_dir) / config.DATABASE
+    file = config.default_database() if state_dir is None else Path(state_dir) / config.DATABASE
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

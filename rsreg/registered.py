@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import inspect
 import ipaddress
@@ -24,9 +25,10 @@ from rsreg.errors import (
     TransportError,
     Unavailable,
 )
-from rsreg.exchange import Call
+from rsreg.exchange import Call, carried
 from rsreg.heartbeat import Heartbeat, Heartbeats
 from rsreg.helper import HeartbeatProcess
+from rsreg.lasting import say
 from rsreg.presence import Busy, Presence
 from rsreg.vitals import check_watchdog
 
@@ -211,33 +213,37 @@ class Registered:
             raise RuntimeError(f"{self._name} is registered already by this very object")
         heartbeats, context = self._here()
         heartbeat = self._plan.kind(self._new_presence(), heartbeats.endpoint)
+        refused = True
         try:
-            self._register(heartbeat, context)
-            heartbeats.add(heartbeat)
+            why = self._register(heartbeat, context)
+            refused = False
+            heartbeats.add(heartbeat, why)
             self._heartbeat, self._pid = heartbeat, os.getpid()
             atexit.register(self._at_exit)
-        except RegistryError:
-            raise
-        except BaseException:
+        except BaseException as error:
             # A signal, most likely: what may be registered by now is taken back.
-            self._heartbeat = None
-            self._end(heartbeat, self._settings.timeout)
+            if not (refused and isinstance(error, RegistryError)):
+                self._heartbeat = None
+                self._end(heartbeat, self._settings.timeout)
             raise
 
-    def _register(self, heartbeat: Heartbeat, context: Any) -> None:
+    def _register(self, heartbeat: Heartbeat, context: Any) -> RegistryError | None:
+        """Register within the timeout; why that is still to be done, if it is."""
         until = timing.steady() + self._settings.timeout
         channel = Channel(self._settings.req_endpoint, context)
         try:
-            heartbeat.register(
+            carried(
+                heartbeat.register(self._settings.timeout, context),
                 lambda call: channel.run(call, max(0.0, until - timing.steady())),
             )
         except (TransportError, Unavailable) as error:
             if self._plan.required:
                 raise
-            heartbeat.lost(error)
+            return error
         finally:
             channel.close()
             self._changed()
+        return None
 
     def leave(self) -> None:
         """Stop the heartbeat, and deregister; a registry that is away gets to know by the ttl."""
@@ -247,21 +253,38 @@ class Registered:
         self._leave(min(_AT_EXIT, self._settings.timeout))
 
     def _leave(self, timeout: float) -> None:
-        atexit.unregister(self._at_exit)
-        heartbeat, self._heartbeat = self._heartbeat, None
-        if heartbeat is not None and self._pid == os.getpid():
-            self._end(heartbeat, timeout)
+        heartbeat = self._heartbeat
+        try:
+            if heartbeat is not None and self._pid == os.getpid():
+                self._end(heartbeat, timeout)
+        finally:
+            self._heartbeat = None
+            atexit.unregister(self._at_exit)
 
     def _end(self, heartbeat: Heartbeat, timeout: float) -> None:
+        """Stop its heartbeat and deregister it; a signal on the way does not leave the entry."""
+        try:
+            self._deregister(heartbeat, timeout)
+        except RegistryError as error:
+            say(
+                log,
+                logging.WARNING,
+                "%s: not deregistered, it ends by its ttl: %s",
+                self._name,
+                error,
+            )
+        except BaseException:
+            with contextlib.suppress(RegistryError):
+                self._deregister(heartbeat, timeout)
+            raise
+
+    def _deregister(self, heartbeat: Heartbeat, timeout: float) -> None:
         self._here()[0].remove(heartbeat)
         wanted, service_id = heartbeat.presence.registration, heartbeat.presence.service_id
-        try:
-            if heartbeat.unheard:
-                service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
-            if service_id is not None:
-                self._ask(calls.deregister(service_id), timeout)
-        except RegistryError as error:
-            log.warning("%s: not deregistered, it ends by its ttl: %s", self._name, error)
+        if heartbeat.unheard:
+            service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
+        if service_id is not None:
+            self._ask(calls.deregister(service_id), timeout)
 
     def _new_presence(self) -> Presence:
         """What is to be registered now; raises ConfigurationError for an unfit socket."""

@@ -16,11 +16,7 @@ from rsreg import policies, records, text, timing
 from rsreg.backend import Copied, Copyable, RegistryBackend
 from rsreg.changes import Changes
 from rsreg.choosing import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
-from rsreg.errors import (
-    NoService,
-    StoreError,
-    UnknownService,
-)
+from rsreg.errors import JudgeFirst, NoService, StoreError, UnknownService
 from rsreg.lease import Lease
 from rsreg.live import LiveView, joined
 from rsreg.records import (
@@ -269,6 +265,7 @@ class Registry:
         turn: Turn | None = None,
         report: Report | None = None,
         replaces: Mapping[str, object] | None = None,
+        judges: bool = False,
     ) -> str:
         """Register a service, or update the one that has `info.id`; its id.
 
@@ -283,6 +280,8 @@ class Registry:
             return known
         if self._changes.overtaken(info.id, turn):
             raise UnknownService("This registration came after a later request of its sender")
+        if judges:
+            self._check_judged(info, extra.get("owner"), replaces or {})
         dead = self._dead_ones(info, replaces or {})
         service_id = info.id or (dead[0].service.id if dead else _new_id(info))
         service = _service(service_id, info, extra, ttl, int(self._wall()))
@@ -437,6 +436,24 @@ class Registry:
                 *(rival.service.name, rival.service.host, rival.service.port, service.name),
             )
             self._changes.doubt(rival, f"{service.name} has registered its address")
+
+    def _check_judged(
+        self, info: ServiceInfo, owner: Mapping[str, Any] | None, judged: Mapping[str, object]
+    ) -> None:
+        """Raises JudgeFirst if there are others of its name that this boot may know to be dead."""
+        boot = owner and owner.get("boot")
+        namesakes = [
+            lease
+            for lease in (self._view.named(info.name) if boot else ())
+            if lease.service.id != info.id
+            and lease.service.id not in judged
+            and (lease.service.owner or {}).get("boot") == boot
+        ]
+        if namesakes:
+            records = [msgspec.Raw(lease.record()) for lease in namesakes]
+            raise JudgeFirst(
+                f"There are entries of the name {info.name}", details={"namesakes": records}
+            )
 
     def _dead_ones(self, info: ServiceInfo, replaces: Mapping[str, object]) -> list[Lease]:
         """The leases that a registration replaces: of its name, and still of that owner."""

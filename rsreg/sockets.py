@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import random
@@ -9,7 +10,7 @@ from typing import Any
 
 import zmq
 
-from rsreg.errors import ConfigurationError
+from rsreg.errors import ConfigurationError, Disconnected
 from rsreg.names import Numeric
 from rsreg.wire import MAX_REPLY, MAX_REQUEST
 
@@ -30,18 +31,60 @@ _ROUTER_HWM = 200
 #: Events queued for one slow subscriber; it learns from `seq` what it lost.
 _PUB_HWM = 10_000
 
-_own: tuple[int, zmq.Context[Any]] | None = None
+#: File descriptors that a context needs to start its threads, with some to spare.
+_START = 12
+
+_own: dict[tuple[int, str], zmq.Context[Any]] = {}
 
 
-def own_context() -> zmq.Context[Any]:
-    """The context of rsreg's clients in this process; a forked child gets one of its own.
+def own_context(use: str = "calls") -> zmq.Context[Any]:
+    """The context of rsreg in this process for a use; a forked child gets one of its own.
 
     It is not `zmq.Context.instance()`, so that a program may terminate that one when it likes.
+    Raises Disconnected if there can be none.
     """
-    global _own
-    if _own is None or _own[0] != os.getpid():
-        _own = os.getpid(), zmq.Context()
-    return _own[1]
+    found = _own.get((os.getpid(), use))
+    return _started(use) if found is None else found
+
+
+def _started(use: str) -> zmq.Context[Any]:
+    try:
+        # To start without them would end the process: libzmq aborts.
+        spare = []
+        try:
+            for _ in range(_START):
+                spare.append(os.open(os.devnull, os.O_RDONLY))
+        finally:
+            for each in spare:
+                os.close(each)
+        context: zmq.Context[Any] = zmq.Context()
+        # The threads start with the first socket.
+        context.socket(zmq.DEALER).close(0)
+    except (zmq.ZMQError, OSError) as error:
+        raise failed("no connection can be made", error) from error
+    # Another thread may have been faster.
+    return _own.setdefault((os.getpid(), use), context)
+
+
+def failed(what: str, error: OSError | zmq.ZMQError) -> Disconnected:
+    """What to raise for an error of a socket, or of the system."""
+    hint = None
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = (
+            "too many files and sockets are open: close some, or raise the limit (ulimit -n; a "
+            "ZeroMQ context takes 1023 sockets)"
+        )
+    elif error.errno in (errno.ENOMEM, errno.ENOBUFS):
+        hint = "this machine, or what is allowed to this process, is out of memory"
+    return Disconnected(f"{what}: {error}", hint=hint)
+
+
+def _opened(context: zmq.Context[Any], kind: int) -> Any:
+    """A socket of a client; raises Disconnected if there can be no more of them."""
+    try:
+        return context.socket(kind)
+    except (zmq.ZMQError, OSError) as error:
+        raise failed("no socket can be opened", error) from error
 
 
 def is_green(context: object) -> bool:
@@ -87,7 +130,7 @@ def peer(context: zmq.Context[Any], kind: int, timeout: float) -> Any:
     nothing is queued for a service that is not there, and a REQ socket never takes a late reply for
     the answer to a later request.
     """
-    socket = context.socket(kind)
+    socket = _opened(context, kind)
     _guard(socket)
     _reconnect(socket)
     socket.immediate = 1
@@ -97,6 +140,14 @@ def peer(context: zmq.Context[Any], kind: int, timeout: float) -> Any:
         socket.req_relaxed = 1
         socket.req_correlate = 1
     return socket
+
+
+def monitor(socket: Any, events: int) -> Any:
+    """A socket that tells of these events of another; raises Disconnected if there can be none."""
+    try:
+        return socket.get_monitor_socket(events)
+    except (zmq.ZMQError, OSError) as error:
+        raise failed("no socket can be opened", error) from error
 
 
 def router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
@@ -126,7 +177,7 @@ def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
 
 
 def _asking(context: zmq.Context[Any], kind: int) -> Any:
-    socket = context.socket(kind)
+    socket = _opened(context, kind)
     _guard(socket)
     _reconnect(socket)
     socket.maxmsgsize = MAX_REPLY

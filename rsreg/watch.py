@@ -14,6 +14,7 @@ from rsreg.calls import Record
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
 from rsreg.follower import Follower
+from rsreg.lasting import Caught, keep_on, say, start_thread
 from rsreg.mirror import Mirror
 from rsreg.records import ServiceList, ServiceRecord
 from rsreg.stream import EventStream
@@ -80,7 +81,11 @@ class EventListener:
     def start(self) -> None:
         """Listen from now on; no event after the return of this call is missed."""
         self._hand_on(self._stream.open())
-        self._thread = spawn(self._context, lambda: self.run(self._stop))
+        try:
+            self._thread = spawn(self._context, lambda: self.run(self._stop))
+        except Disconnected:
+            self._stream.close()
+            raise
 
     def stop(self) -> None:
         """Stop listening; a handler may call it too."""
@@ -92,20 +97,20 @@ class EventListener:
         """Listen until `stop` is set."""
         self._runs_on = native.thread_id()
         try:
-            while not stop.is_set():
-                self._hand_on(self._stream.next())
-        except Disconnected:
-            pass
+            what, pause = "the listener to events", pause_for(self._context, stop)
+            keep_on(lambda: self._hand_on(self._stream.next()), stop, log, what, pause)
         finally:
             self._stream.close()
 
     def _hand_on(self, events: list[Record]) -> None:
         for event in events:
             for handler, said in self._handlers.wanted(event):
-                try:
+                # On a thread sys.exit would end nothing but this listener.
+                with Caught(Exception, SystemExit) as caught:
                     handler(said)
-                except Exception:
-                    log.exception("a handler of %r events failed", event["type"])
+                if (error := caught.error) is not None:
+                    kind = event["type"]
+                    say(log, logging.ERROR, "a handler of %r events failed", kind, exc_info=error)
 
 
 class ServiceCache:
@@ -231,9 +236,22 @@ class ServiceCache:
 
 
 def spawn(context: object, target: Callable[[], None]) -> Any:
-    """Run `target` beside the caller: in a greenlet for a green context, else on an OS thread."""
+    """Run `target` beside the caller: in a greenlet for a green context, else on an OS thread.
+
+    Raises Disconnected if there can be no more threads.
+    """
     if sockets.is_green(context):
         import gevent
 
         return gevent.spawn(target)
-    return native.Thread(target)
+    return start_thread(target)
+
+
+def pause_for(context: object, stop: native.Stop) -> Callable[[float], object]:
+    """What waits some seconds where `spawn` runs its target; on a thread until `stop`."""
+    if sockets.is_green(context):
+        import gevent
+
+        pause: Callable[[float], object] = gevent.sleep
+        return pause
+    return stop.wait

@@ -144,8 +144,10 @@ def encode(body: Mapping[str, Any]) -> bytes:
 
 def request_frames(message: Mapping[str, Any]) -> list[bytes]:
     """The frames of a request from a DEALER of ours; ConfigurationError if it can't be one."""
+    payload = _plain(message)
+    plain = payload is not None
     try:
-        payload = json.dumps(message, allow_nan=False, ensure_ascii=False).encode()
+        payload = payload or json.dumps(message, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"this request can't be written as JSON: {error}",
@@ -157,10 +159,22 @@ def request_frames(message: Mapping[str, Any]) -> list[bytes]:
             hint="metadata is for small facts; put large data elsewhere and register where it is",
         )
     try:
-        check_depth(payload, read_request(payload))
+        check_depth(payload, message if plain else read_request(payload))
     except InvalidRequest as error:
         raise ConfigurationError(f"the registry does not take this: {error}") from error
     return [b"", payload]
+
+
+def _plain(message: Mapping[str, Any]) -> bytes | None:
+    """The message as JSON if it is nothing but JSON, else None: quicker, but not as strict.
+
+    Whatever JSON has not would be something else when it comes back: NaN is null, bytes are text.
+    """
+    try:
+        payload = msgspec.json.encode(message)
+        return payload if msgspec.json.decode(payload) == message else None
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
 
 
 def read_reply(frames: Sequence[bytes]) -> dict[str, Any] | None:

@@ -15,15 +15,16 @@ from helpers import ROOT, NetworkSpace
 
 from rsreg.address import Finder, bound_to
 from rsreg.errors import ConfigurationError, Disconnected
-from rsreg.exchange import Call
+from rsreg.exchange import Call, carried
 
 FIND = """
 import json, sys
 from rsreg.address import Finder
 from rsreg.errors import RegistryError
+from rsreg.exchange import carried
 endpoint, network, bind = json.loads(sys.argv[1])
 try:
-    print(Finder(endpoint, network).find(lambda call: {"bind": bind} if bind else {}))
+    print(carried(Finder(endpoint, network).find(), lambda call: {"bind": bind} if bind else {}))
 except RegistryError as error:
     print(type(error).__name__, error)
 """
@@ -104,7 +105,7 @@ def test_a_name_that_nobody_knows_is_looked_up_again() -> None:
     finder = Finder("tcp://no-such-host.invalid:4242")
     for _ in range(2):
         with pytest.raises(Disconnected, match="no way to tcp://no-such-host"):
-            finder.find(ask)
+            carried(finder.find(), ask)
 
 
 def test_the_registry_is_asked_once_where_it_listens() -> None:
@@ -115,7 +116,7 @@ def test_the_registry_is_asked_once_where_it_listens() -> None:
         return {"bind": "127.0.0.1"}
 
     finder = Finder("tcp://127.0.0.1:4242")
-    assert [finder.find(ask) for _ in range(3)] == ["127.0.0.1"] * 3
+    assert [carried(finder.find(), ask) for _ in range(3)] == ["127.0.0.1"] * 3
     assert asked == ["info"]
 
 

@@ -40,6 +40,7 @@ def test_the_codes_of_the_protocol() -> None:
         "no-service": "NoService",
         "duplicate_service_type": "DuplicateServiceType",
         "duplicate-name": "DuplicateName",
+        "judge-first": "JudgeFirst",
         "forbidden": "Forbidden",
         "unavailable": "Unavailable",
         "backup-failed": "BackupFailed",

@@ -19,14 +19,16 @@ PACKAGE = ROOT / "rsreg"
 #: From the ground up. A module imports only from the rows below its own, wherever in its text.
 CLIENT = [
     ("errors", "timing", "native", "text"),
-    ("config", "writing", "names"),
+    ("config", "writing", "lasting", "names"),
     ("records", "wire", "owner", "vitals"),
     ("exchange", "sockets", "filters"),
-    ("calls", "channel", "aiochannel"),
+    ("calls", "channel", "aiochannel", "line"),
     ("waiting", "follower", "address", "peers"),
     ("mirror", "presence", "stream"),
-    ("watch", "aiostream", "heartbeat"),
-    ("clientcache", "helper", "aiolistener"),
+    ("watch", "aiostream", "pulse"),
+    ("clientcache", "beater", "aiolistener"),
+    ("heartbeat",),
+    ("helper",),
     ("registered",),
     ("aioregistered", "carrier"),
     ("client", "aio"),
@@ -61,7 +63,7 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 GUESTS = {
     "zmq": {
         *("sockets", "channel", "aiochannel", "address", "peers", "stream", "aiostream"),
-        *("watch", "clientcache", "carrier", "client", "aio", "loops", "server"),
+        *("line", "watch", "clientcache", "carrier", "client", "aio", "loops", "server"),
     },
     "msgspec": {
         *("records", "wire", "mirror", "backend", "live", "changes", "choosing"),

@@ -199,9 +199,10 @@ asyncio.run(main())
 def test_the_address_to_advertise_is_found_within_a_timeout(space: NetworkSpace) -> None:
     code = """
 from rsreg.address import Finder
+from rsreg.exchange import carried
 finder = Finder("tcp://registry.lab:4242")
-tell(*timed(finder.find, lambda call: {}, 0.5))
-tell(*timed(finder.find, lambda call: {}))
+tell(*timed(lambda *seconds: carried(finder.find(*seconds), dict), 0.5))
+tell(*timed(lambda *seconds: carried(finder.find(*seconds), dict)))
 """
     with running(space, code) as process:
         for most in (2, 4):

@@ -147,7 +147,7 @@ client.registered('puna_cs', port=5000).__enter__()
 from rsreg.heartbeat import Heartbeat
 register = Heartbeat.register
 def interrupted(*arguments):
-    register(*arguments)
+    yield from register(*arguments)
     os.kill(os.getpid(), 2)
     time.sleep(1)
 Heartbeat.register = interrupted

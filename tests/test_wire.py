@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import decimal
+import enum
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -351,12 +355,51 @@ def test_a_loop_in_a_request_is_refused() -> None:
         wire.request_frames({"a": loop})
 
 
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        float("nan"),
+        float("inf"),
+        b"bytes",
+        bytearray(b"bytes"),
+        {1, 2},
+        datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc),
+        datetime.timedelta(1),
+        decimal.Decimal(1),
+        uuid.UUID(int=1),
+        enum.Enum("Other", ["A"]).A,
+        "\ud800",
+        {"\ud800": 1},
+        object(),
+        2j,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_that_json_has_not_is_refused_before_it_is_sent(value: object) -> None:
+    """Whichever encoder is the quick one: none of it arrives as something else."""
+    for message in ({"a": value}, {"a": [{"b": value}]}):
+        with pytest.raises(ConfigurationError, match="this request can't be written as JSON"):
+            wire.request_frames(message)
+
+
+@pytest.mark.parametrize(
+    "value", [(1, 2), {1: 2}, {None: 1}, Colour.RED, True, -0.0, 1e22, 2**63, "é\u2028", [[]]]
+)
+def test_what_json_has_arrives(value: object) -> None:
+    (_, payload) = wire.request_frames({"a": value})
+    assert json.loads(payload) == json.loads(json.dumps({"a": value}))
+
+
 def test_too_large_a_request_is_refused_before_it_is_sent() -> None:
-    assert wire.request_frames({"a": "x" * 65_527})
+    assert wire.request_frames({"a": "x" * 65_528})
     with pytest.raises(
         ConfigurationError, match=r"^this request has 65537 bytes, the registry takes 65536$"
     ):
-        wire.request_frames({"a": "x" * 65_528})
+        wire.request_frames({"a": "x" * 65_529})
 
 
 @pytest.mark.parametrize("levels", [32, 500, 100_000])

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from rsreg import process
+from rsreg import channel, process
 from rsreg.cli.options import (
     CantRun,
     Settings,
@@ -24,7 +24,7 @@ from rsreg.cli.options import (
     service_options,
 )
 from rsreg.cli.output import note
-from rsreg.errors import PortInUse, RegistryError
+from rsreg.errors import PortInUse, RegistryError, TransportError
 
 #: What is passed on to the program. SIGINT goes to it by itself where it comes from the keyboard.
 _PASSED_ON = (
@@ -175,9 +175,12 @@ def _listens(host: str | None, port: int) -> bool:
 
 def _tries(port: int) -> Callable[[str], bool]:
     def takes(host: str) -> bool:
+        named = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         try:
-            socket.create_connection((host, port), _LOOK).close()
-        except OSError:
+            # A name server that is silent keeps the program waiting no longer than a port does.
+            found = channel.find(named, _LOOK, None).removeprefix("tcp://").rpartition(":")[0]
+            socket.create_connection((found.strip("[]"), port), _LOOK).close()
+        except (OSError, TransportError):
             return False
         return True
 

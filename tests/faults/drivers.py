@@ -208,7 +208,7 @@ class OneService:
 def _pause(seconds: float) -> Flow[None]:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
-        yield Step(None, left)
+        yield Step(None, left, "")
 
 
 class Process:
