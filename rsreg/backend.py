@@ -109,7 +109,7 @@ class RegistryBackend(Protocol):
         written again.
         """
 
-    def close(self) -> None:
+    def close(self) -> object:
         """Close the store; a second call does nothing."""
 
     def describe(self) -> str:
@@ -215,13 +215,14 @@ class SQLiteBackend:
             self._database.execute_sql(_WRITE)
             self._database.cursor().executemany(_TOUCH_SERVICE, rows)
 
-    def close(self) -> None:
+    def close(self) -> object:
         """See RegistryBackend."""
         with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
             self._database.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+        return None
 
     def describe(self) -> str:
         """See RegistryBackend."""
