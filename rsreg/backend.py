@@ -7,11 +7,11 @@ greenlet's rows into it. SQLite is called directly; it blocks for microseconds.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ import msgspec
 import peewee
 from peewee import SchemaManager, SqliteDatabase
 
-from rsreg import model, records
+from rsreg import config, model, records
 from rsreg.errors import StoreError, StoreInUse
 from rsreg.records import Event, Maintenance
 
@@ -344,7 +344,13 @@ class FileLock:
     stands beside the database, which other programs may read meanwhile. Raises StoreInUse.
     """
 
+    _file: int
+
     def __init__(self, path: Path) -> None:
+        if sys.platform == "win32":
+            raise config.no_server_here()
+        import fcntl
+
         self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -371,10 +377,9 @@ def _create(path: Path) -> None:
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     database: Any = SqliteDatabase(str(fresh), pragmas={"synchronous": "full"})
-    with _refusing(f"can't create {path}"):
+    with _refusing(f"can't create {path}"), contextlib.closing(database):
         database.connect()
         _create_tables(database)
-        database.close()
     fresh.rename(path)
     directory = os.open(path.parent, os.O_RDONLY)
     os.fsync(directory)

@@ -1,35 +1,37 @@
 """A heartbeat in a process of its own, for drivers in which C code keeps the GIL.
 
 The driver's side is `HeartbeatProcess`; `python -m rsreg.helper PARENT` is what it starts.
-They share a socket pair, the standard input and output of the process: JSON lines, what there is to
-tell one way, and what is to be logged the other.
+On the standard input and output of the process go JSON lines: what there is to tell one way, and
+what is to be logged the other, after a greeting.
 """
 
 from __future__ import annotations
 
-import _socket
 import json
 import logging
 import os
-import select
-import signal
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from rsreg import config, timing, wire
+from rsreg import child, config, timing, wire
 from rsreg.address import Finder
 from rsreg.calls import Registration
+from rsreg.child import Child
 from rsreg.errors import ConfigurationError
 from rsreg.heartbeat import Heartbeat
-from rsreg.native import Thread, new_lock, original
+from rsreg.native import Stop, Thread, new_lock
 from rsreg.presence import Presence
 from rsreg.timing import Backoff
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which the process looks whether its parent is still there.
+_WHAT, _MODULE = 'heartbeat="process"', "rsreg.helper"
+#: What the process says first: only then it is one of ours.
+_GREETING = _MODULE.encode()
+#: Seconds that it may take to say so, and how often it is started before it once did.
+_START, _STARTS = 20.0, 3
+#: Seconds between two looks at what there is to tell.
 _LOOK = 1.0
 #: Seconds at most until the process knows that the main loop was fed, and the part of a watchdog.
 _FEED, _FEED_PART = 1.0, 0.1
@@ -37,27 +39,24 @@ _FEED, _FEED_PART = 1.0, 0.1
 _TELL_GAP = 0.05
 #: Seconds before a process that ended is started anew: at first, and at most.
 _AGAIN_FIRST, _AGAIN_MOST = 0.1, 5.0
-_LINE = 65_536
-#: No SIGPIPE from a process that has ended, whatever the driver does with it (not on macOS).
-_NO_SIGNAL: int = getattr(_socket, "MSG_NOSIGNAL", 0)
 
 
 class HeartbeatProcess(Heartbeat):
     """A heartbeat that hands over to a process once the service is registered.
 
     The process ends with this one, on `kill -9` too, and is started anew if it ends before. Its
-    thread here only passes on what the driver says.
+    thread here only passes on what the driver says; but it beats itself if what was started is no
+    process of ours. Raises ConfigurationError where no Python can be started.
     """
 
     def __init__(self, presence: Presence, endpoint: str, interval: float | None = None) -> None:
-        if not sys.executable:
-            raise ConfigurationError(
-                'heartbeat="process" needs a Python program to start',
-                hint='use heartbeat="thread", or set sys.executable',
-            )
+        config.python_program(_WHAT)
         super().__init__(presence, endpoint, interval)
-        self._process: _Process | None = None
+        self._process: Child | None = None
         self._process_lock = new_lock()
+        #: Whether a process of ours was ever there.
+        self._greeted = False
+        self._starts = 0
 
     def run(self) -> None:
         """Register if that is still to be done, then keep the process going until `stop`."""
@@ -65,10 +64,23 @@ class HeartbeatProcess(Heartbeat):
         while self.presence.service_id is None and self._wait(delay):
             delay = self.step()
         self._channel.close()
+        try:
+            self._keep_going()
+        except (OSError, ConfigurationError) as error:
+            log.error("%s: can't start a heartbeat process, a thread beats: %s", self._name, error)
+            self.presence.bell.ring()
+            super().run()
+
+    def _keep_going(self) -> None:
         again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
-        while self._begin():
+        while process := self._begin():
             began = timing.steady()
-            self._pass_on()
+            self._pass_on(process)
+            if self._stop.is_set():
+                break
+            late = timing.steady() - began > _START
+            if not self._greeted and (late or self._starts == _STARTS):
+                raise ConfigurationError(f"{sys.executable} does not start one")
             if timing.steady() - began > _AGAIN_MOST:
                 again.reset()
             if self._stop.wait(again.next()):
@@ -86,42 +98,42 @@ class HeartbeatProcess(Heartbeat):
     def _name(self) -> str:
         return self.presence.registration.name
 
-    def _begin(self) -> bool:
+    def _begin(self) -> Child | None:
         with self._process_lock:
             if self._stop.is_set():
-                return False
-            try:
-                self._process = _Process(self._about())
-            except OSError as error:
-                log.error("%s: can't start a heartbeat process: %s", self._name, error)
-                self._process = None
-        return True
+                return None
+            self._starts += 1
+            self._process = child.start(_MODULE, _WHAT)
+        self._process.tell(wire.encode(self._about()))
+        return self._process
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, process: Child) -> None:
         """Tell the process what changes, until it ends or has to."""
-        process = self._process
-        if process is None:
-            return
-        Thread(lambda: self._log(process))
+        over, late = Stop(), timing.steady() + _START
+        Thread(lambda: self._hear(process, over))
         watchdog = self.presence.vitals.watchdog
         look = _LOOK if watchdog is None else min(_FEED, watchdog * _FEED_PART)
         told = b""
-        while not self._stop.is_set() and not process.ended:
+        while not self._stop.is_set() and not over.is_set():
             self.presence.bell.wait(look)
+            if not self._greeted and timing.steady() > late:
+                break
             said = wire.encode(self._state())
             if said != told:
                 told = said
                 if not process.tell(said) or self._stop.wait(_TELL_GAP):
                     break
         process.end()
+        over.wait(_LOOK)
 
-    def _log(self, process: _Process) -> None:
+    def _hear(self, process: Child, over: Stop) -> None:
         """Log what the process has to say, on a thread of its own; its end is noticed here."""
         for line in process.lines():
+            self._greeted = self._greeted or line == _GREETING
             with suppress(ValueError, TypeError, KeyError):
                 said = json.loads(line)
                 log.log(said["level"], "%s", said["message"])
-        process.ended = True
+        over.set()
         self.presence.bell.ring()
 
     def _end(self) -> None:
@@ -151,62 +163,6 @@ class HeartbeatProcess(Heartbeat):
         }
 
 
-class _Process:
-    """The process, as the driver has it. It may be ended from any thread."""
-
-    def __init__(self, about: dict[str, Any]) -> None:
-        self.ended = False
-        self._lock = new_lock()
-        self._here, there = _socket.socketpair()
-        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-        environment = {**config.environment(), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-        try:
-            # What gevent puts in its place would want to watch the child.
-            self._pid: int | None = original("os", "posix_spawn")(
-                sys.executable,
-                [sys.executable, "-m", __name__, str(os.getpid())],
-                environment,
-                file_actions=[(os.POSIX_SPAWN_DUP2, there.fileno(), fd) for fd in (0, 1)],
-                # A Ctrl-C is for the driver, which then ends this process in its own time.
-                setsigmask=[signal.SIGINT],
-            )
-        except OSError:
-            self._here.close()
-            raise
-        finally:
-            there.close()
-        self.tell(wire.encode(about))
-
-    def tell(self, line: bytes) -> bool:
-        """Send a line; whether there is somebody to take it."""
-        try:
-            self._here.sendall(line + b"\n", _NO_SIGNAL)
-        except OSError:
-            return False
-        return True
-
-    def lines(self) -> Iterator[bytes]:
-        """What it has to say, until it ends."""
-        rest = b""
-        with suppress(OSError):
-            while data := self._here.recv(_LINE):
-                *whole, rest = (rest + data).split(b"\n")
-                yield from whole
-        self._here.close()
-
-    def end(self) -> None:
-        """Kill it, in the middle of a call perhaps: it holds nothing to be put in order."""
-        with self._lock:
-            pid, self._pid = self._pid, None
-        if pid is None:
-            return
-        with suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGKILL)
-            original("os", "waitpid")(pid, 0)
-        with suppress(OSError):
-            self._here.shutdown(_socket.SHUT_RDWR)
-
-
 class _ToParent(logging.Handler):
     """Sends what is logged here to the driver, which knows what to do with it."""
 
@@ -218,27 +174,15 @@ class _ToParent(logging.Handler):
 
 def main(parent: int) -> None:
     """Beat for the parent until it ends, which it may have done already."""
-    # What else this process got from the driver, its devices for one, is not for it to hold.
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.write(1, _GREETING + b"\n")
     logging.basicConfig(handlers=[_ToParent()], level=logging.INFO)
-    rest = b""
     beating: Presence | None = None
-    while os.getppid() == parent:
-        if not select.select([0], [], [], _LOOK)[0]:
-            continue
-        try:
-            data = os.read(0, _LINE)
-        except OSError:
-            break
-        if not data:
-            break
-        *whole, rest = (rest + data).split(b"\n")
-        for line in whole:
-            said = json.loads(line)
-            if beating is None:
-                beating = _beat_for(said)
-            else:
-                beating.take(said["info"], said["untold"], said["finds"], said["vitals"])
+    for line in child.orders(parent):
+        said = json.loads(line)
+        if beating is None:
+            beating = _beat_for(said)
+        else:
+            beating.take(said["info"], said["untold"], said["finds"], said["vitals"])
     # The registration is the driver's, or left to its ttl: nothing is said, nothing waited for.
     os._exit(0)
 

@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import socket as hosts
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,7 @@ class RegistryServer:
         clock: Clock = timing.steady,
         wall: Clock = time.time,
     ) -> None:
+        _check_system()
         if not cleanup_interval > 0:
             raise ConfigurationError(
                 f"a cleanup interval is more than 0 seconds, not {cleanup_interval}"
@@ -278,6 +280,11 @@ class RegistryServer:
         self._open.clear()
         if self._context is not None:
             self._context.term()
+
+
+def _check_system() -> None:
+    if sys.platform == "win32":
+        raise config.no_server_here()
 
 
 def check_backend(backend: object, *, coroutines: bool = False) -> None:

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "rsreg"
 CLIENT = [
     ("errors", "timing", "native", "text"),
     ("config",),
-    ("records", "wire", "owner", "vitals"),
+    ("records", "wire", "owner", "vitals", "child"),
     ("exchange", "sockets", "filters"),
     ("calls", "channel", "aiochannel"),
     ("waiting", "follower", "address", "peers"),
@@ -69,6 +69,7 @@ GUESTS = {
     "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend"},
+    "psutil": {"owner", "address"},
     "asyncio": {"watch", "aiochannel", "aioregistered", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},
