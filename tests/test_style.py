@@ -8,7 +8,6 @@ import sys
 import pytest
 from helpers import ROOT
 
-
 #: What a system does not have is found by its own check: nobody here has a Windows.
 TOOLS = ["ruff check", "ruff format --check", "mypy"] + [
     f"mypy --platform {system} --cache-dir=.mypy_cache/{system}" for system in ("win32", "darwin")
