@@ -75,6 +75,8 @@ GUESTS = {
     "rich": {"cli"},
     "IPython": {"cli"},
     "pytest": {"pytest_plugin"},
+    # For type checkers alone: the `typing` of Python 3.10 has no Unpack.
+    "typing_extensions": {"registered", "aioregistered", "client", "aio"},
 }
 
 
