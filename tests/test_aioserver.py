@@ -124,7 +124,7 @@ def test_the_names_of_the_specification() -> None:
     for backend in (AsyncInMemoryBackend(), Coroutines(InMemoryBackend())):
         assert isinstance(backend, AsyncRegistryBackend)
     with pytest.raises(AttributeError):
-        _ = server.AsyncNonsense  # type: ignore[attr-defined]
+        _ = server.AsyncNonsense
 
 
 def test_a_backend_of_coroutines_keeps_what_it_is_given(tmp_path: Path) -> None:
@@ -232,10 +232,10 @@ def test_what_is_no_backend_is_refused_at_once() -> None:
     async def main() -> None:
         for make in (RegistryServer, AsyncRegistryServer):
             with pytest.raises(ConfigurationError, match="LikeCGSEs is no backend") as caught:
-                make(0, 0, backend=LikeCGSEs())  # type: ignore[operator]
+                make(0, 0, backend=LikeCGSEs())
             assert "load, commit, events, touch" in str(caught.value)
         with pytest.raises(ConfigurationError, match="Coroutines has methods that") as caught:
-            RegistryServer(0, 0, backend=Coroutines(InMemoryBackend()))  # type: ignore[arg-type]
+            RegistryServer(0, 0, backend=Coroutines(InMemoryBackend()))
         assert caught.value.hint == "AsyncRegistryServer takes it"
 
     asyncio.run(main())

@@ -142,7 +142,8 @@ from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
 with RegistryClient(sys.argv[1], timeout=10) as client, ServiceCache(sys.argv[1]) as cache:
     events = client.watch(since=0, epoch=client.events_since()["epoch"])
     print(next(events)["type"], client.get_endpoint("PUNA"), client.health_check())
-    print(client.discover_service("PUNA", strategy="same-host").name, cache.discover_service("PUNA").name)
+    near = client.discover_service("PUNA", strategy="same-host")
+    print(near.name, cache.discover_service("PUNA").name)
 
 async def main():
     async with AsyncRegistryClient(sys.argv[1], timeout=10) as client:
@@ -169,7 +170,7 @@ def test_the_commands(client: RegistryClient, endpoint: str, tmp_path: Path) -> 
     words = ["run", "--name", "cam", "--type", "CAM", "--port", "0", "--", sys.executable]
     words[words.index("0")] = port = _free_port()
     running = windows(*words, str(script), port, **here)
-    out, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
 
 
