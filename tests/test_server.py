@@ -8,6 +8,7 @@ import signal
 import socket as tcp
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_a_clean_stop_stores_the_heartbeats(process: ServerProcess) -> None:
     assert process.store is not None
     with RegistryClient(process.endpoint, timeout=10) as client:
         service_id = client.register("puna_cs", "egse3", 5000)
-        with sqlite3.connect(process.store) as database:
+        with closing(sqlite3.connect(process.store)) as database:
             [[registered]] = database.execute("SELECT last_heartbeat FROM service")
 
         def renewed() -> Any:
@@ -148,7 +149,7 @@ def test_a_clean_stop_stores_the_heartbeats(process: ServerProcess) -> None:
         wait_until(renewed)
         process.signal(signal.SIGTERM)
         process.wait()
-        with sqlite3.connect(process.store) as database:
+        with closing(sqlite3.connect(process.store)) as database:
             [[stored]] = database.execute("SELECT last_heartbeat FROM service")
         assert stored > registered
 
