@@ -427,6 +427,7 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> No
     assert [event.type for event in published] == ["critical", "expire"] * 300
     assert [event.seq for event in published] == list(range(451, 1_051))
     assert len(registry) == 150
+    registry.close()
 
 
 def test_timers_have_their_turn_while_many_services_expire(clock: HandClock) -> None:
@@ -450,6 +451,7 @@ def test_timers_have_their_turn_while_many_services_expire(clock: HandClock) -> 
     timer.close()
     assert len(seen) >= 10
     assert len(set(seen)) > 5, "each batch may have been followed by a turn of the timer"
+    registry.close()
 
 
 def test_a_batch_is_one_transaction_and_answered_after_it() -> None:
