@@ -391,16 +391,23 @@ class AsyncRegistryClient:
             if listener is not asyncio.current_task():
                 await asyncio.wait([listener])
 
-    async def events_since(self, seq: int | None = None, epoch: str | None = None) -> Record:
+    async def events_since(
+        self, seq: int | None = None, epoch: str | None = None, mark: str | None = None
+    ) -> Record:
         """See RegistryClient."""
-        return await self._run(calls.events(seq, epoch))
+        return await self._run(calls.events(seq, epoch, mark))
 
     def watch(
-        self, type: str | None = None, *, since: int | None = None, epoch: str | None = None
+        self,
+        type: str | None = None,
+        *,
+        since: int | None = None,
+        epoch: str | None = None,
+        mark: str | None = None,
     ) -> AsyncGenerator[Record, None]:
         """See RegistryClient; it begins at the first step."""
-        check_watch(type, since, epoch)
-        return self._stream(Follower(timing.steady, since, epoch)).events(type)
+        check_watch(type, since, epoch, mark)
+        return self._stream(Follower(timing.steady, since, epoch, mark)).events(type)
 
     async def _listen(self, stream: AsyncEventStream) -> None:
         try:

@@ -7,13 +7,14 @@ greenlet's rows into it. SQLite is called directly; it blocks for microseconds.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +25,9 @@ from peewee import SchemaManager, SqliteDatabase
 
 from rsreg import config, model, records
 from rsreg.errors import StoreError, StoreInUse
-from rsreg.records import Event, Maintenance
+from rsreg.records import Event, Maintenance, Position, Told
+
+log = logging.getLogger(__name__)
 
 #: Events that the journal keeps; a subscriber that missed more has to list anew.
 JOURNAL_LIMIT = 10_000
@@ -45,8 +48,9 @@ _EPOCH, _MAINTENANCE = "epoch", "maintenance"
 # The statements of the hot paths, which SQLite keeps prepared: to build a query with peewee takes
 # ten times as long as to run it.
 _ALL_SERVICES = f"SELECT {model.columns(model.Service)} FROM service ORDER BY rowid"
-_PUT_SERVICE = f"REPLACE INTO service ({model.columns(model.Service)}) VALUES ({'?, ' * 9}?)"
-_PUT_EVENT = f"INSERT INTO event ({model.columns(model.Event)}) VALUES ({'?, ' * 4}?)"
+_PUT_SERVICE = f"REPLACE INTO service ({model.columns(model.Service)}) VALUES ({'?, ' * 11}?)"
+_TELL_SERVICE = "UPDATE service SET told = ?, reason = ? WHERE id = ?"
+_PUT_EVENT = f"INSERT INTO event ({model.columns(model.Event)}) VALUES ({'?, ' * 5}?)"
 _PUT_META = "REPLACE INTO meta (key, value) VALUES (?, ?)"
 _EVENTS = f"SELECT {model.columns(model.Event)} FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
 _DELETE_SERVICE = "DELETE FROM service WHERE id = ?"
@@ -58,8 +62,10 @@ class Stored:
     """What a store holds when it is opened.
 
     `epoch` is random and made with the store; `seq` is the number of its last event, 0 without any;
-    `answered` maps the tokens in the journal to their events' service ids. `maintenance` is what
-    the last commit that had any said.
+    `answered` maps the tokens in the journal to their events' service ids, `turns` the ids of
+    services to the last turn that an event about them has. `maintenance` is what the last commit
+    that had any said; `told` is what the last event about a service told of its health, by id,
+    where that is not "passing".
     """
 
     epoch: str
@@ -67,6 +73,8 @@ class Stored:
     services: list[records.Service]
     answered: dict[str, str]
     maintenance: list[Maintenance] = field(default_factory=list)
+    told: dict[str, Told] = field(default_factory=dict)
+    turns: dict[str, str] = field(default_factory=dict)
 
 
 class RegistryBackend(Protocol):
@@ -126,6 +134,7 @@ class SQLiteBackend:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock: FileLock | None = None
+        self._known_epoch = ""
         self._database: Any = SqliteDatabase(
             str(path),
             timeout=_BUSY_TIMEOUT / 1000,
@@ -153,6 +162,7 @@ class SQLiteBackend:
             self._check_contents()
             self._database.execute_sql("PRAGMA journal_mode = wal")
             self._database.execute_sql("PRAGMA synchronous = full")
+            self._check_history()
         except StoreError:
             self.close()
             raise
@@ -167,19 +177,17 @@ class SQLiteBackend:
     def load(self) -> Stored:
         """See RegistryBackend."""
         with _refusing(f"can't read {self.describe()}"):
-            rows = self._database.execute_sql(_ALL_SERVICES)
-            services = [_service(row) for row in rows]
-            journal = model.Event.select(model.Event.token, model.Event.service_id)
-            named = journal.where(model.Event.token.is_null(False)).order_by(model.Event.seq)
-            newest = model.Event.select(peewee.fn.MAX(model.Event.seq))
+            rows = list(self._database.execute_sql(_ALL_SERVICES))
             return Stored(
                 epoch=self._epoch(),
-                seq=newest.scalar(self._database) or 0,
-                services=services,
-                answered=dict(self._rows(named.tuples())),
+                seq=self._newest(),
+                services=[_service(row) for row in rows],
+                answered=self._by_service(model.Event.token, model.Event.service_id),
                 maintenance=msgspec.json.decode(
                     self._meta(_MAINTENANCE) or "[]", type=list[Maintenance]
                 ),
+                told={row[0]: Told(*row[-2:]) for row in rows if row[-2] is not None},
+                turns=self._by_service(model.Event.service_id, model.Event.turn),
             )
 
     def commit(
@@ -197,10 +205,14 @@ class SQLiteBackend:
                 cursor.executemany(_DELETE_SERVICE, gone)
             if kept:
                 cursor.executemany(_PUT_SERVICE, kept)
+            if told := _told_rows(changes, events):
+                cursor.executemany(_TELL_SERVICE, told)
             cursor.executemany(_PUT_EVENT, [_event_row(event) for event in events])
             if maintenance is not None:
                 cursor.execute(_PUT_META, (_MAINTENANCE, _text(maintenance)))
             self._prune(events)
+        if events and self._lock is not None:
+            self._lock.note(Position(self._known_epoch, events[-1].seq, events[-1].mark))
 
     def events(self, since: int, limit: int) -> list[Event]:
         """See RegistryBackend."""
@@ -251,8 +263,11 @@ class SQLiteBackend:
             with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
                 self._database.execute_sql(statement)
 
-    def _rows(self, query: Any) -> Collection[Any]:
-        return list(query.execute(self._database))
+    def _by_service(self, key: Any, value: Any) -> dict[str, str]:
+        """Two columns of the journal as a mapping, without empty ones, the latest event last."""
+        journal = model.Event.select(key, value).order_by(model.Event.seq).tuples()
+        known = journal.where(key.is_null(False) & value.is_null(False))
+        return dict(known.execute(self._database))
 
     def _epoch(self) -> str:
         epoch = self._meta(_EPOCH)
@@ -314,6 +329,53 @@ class SQLiteBackend:
         verdict = str(self._pragma("quick_check(1)"))
         if verdict != "ok":
             raise _corrupt(self.path, verdict.splitlines()[-1])
+        if version < model.SCHEMA_VERSION:
+            self._upgrade(version)
+
+    def _upgrade(self, version: int) -> None:
+        """Bring the tables of an earlier version up to date, all or nothing."""
+        with self._transaction():
+            for older in range(version, model.SCHEMA_VERSION):
+                for statement in model.UPGRADES.get(older, ()):
+                    self._database.execute_sql(statement)
+            self._database.execute_sql(_WRITE)
+
+    def _check_history(self) -> None:
+        """Begin a new epoch where the journal is not the one that the last server here wrote.
+
+        An older copy was put back, or the file comes from elsewhere: events with other contents
+        will get the numbers that followers know already.
+        """
+        assert self._lock is not None
+        noted = self._lock.noted
+        with _refusing(f"can't read {self.describe()}"):
+            epoch, seq = self._epoch(), self._newest()
+        if noted is None or not self._holds(noted):
+            if seq:
+                log.warning(
+                    "%s does not go on where the last server here ended, it is an older copy "
+                    "perhaps: whoever follows its events is told to list anew",
+                    self.path,
+                )
+            epoch = _new_epoch()
+            with self._transaction():
+                self._database.execute_sql(_PUT_META, (_EPOCH, epoch))
+        last = self.events(seq - 1, 1) if seq else []
+        self._known_epoch = epoch
+        self._lock.take(Position(epoch, seq, last[0].mark if last else None))
+
+    def _holds(self, position: Position) -> bool:
+        """Whether the journal has come to a position, and still has its event."""
+        if position.epoch != self._epoch() or position.seq > self._newest():
+            return False
+        if position.seq == 0:
+            return True
+        found = self.events(position.seq - 1, 1)
+        return bool(found) and (found[0].seq, found[0].mark) == (position.seq, position.mark)
+
+    def _newest(self) -> int:
+        newest = model.Event.select(peewee.fn.MAX(model.Event.seq))
+        return newest.scalar(self._database) or 0
 
     def _pragma(self, name: str) -> Any:
         return self._database.execute_sql(f"PRAGMA {name}").fetchone()[0]
@@ -340,8 +402,11 @@ class InMemoryBackend(SQLiteBackend):
 class FileLock:
     """Holds `<file>.lock` for this process, so that two servers never share a file.
 
-    The lock is the kernel's (flock) and ends with the process; the text in it says who holds it. It
-    stands beside the database, which other programs may read meanwhile. Raises StoreInUse.
+    The lock is the kernel's (flock) and ends with the process; the text in it says who holds it,
+    and how far the journal has come. It stands beside the database, which other programs may read
+    meanwhile. Raises StoreInUse.
+
+    `noted` is the last position that a server noted here, None for none.
     """
 
     _file: int
@@ -355,21 +420,58 @@ class FileLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(self._file, 200).decode().strip() or "another program"
+            holder = self._read().partition("\n")[0] or "another program"
             self.release()
             raise StoreInUse(
                 f"{path} is in use by {holder}",
                 hint="stop that one, or choose another file with --db",
             ) from None
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(self._file, 0)
-        os.write(
-            self._file, f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
-        )
+        self._holder = f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
+        self.noted = _read_position(self._read().partition("\n")[2])
+
+    def take(self, position: Position) -> None:
+        """Say who holds it from now on, and where the journal stands; on the disk, too."""
+        text = self._holder + _noted(position)
+        os.pwrite(self._file, text, 0)
+        os.ftruncate(self._file, len(text))
+        os.fsync(self._file)
+
+    def note(self, position: Position) -> None:
+        """The journal has come to a position; never fails, since the change is durable already.
+
+        Not synced: one that is lost with the power is still in the journal.
+        """
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, _noted(position), len(self._holder))
+
+    def _read(self) -> str:
+        return os.pread(self._file, 1_000, 0).decode(errors="replace").strip()
 
     def release(self) -> None:
         """Let the next server have the file."""
         os.close(self._file)
+
+
+def _noted(position: Position) -> bytes:
+    """Always as long, so that one takes the place of another as a whole."""
+    return b"%-20s %20d %-20s\n" % (
+        position.epoch.encode(),
+        position.seq,
+        (position.mark or "-").encode(),
+    )
+
+
+def _read_position(text: str) -> Position | None:
+    try:
+        epoch, seq, mark = text.split()
+        return Position(epoch, int(seq), None if mark == "-" else mark)
+    except ValueError:
+        return None
+
+
+def _new_epoch() -> str:
+    return secrets.token_hex(8)
 
 
 def _create(path: Path) -> None:
@@ -390,7 +492,7 @@ def _create_tables(database: Any) -> None:
     with database.atomic():
         for table in model.TABLES:
             SchemaManager(table, database).create_all(safe=False)
-        meta = [{"key": _EPOCH, "value": secrets.token_hex(8)}]
+        meta = [{"key": _EPOCH, "value": _new_epoch()}]
         model.Meta.insert_many(meta).execute(database)
         database.execute_sql(f"PRAGMA application_id = {model.APPLICATION_ID}")
         database.execute_sql(f"PRAGMA user_version = {model.SCHEMA_VERSION}")
@@ -414,7 +516,7 @@ def _corrupt(path: Path, verdict: str) -> StoreError:
 
 
 def _service_row(service: records.Service) -> tuple[Any, ...]:
-    """In the order of `model.columns`."""
+    """In the order of `model.columns`; what was told of its health comes with the events."""
     return (
         service.id,
         service.name,
@@ -426,11 +528,25 @@ def _service_row(service: records.Service) -> tuple[Any, ...]:
         _text(service.extra),
         service.ttl,
         service.last_heartbeat,
+        None,
+        None,
     )
 
 
+def _told_rows(
+    changes: Mapping[str, records.Service | None], events: Sequence[Event]
+) -> list[tuple[Any, ...]]:
+    """What was told of each service last; in a row just written it is "passing" already."""
+    told = {event.service_id: event.told for event in events if event.told is not None}
+    return [
+        (None if last.health == records.PASSING else last.health, last.reason, service_id)
+        for service_id, last in told.items()
+        if last.health != records.PASSING or service_id not in changes
+    ]
+
+
 def _service(row: tuple[Any, ...]) -> records.Service:
-    service_id, name, host, port, kind, tags, metadata, extra, ttl, last_heartbeat = row
+    service_id, name, host, port, kind, tags, metadata, extra, ttl, last_heartbeat, *_ = row
     return records.Service(
         id=service_id,
         name=name,
@@ -451,9 +567,11 @@ def _text(value: Any) -> str:
 
 def _event_row(event: Event) -> tuple[Any, ...]:
     """In the order of `model.columns`."""
-    return event.seq, event.type, event.service_id, event.body.decode(), event.token
+    return event.seq, event.type, event.service_id, event.body.decode(), event.token, event.turn
 
 
 def _event(row: tuple[Any, ...]) -> Event:
-    seq, kind, service_id, body, token = row
-    return Event(seq=seq, type=kind, service_id=service_id, body=body.encode(), token=token)
+    seq, kind, service_id, body, token, turn = row
+    return Event(
+        seq=seq, type=kind, service_id=service_id, body=body.encode(), token=token, turn=turn
+    )

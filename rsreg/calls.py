@@ -274,14 +274,16 @@ def terminate() -> Call[bool]:
     return _call("terminate", _done)
 
 
-def events(since: int | None, epoch: str | None, limit: int | None = None) -> Call[Record]:
+def events(
+    since: int | None, epoch: str | None, mark: str | None = None, limit: int | None = None
+) -> Call[Record]:
     """The journal after `since` (docs/protocol.md, "events"); without it, just where it stands."""
-    return _call("events", dict, since=since, epoch=epoch, limit=limit)
+    return _call("events", dict, since=since, epoch=epoch, mark=mark, limit=limit)
 
 
-def news(since: int | None, epoch: str | None) -> Call[Record]:
+def news(since: int | None, epoch: str | None, mark: str | None = None) -> Call[Record]:
     """The journal after `since`, and the `leases` now."""
-    return _call("events", _with_leases, since=since, epoch=epoch, leases=True)
+    return _call("events", _with_leases, since=since, epoch=epoch, mark=mark, leases=True)
 
 
 def _call(action: str, read: Any, otherwise: Any = None, /, **params: Any) -> Call[Any]:

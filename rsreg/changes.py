@@ -7,8 +7,11 @@ A change is applied to the live view at once, and staged with its event. Nobody 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import secrets
+from collections.abc import Mapping
 from itertools import islice
+from types import MappingProxyType
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -17,21 +20,23 @@ from rsreg.backend import JOURNAL_LIMIT, RegistryBackend
 from rsreg.errors import StoreError, Unavailable
 from rsreg.lease import Lease
 from rsreg.live import LiveView
-from rsreg.records import CRITICAL, MAINTENANCE, Event, Maintenance, news
+from rsreg.records import CRITICAL, MAINTENANCE, SILENT, Event, Maintenance, Position, Told
 from rsreg.timing import Clock
 from rsreg.wire import Turn
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 #: Requests remembered, so that a resend is no second one; as many as the journal keeps events.
-_MAX_ANSWERED = JOURNAL_LIMIT
+_MAX_REMEMBERED = JOURNAL_LIMIT
 #: Services whose last heartbeat is stored to see whether a store that failed can be written again.
 _PROBED = 100
 #: The event that tells of a service's new health; of any other it has recovered.
 _HEALTH_EVENTS = {CRITICAL: "critical", MAINTENANCE: "maintenance"}
 _RECOVERED = "recovered"
-#: Events that say nothing of a service's health after them.
-_NO_HEALTH = frozenset({"replace", "deregister", "expire"})
+#: Events after which there is no service, or another one.
+_GONE = frozenset({"replace", "deregister", "expire"})
 
 
 class Changes:
@@ -44,18 +49,25 @@ class Changes:
     def __init__(self, backend: RegistryBackend, view: LiveView, wall: Clock) -> None:
         self.epoch = ""
         self.seq = 0
+        #: The mark of the last event; none before the first.
+        self.mark: str | None = None
         self.trouble: StoreError | None = None
         self._backend = backend
         self._view = view
         self._wall = wall
         #: Token of a request in the journal -> the service it was about.
-        self._answered: dict[str, str] = {}
-        #: Id of a service that left -> the turn of the request that took it out.
-        self._left: dict[str, Turn] = {}
+        self._answered = _Memory[str]()
+        #: Id of a service -> the turn of the last request that changed it.
+        self._turns = _Memory[Turn]()
         self._forget_staged()
 
     def _forget_staged(self) -> None:
         self._staged: list[Event] = []
+        #: The mark of all events of the next commit, and that of the last one's.
+        self._next_mark = secrets.token_hex(8)
+        self._mark_before = self.mark
+        #: The leases that were doubted, and what doubt there was before.
+        self._doubted: list[tuple[Lease, str | None]] = []
         #: Id -> what the live view held before the first staged change of it.
         self._before: dict[str, Lease | None] = {}
         #: The leases that staged events tell the health of, and what was known of it before.
@@ -70,17 +82,23 @@ class Changes:
         self._backend.initialize()
         try:
             stored = self._backend.load()
-            journal = self._backend.events(max(0, stored.seq - JOURNAL_LIMIT), JOURNAL_LIMIT)
+            newest = self._backend.events(stored.seq - 1, 1) if stored.seq else []
         except StoreError:
             self._backend.close()
             raise
-        self.epoch, self.seq, self._answered = stored.epoch, stored.seq, stored.answered
+        self.epoch, self.seq = stored.epoch, stored.seq
+        self.mark = self._mark_before = newest[0].mark if newest else None
+        self._answered = _Memory(stored.answered)
+        turns = ((key, wire.read_turn(turn)) for key, turn in stored.turns.items())
+        self._turns = _Memory({key: turn for key, turn in turns if turn is not None})
         self._view.maintain(stored.maintenance)
         for service in stored.services:
-            lease = Lease(service, now + service.ttl, service.last_heartbeat)
+            told = stored.told.get(service.id, Told())
+            # Who was critical stays so until it is heard of: a restart makes nobody well.
+            doubt = (told.reason or SILENT) if told.health == CRITICAL else None
+            lease = Lease(service, now + service.ttl, service.last_heartbeat, doubt=doubt)
             self._view.put(lease)
-            self._view.tell(lease, lease.news)
-        self._remember_told(journal)
+            self._view.tell(lease, told.health)
 
     def close(self) -> None:
         """Store the times of the last heartbeats, and close the store."""
@@ -100,11 +118,28 @@ class Changes:
         else:
             self._note(None)
 
-    def events_since(self, since: int, limit: int) -> list[Event]:
-        """The events after `since`, staged ones too; none if the journal does not reach back.
+    @property
+    def position(self) -> Position:
+        """Where the journal stands, staged events included."""
+        return Position(self.epoch, self.seq, self.mark)
 
-        Raises Unavailable.
+    def events_since(self, since: int, mark: str | None, limit: int) -> list[Event] | None:
+        """At most `limit` events after `since`, staged ones too.
+
+        None if the journal can't tell: it does not reach back that far, or its event `since` has
+        another mark than `mark`, where one is given. Raises Unavailable.
         """
+        if since == self.seq:
+            return [] if mark in (None, self.mark) else None
+        if since == 0 or mark is None:
+            events = self._journal(since, limit)
+        else:
+            found = self._journal(since - 1, limit + 1)
+            events = found[1:] if found and found[0].mark == mark else []
+        return events or None
+
+    def _journal(self, since: int, limit: int) -> list[Event]:
+        """The events right after `since`, none if the first of them is gone."""
         events: list[Event] = []
         if since < self.seq - len(self._staged):
             try:
@@ -115,17 +150,6 @@ class Changes:
                 return []
         events += [event for event in self._staged if event.seq > since]
         return events[:limit]
-
-    def _remember_told(self, journal: Iterable[Event]) -> None:
-        """Find in the journal what subscribers last heard of each service's health.
-
-        Who was critical is passing after a restart, and they have to be told.
-        """
-        heard = {event.service_id: event for event in journal if event.type not in _NO_HEALTH}
-        for service_id, event in heard.items():
-            if (lease := self._view.get(service_id)) is not None:
-                health = msgspec.json.decode(event.body)["data"]["service_info"]["health"]
-                self._view.tell(lease, news(health))
 
     def _heartbeats(self, most: int | None = None) -> dict[str, int]:
         leases = islice(self._view.all(), most)
@@ -145,19 +169,21 @@ class Changes:
         """The service that a request with this token was about, if the journal knows it."""
         return None if token is None else self._answered.get(token)
 
-    def taken_back(self, service_id: str | None, turn: Turn | None) -> bool:
-        """Whether the sender has ended this service by a request that came after `turn`."""
-        left = self._left.get(service_id) if service_id is not None else None
-        return bool(left and turn and left.sender == turn.sender and turn.number < left.number)
+    def overtaken(self, service_id: str | None, turn: Turn | None) -> bool:
+        """Whether its sender has changed this service by a request that it sent after `turn`."""
+        last = self._turns.get(service_id) if service_id is not None else None
+        return bool(last and turn and last.sender == turn.sender and turn.number < last.number)
 
     # -- changing
 
-    def put(self, event_type: str, lease: Lease, token: str | None) -> None:
+    def put(
+        self, event_type: str, lease: Lease, token: str | None = None, turn: Turn | None = None
+    ) -> None:
         """Take a lease in, in the place of another of its id; the event tells how it is."""
         self._remember(lease.service.id)
         self._view.put(lease)
         self._view.tell(lease, lease.news)
-        self._stage(event_type, lease, token)
+        self._stage(event_type, lease, token, turn)
 
     def take_out(
         self, event_type: str, lease: Lease, token: str | None = None, turn: Turn | None = None
@@ -165,16 +191,20 @@ class Changes:
         """Take a lease out; `turn` is that of the request that wants it."""
         self._remember(lease.service.id)
         self._view.remove(lease)
-        self._stage(event_type, lease, token)
-        if turn is not None:
-            self._left[lease.service.id] = turn
+        self._stage(event_type, lease, token, turn)
+
+    def doubt(self, lease: Lease, reason: str) -> None:
+        """Take the process of a lease for dead, and tell so."""
+        self._doubted.append((lease, lease.doubt))
+        self._view.doubt(lease, reason)
+        self.tell(lease)
 
     def tell(self, lease: Lease) -> None:
         """Tell subscribers how a service is, if they don't know."""
         if lease.news == lease.told:
             return
         self._telling.append((lease, lease.told))
-        self._stage(_HEALTH_EVENTS.get(lease.news, _RECOVERED), lease, None)
+        self._stage(_HEALTH_EVENTS.get(lease.news, _RECOVERED), lease)
         self._view.tell(lease, lease.news)
 
     def maintain(self, maintenance: list[Maintenance]) -> None:
@@ -188,7 +218,9 @@ class Changes:
     def _remember(self, service_id: str) -> None:
         self._before.setdefault(service_id, self._view.get(service_id))
 
-    def _stage(self, event_type: str, lease: Lease, token: str | None) -> None:
+    def _stage(
+        self, event_type: str, lease: Lease, token: str | None = None, turn: Turn | None = None
+    ) -> None:
         self.seq += 1
         service_id = lease.service.id
         body = {
@@ -197,7 +229,10 @@ class Changes:
             "data": {"service_id": service_id, "service_info": msgspec.Raw(lease.record())},
             "seq": self.seq,
             "epoch": self.epoch,
+            "mark": self._next_mark,
+            "after": self.mark,
         }
+        self.mark = self._next_mark
         self._staged.append(
             Event(
                 seq=self.seq,
@@ -205,10 +240,14 @@ class Changes:
                 service_id=service_id,
                 body=wire.encode(body),
                 token=token,
+                turn=None if turn is None else str(turn),
+                told=None if event_type in _GONE else Told(lease.news, lease.reason),
             )
         )
         if token is not None:
-            self._answered[token] = service_id
+            self._answered.put(token, service_id)
+        if turn is not None:
+            self._turns.put(service_id, turn)
 
     # -- committing
 
@@ -233,9 +272,8 @@ class Changes:
         self._note(None)
         events = self._staged
         self._forget_staged()
-        for remembered in (self._answered, self._left):
-            while len(remembered) > _MAX_ANSWERED:
-                del remembered[next(iter(remembered))]
+        self._answered.keep()
+        self._turns.keep()
         return events
 
     def _roll_back(self) -> None:
@@ -243,16 +281,49 @@ class Changes:
             self._view.maintain(self._maintenance_before)
         for lease, told in reversed(self._telling):
             lease.told = told
+        for lease, doubt in reversed(self._doubted):
+            lease.doubt = doubt
         self._view.put_back(self._before)
+        for lease, _ in self._doubted:
+            self._view.look_again(lease)
         for lease, _ in self._telling:
             self._view.tell(lease, lease.told)
-        for event in self._staged:
-            if event.token is not None:
-                self._answered.pop(event.token, None)
-        for service_id in self._before:
-            self._left.pop(service_id, None)
+        self._answered.undo()
+        self._turns.undo()
         self.seq -= len(self._staged)
+        self.mark = self._mark_before
         self._forget_staged()
+
+
+class _Memory(Generic[T]):
+    """What the last 10,000 requests did, and what was known before those not committed yet."""
+
+    def __init__(self, known: Mapping[str, T] = MappingProxyType({})) -> None:
+        self._known = dict(known)
+        self._before: dict[str, T | None] = {}
+
+    def get(self, key: str) -> T | None:
+        """What is known, or None."""
+        return self._known.get(key)
+
+    def put(self, key: str, value: T) -> None:
+        """Know something from now on; it is the newest."""
+        self._before.setdefault(key, self._known.pop(key, None))
+        self._known[key] = value
+
+    def keep(self) -> None:
+        """It is committed; what is too much is forgotten, the oldest first."""
+        self._before.clear()
+        while len(self._known) > _MAX_REMEMBERED:
+            del self._known[next(iter(self._known))]
+
+    def undo(self) -> None:
+        """It was refused: know what was known before."""
+        for key, value in self._before.items():
+            del self._known[key]
+            if value is not None:
+                self._known[key] = value
+        self._before.clear()
 
 
 def unavailable(error: StoreError) -> Unavailable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,7 +154,8 @@ class Chooser:
     """
 
     def __init__(self, default: Strategy | str, others: Mapping[str, Strategy]) -> None:
-        self._turns = itertools.count(1)
+        #: The turn that round-robin gave last; who comes anew has to wait for all others.
+        self.last_turn = 0
         self._known: dict[str, Choose] = {
             "random": _random,
             "round-robin": self._round_robin,
@@ -184,7 +184,8 @@ class Chooser:
     def _round_robin(self, leases: Sequence[Lease], _asker: Asker) -> Lease:
         """The one that was not chosen for longest, whatever the questions in between were."""
         chosen = min(leases, key=lambda lease: lease.turn)
-        chosen.turn = next(self._turns)
+        self.last_turn += 1
+        chosen.turn = self.last_turn
         return chosen
 
 

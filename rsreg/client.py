@@ -484,24 +484,33 @@ class RegistryClient(Carrier):
             self._listener = None
 
     def watch(
-        self, type: str | None = None, *, since: int | None = None, epoch: str | None = None
+        self,
+        type: str | None = None,
+        *,
+        since: int | None = None,
+        epoch: str | None = None,
+        mark: str | None = None,
     ) -> Generator[Record, None, None]:
         """A generator of whole events from now on, or after `since`: in order, without gaps.
 
-        With `type` only those of services found under it. Where events are missed for good comes
-        one of the type "reset", without data. It ends when the client is closed; a registry that
-        goes away is waited for. Raises RequestTimeout if it can't be reached at first.
+        With `type` only those of services found under it. `since`, `epoch` and `mark` are the
+        `seq`, `epoch` and `mark` of the last event that is known. Where events are missed for good
+        comes one of the type "reset", without data. It ends when the client is closed; a registry
+        that goes away is waited for. Raises RequestTimeout if it can't be reached at first.
         """
-        check_watch(type, since, epoch)
-        return self._stream(Follower(timing.steady, since, epoch)).events(type)
+        check_watch(type, since, epoch, mark)
+        return self._stream(Follower(timing.steady, since, epoch, mark)).events(type)
 
-    def events_since(self, seq: int | None = None, epoch: str | None = None) -> Record:
+    def events_since(
+        self, seq: int | None = None, epoch: str | None = None, mark: str | None = None
+    ) -> Record:
         """The journal after `seq` (docs/protocol.md, "events"), at most 1000 events of it.
 
-        `{"events": […], "seq": …, "epoch": …, "reset": …}`: `reset` says that it does not reach
-        back to `seq`, or is not that of `epoch`. Without `seq` it just says where it stands.
+        `{"events": […], "seq": …, "epoch": …, "mark": …, "reset": …}`: `reset` says that it does
+        not reach back to `seq`, or that its event `seq` is not the one with `epoch` and `mark`.
+        Without `seq` it just says where it stands.
         """
-        return self._run(calls.events(seq, epoch))
+        return self._run(calls.events(seq, epoch, mark))
 
     # -- what they share
 

@@ -153,7 +153,9 @@ class Dispatcher:
         if "service_info" not in request:
             raise InvalidRequest("Missing required field: service_info")
         change, extra = records.read_change(request["service_info"])
-        self._registry.update(service_id, change, extra, wire.fingerprint(request))
+        self._registry.update(
+            service_id, change, extra, wire.fingerprint(request), wire.turn_of(request)
+        )
         return {"success": True, "message": "Service updated successfully"}
 
     def _deregister(self, request: Mapping[str, Any], _peer: Peer) -> Body:
@@ -201,8 +203,11 @@ class Dispatcher:
     def _events(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         limit = min(MAX_EVENTS, _count(request, "limit", MAX_EVENTS))
         since = _count(request, "since", self._registry.seq)
-        epoch = None if request.get("epoch") is None else _text(request, "epoch")
-        events, reset = self._registry.events_since(since, epoch, limit)
+        epoch, mark = (
+            None if request.get(field) is None else _text(request, field)
+            for field in ("epoch", "mark")
+        )
+        events, reset = self._registry.events_since(since, epoch, limit, mark)
         return {
             "success": True,
             "events": registry.bodies(_fitting(events)),
@@ -254,7 +259,8 @@ class Dispatcher:
         return {"status": "degraded", "reason": str(trouble)} if trouble else {"status": "ok"}
 
     def _position(self) -> Body:
-        return {"seq": self._registry.seq, "epoch": self._registry.epoch}
+        position = self._registry.position
+        return {"seq": position.seq, "epoch": position.epoch, "mark": position.mark}
 
     def _leases(self, request: Mapping[str, Any]) -> Body:
         wanted = request.get("leases")

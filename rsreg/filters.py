@@ -117,14 +117,15 @@ def check_type(kind: str) -> None:
         raise ConfigurationError(f"a type is a text of 1 to {_MAX_TEXT} characters, not {kind!r}")
 
 
-def check_watch(kind: str | None, since: int | None, epoch: str | None) -> None:
+def check_watch(kind: str | None, since: int | None, epoch: str | None, mark: str | None) -> None:
     """Raises ConfigurationError where these can't be watched from."""
     if kind is not None:
         check_type(kind)
-    if since is None and epoch is not None:
-        raise ConfigurationError(
-            "an epoch says nothing without since", hint="give the seq of the last event too"
-        )
+    for name, said in (("epoch", epoch), ("mark", mark)):
+        if since is None and said is not None:
+            raise ConfigurationError(
+                f"{name}= says nothing without since=", hint="give the seq of the last event too"
+            )
     if since is not None and (isinstance(since, bool) or not isinstance(since, int) or since < 0):
         raise ConfigurationError(f"since is the seq of an event, 0 or more, not {since!r}")
 

@@ -43,14 +43,22 @@ class Listening(Protocol):
 class Follower:
     """Puts the events of one registry in order; it begins after `since`, or else now.
 
-    Where the journal does not reach back it says so by an event of the type "reset", without data.
-    `clock` is monotonic.
+    Where the journal does not reach back, or is another one, it says so by an event of the type
+    "reset", without data. `clock` is one that nobody sets.
     """
 
-    def __init__(self, clock: Clock, since: int | None = None, epoch: str | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        since: int | None = None,
+        epoch: str | None = None,
+        mark: str | None = None,
+    ) -> None:
         self._clock = clock
         self._epoch = epoch
         self._seq = since
+        #: That of the last event; none where an older registry gives no marks.
+        self._mark = mark
         self._patience = _SILENCE_FIRST
         self._away = False
         #: When to ask; -inf: there is a gap.
@@ -63,7 +71,7 @@ class Follower:
 
     def question(self) -> Call[Record]:
         """What to ask after a silence."""
-        return calls.events(self._seq, self._epoch)
+        return calls.events(self._seq, self._epoch, self._mark)
 
     def answered(self, reply: Mapping[str, Any]) -> list[Record]:
         """The events of an answer that are new."""
@@ -72,15 +80,18 @@ class Follower:
         if self._seq is None or reply.get("reset"):
             events: list[Record] = []
             if self._seq is not None:
-                log.warning("events were missed for good: the journal does not reach back")
-                events = [{"type": "reset", "data": {}, "seq": seq, "epoch": epoch}]
-            self._epoch, self._seq = epoch, seq
+                log.warning(
+                    "events were missed for good: the journal does not reach back, or is another"
+                )
+                reset = {"type": "reset", "data": {}, "seq": seq, "epoch": epoch}
+                events = [{**reset, "mark": reply.get("mark")}]
+            self._epoch, self._seq, self._mark = epoch, seq, reply.get("mark")
             self._wait(self._patience)
             return events
         self._epoch = epoch
         new = [event for event in reply["events"] if event["seq"] > self._seq]
         if new:
-            self._seq = int(new[-1]["seq"])
+            self._step_on(new[-1])
             self._patience = _SILENCE_FIRST
         else:
             self._patience = min(SILENCE_MOST, 2 * self._patience)
@@ -100,13 +111,16 @@ class Follower:
             self._wait(-math.inf)
             return []
         seq = int(event["seq"])
-        if seq == self._seq + 1:
-            self._seq = seq
+        if seq == self._seq + 1 and event.get("after") in (None, self._mark):
+            self._step_on(event)
             self._wait(self._patience)
             return [event]
         if seq > self._seq:
             self._wait(-math.inf)
         return []
+
+    def _step_on(self, event: Record) -> None:
+        self._seq, self._mark = int(event["seq"]), event.get("mark")
 
     def _wait(self, seconds: float) -> None:
         self._ask_at = self._clock() + seconds

@@ -21,6 +21,9 @@ from rsreg.records import (
     news,
 )
 
+#: The health of a lease that no view has looked at yet.
+NOT_JUDGED = ""
+
 
 @dataclass(slots=True, eq=False)
 class Lease:
@@ -28,7 +31,9 @@ class Lease:
 
     `deadline` is on the monotonic clock; `due` is when the heap of deadlines looks at the lease
     next, never later than `deadline`. `health` is what the view last judged, `told` what
-    subscribers know of it, `turn` when round-robin last chose it.
+    subscribers know of it, `turn` when round-robin last chose it. `doubt` is why its process is
+    taken for dead although the lease holds, until it is heard of again; `rival` is the name of a
+    service of another process that is at its address, too; `housed`: the view has it as alive.
     """
 
     service: Service
@@ -36,8 +41,11 @@ class Lease:
     last_heartbeat: int
     report: Report = NO_REPORT
     maintenance: Maintenance | None = None
+    doubt: str | None = None
+    rival: str | None = field(init=False, default=None)
+    housed: bool = field(init=False, default=False)
     lapsed: bool = field(init=False, default=False)
-    health: str = field(init=False, default=PASSING)
+    health: str = field(init=False, default=NOT_JUDGED)
     told: str = field(init=False, default=PASSING)
     turn: int = field(init=False, default=0)
     due: float = field(init=False)
@@ -50,21 +58,27 @@ class Lease:
 
     def renew(self, deadline: float, last_heartbeat: int) -> None:
         """It was heard of."""
+        self.doubt = None
         self.deadline = deadline
         self.last_heartbeat = last_heartbeat
         self._tail = None
 
     def judge(self) -> None:
         """Find its health from what is known of it: the worst that holds."""
-        if self.lapsed or self.report.stalled:
+        if not self.alive or self.report.stalled:
             self.health = CRITICAL
         elif self.maintenance is not None:
             self.health = MAINTENANCE
         elif self.service.starting:
             self.health = STARTING
         else:
-            self.health = WARNING if self.report.late else PASSING
+            self.health = WARNING if self.report.late or self.rival else PASSING
         self._tail = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process is taken to be there."""
+        return not self.lapsed and self.doubt is None
 
     @property
     def discovered(self) -> bool:
@@ -75,6 +89,15 @@ class Lease:
     def news(self) -> str:
         """Its health as far as events tell of it."""
         return news(self.health)
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not well, where its health alone does not say so."""
+        if self.health == CRITICAL:
+            return SILENT if self.lapsed else self.doubt or STALLED
+        if self.health == WARNING and self.rival is not None:
+            return f"{self.rival} has the same address"
+        return None
 
     def record(self) -> bytes:
         """The record as the protocol shows it, as JSON.
@@ -95,8 +118,8 @@ class Lease:
     def _more(self) -> dict[str, Any]:
         """What only some records have to say."""
         more: dict[str, Any] = {}
-        if self.health == CRITICAL:
-            more["reason"] = SILENT if self.lapsed else STALLED
+        if (reason := self.reason) is not None:
+            more["reason"] = reason
         if self.maintenance is not None:
             more["maintenance"] = self.maintenance.terms()
         if self.report.status is not None:

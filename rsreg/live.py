@@ -9,8 +9,9 @@ from itertools import islice
 
 import msgspec
 
+from rsreg.addresses import Addresses
 from rsreg.config import HARDWARE, SIMULATOR
-from rsreg.lease import Lease
+from rsreg.lease import NOT_JUDGED, Lease
 from rsreg.records import Maintenance, Report, Service
 
 #: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
@@ -92,6 +93,7 @@ class LiveView:
         self._kinds: dict[str, Kind] = {}
         #: A tuple, since nearly all names have one id.
         self._names: dict[str, tuple[str, ...]] = {}
+        self._addresses = Addresses()
         self._deadlines: list[tuple[float, str]] = []
         #: What may end before the horizon: all that does, and what was renewed or removed since.
         self._ending: list[Lease] = []
@@ -123,6 +125,10 @@ class LiveView:
         """The leases of the services of a name, in the order of registration."""
         return [self._leases[service_id] for service_id in self._names.get(name, ())]
 
+    def rivals(self, service: Service) -> list[Lease]:
+        """The leases of other living processes at the addresses of a service."""
+        return self._addresses.rivals(service)
+
     def discovered(self, kind: str, mode: str | None = None) -> Sequence[Lease]:
         """Those found under `kind` that may be discovered, in no order; see `Kind.discovered`."""
         found = self._kinds.get(kind)
@@ -150,19 +156,16 @@ class LiveView:
         self._names[service.name] = (*self._names.get(service.name, ()), service.id)
         lease.lapsed = lease.deadline <= self._judged
         lease.maintenance = self._maintenance_of(service)
-        lease.judge()
+        lease.health = NOT_JUDGED
         for name in service.kinds():
-            kind = self._kinds.setdefault(name, Kind())
-            kind.add(lease)
-            if lease.discovered:
-                kind.pools[service.mode].admit(lease)
+            self._kinds.setdefault(name, Kind()).add(lease)
+        self._settle(lease)
         if lease.lapsed:
             self._lapsed[service.id] = lease
         else:
             self._look_again(lease)
         if lease.deadline < self._horizon:
             self._ending.append(lease)
-        self._note(lease)
 
     def put_back(self, before: Mapping[str, Lease | None]) -> None:
         """Have those ids again as they were before some changes; None: not in."""
@@ -191,6 +194,7 @@ class LiveView:
             kind.remove(lease)
             if not kind.leases:
                 del self._kinds[name]
+        self._house(lease, alive=False)
 
     def ending(self, before: float) -> list[Lease]:
         """The leases that end before a moment. It looks at all of them once a second at most."""
@@ -207,20 +211,30 @@ class LiveView:
         self, lease: Lease, deadline: float, last_heartbeat: int, report: Report | None = None
     ) -> None:
         """Move the end of a lease that is in, lapsed or not. A report replaces its last one."""
+        doubted = lease.doubt is not None
         lease.renew(deadline, last_heartbeat)
         if report is not None:
             lease.report = report
         if lease.lapsed:
             self._recover(lease)
-        elif report is not None:
+        elif doubted or report is not None:
+            self._settle(lease)
+
+    def doubt(self, lease: Lease, reason: str) -> None:
+        """Take the process of a lease that is in for dead."""
+        lease.doubt = reason
+        self._settle(lease)
+
+    def look_again(self, lease: Lease) -> None:
+        """Its doubt was put back, if it is in."""
+        if self._leases.get(lease.service.id) is lease:
             self._settle(lease)
 
     def extend(self, now: float) -> None:
-        """Give every lease at least its whole ttl from `now`."""
+        """Give every lease that has not ended at least its whole ttl from `now`."""
         for lease in self._leases.values():
-            lease.deadline = max(lease.deadline, now + lease.service.ttl)
-        for lease in list(self._lapsed.values()):
-            self._recover(lease)
+            if not lease.lapsed:
+                lease.deadline = max(lease.deadline, now + lease.service.ttl)
 
     def judge(self, moment: float) -> bool:
         """Leases that ended by `moment` have lapsed from now on; False if some are left."""
@@ -265,6 +279,25 @@ class LiveView:
 
     def _settle(self, lease: Lease) -> None:
         """Something that its health depends on may have changed: have it right everywhere."""
+        self._house(lease, alive=lease.alive)
+        self._judge(lease)
+
+    def _house(self, lease: Lease, *, alive: bool) -> None:
+        """It is at its addresses from now on, or no longer: its neighbours there may see that."""
+        if lease.housed == alive:
+            return
+        lease.housed = alive
+        (self._addresses.add if alive else self._addresses.remove)(lease)
+        self._look_for_rivals(lease)
+        for neighbour in self._addresses.neighbours(lease.service):
+            self._look_for_rivals(neighbour)
+            self._judge(neighbour)
+
+    def _look_for_rivals(self, lease: Lease) -> None:
+        rivals = self._addresses.rivals(lease.service)
+        lease.rival = rivals[0].service.name if rivals else None
+
+    def _judge(self, lease: Lease) -> None:
         before = lease.discovered
         lease.judge()
         if lease.discovered != before:

@@ -15,7 +15,7 @@ from rsreg.config import HARDWARE, SIMULATOR
 from rsreg.errors import RegistryError
 from rsreg.exchange import Call
 from rsreg.follower import SILENCE_MOST, Follower
-from rsreg.records import CRITICAL, PASSING, SILENT, ServiceList, ServiceRecord
+from rsreg.records import CRITICAL, MAINTENANCE, PASSING, SILENT, ServiceList, ServiceRecord
 from rsreg.timing import Clock
 
 #: Seconds after the last answer from which a picture is stale: two questions were in vain.
@@ -41,6 +41,12 @@ class Entry:
         record = {field: value for field, value in told.items() if field not in _UNTOLD}
         self.id: str = record["id"]
         self.health = record["health"] = records.news(record["health"])
+        if self.health != MAINTENANCE:
+            # Of one that is critical, no event tells when its maintenance begins or ends.
+            record.pop("maintenance", None)
+        if self.health == PASSING:
+            # Nor of a warning, why it is one.
+            record.pop("reason", None)
         kinds = records.kinds_of(record["type"], record["tags"], record["metadata"])
         mode = records.mode_of(record)
         self.keys: frozenset[Key] = frozenset([None, *kinds, *((kind, mode) for kind in kinds)])
@@ -144,9 +150,9 @@ class Certainty:
 class Mirror(Follower):
     """A Follower that keeps the picture; it lists anew where the journal does not reach back.
 
-    One thread tells it what arrives, others may read. `clock` is monotonic. A service counts as
-    passing only as long as that is sure: a lease runs from before the question whose answer told
-    of it, and that of a service registered since runs from no earlier.
+    One thread tells it what arrives, others may read. `clock` is one that nobody sets. A service
+    counts as passing only as long as that is sure: a lease runs from before the question whose
+    answer told of it, and that of a service registered since runs from no earlier.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -167,7 +173,9 @@ class Mirror(Follower):
     def question(self) -> Call[Record]:
         """What to ask after a silence."""
         self._asked = self._clock()
-        return calls.picture() if self._seq is None else calls.news(self._seq, self._epoch)
+        return (
+            calls.picture() if self._seq is None else calls.news(self._seq, self._epoch, self._mark)
+        )
 
     def answered(self, reply: Mapping[str, Any]) -> list[Record]:
         """Take in an answer to the last question; the events in it that are new."""

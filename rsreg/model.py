@@ -5,7 +5,7 @@ from __future__ import annotations
 from peewee import FloatField, IntegerField, Model, TextField
 
 #: The version of these tables (PRAGMA user_version); a file with a higher one is refused.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Marks an SQLite file as ours (PRAGMA application_id): "rsrg".
 APPLICATION_ID = int.from_bytes(b"rsrg", "big")
 
@@ -24,6 +24,9 @@ class Service(Model):
     extra = TextField()
     ttl = FloatField()
     last_heartbeat = IntegerField()
+    #: What subscribers last heard of its health, and why it was so; nothing: passing.
+    told = TextField(null=True)
+    reason = TextField(null=True)
 
 
 class Event(Model):
@@ -34,6 +37,7 @@ class Event(Model):
     service_id = TextField()
     body = TextField()
     token = TextField(null=True)
+    turn = TextField(null=True)
 
 
 class Meta(Model):
@@ -47,5 +51,14 @@ def columns(table: type[Model]) -> str:
     """The names of its columns, in the order above."""
     return ", ".join(table._meta.sorted_field_names)
 
+
+#: What a file of each earlier version lacks.
+UPGRADES: dict[int, list[str]] = {
+    1: [
+        "ALTER TABLE service ADD COLUMN told TEXT",
+        "ALTER TABLE service ADD COLUMN reason TEXT",
+        "ALTER TABLE event ADD COLUMN turn TEXT",
+    ],
+}
 
 TABLES: list[type[Model]] = [Service, Event, Meta]

@@ -15,7 +15,7 @@ def check_name(view: LiveView, service: Service, gone: set[str]) -> None:
     for lease in view.named(service.name):
         holder = lease.service
         exclusive = service.exclusive or holder.exclusive
-        if exclusive and holder.id not in gone and not lease.lapsed:
+        if exclusive and holder.id not in gone and lease.alive:
             raise DuplicateName(
                 f"{service.name} is registered already",
                 hint=f"{_who(holder)} has it on {holder.host}:{holder.port}; "
@@ -42,7 +42,7 @@ def check_type(
         return
     for lease in view.of_kind(kind):
         holder = lease.service
-        if holder.id not in gone and not lease.lapsed:
+        if holder.id not in gone and lease.alive:
             raise DuplicateServiceType(
                 "duplicate_service_type",
                 hint=f"{holder.name} holds it on {holder.host}:{holder.port}",

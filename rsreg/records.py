@@ -5,10 +5,11 @@ These are `ServiceInfo`, `Service`, `ServiceRecord` and `Event`.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from keyword import iskeyword
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -232,6 +233,28 @@ class Service(Struct, frozen=True, kw_only=True):
         """What the service is found under: its type, its tags and `metadata.type`."""
         return kinds_of(self.type, self.tags, self.metadata)
 
+    def addresses(self) -> set[tuple[str, int]]:
+        """The hosts and ports at which it says that it is, in one spelling.
+
+        A loopback host is another one on each machine. Ports in the metadata do not count: they may
+        be those of a broker or a database that several services use.
+        """
+        host = _spelled(self.host)
+        if _is_loopback(host):
+            host = str((self.owner or {}).get("boot", "localhost"))
+        return {(host, port) for port in (self.port, *self.extra.get("endpoints", {}).values())}
+
+    def is_of_another_process(self, other: Service) -> bool:
+        """Whether two services are surely of two processes: both say which theirs is."""
+        mine, others = self._process(), other._process()
+        return mine is not None and others is not None and mine != others
+
+    def _process(self) -> tuple[Any, ...] | None:
+        owner = self.owner or {}
+        if owner.get("pid") is None:
+            return None
+        return tuple(owner.get(key) for key in ("host", "boot", "namespace", "pid", "started"))
+
     @property
     def effective_type(self) -> str | None:
         """The type that the duplicate policies go by: `type`, else `metadata.type`."""
@@ -316,10 +339,30 @@ class ServiceList(list[ServiceRecord]):
         return text.html_table(self.HEADER, self.rows())
 
 
+class Told(NamedTuple):
+    """What subscribers know of a service's health, and for what reason it is so."""
+
+    health: str = PASSING
+    reason: str | None = None
+
+
+class Position(NamedTuple):
+    """A point in the history of a registry: the numbering, the last event, and that one's mark.
+
+    A history that was rewound comes to the same `seq` again, but never to the same `mark`.
+    """
+
+    epoch: str
+    seq: int
+    mark: str | None
+
+
 class Event(Struct, frozen=True, kw_only=True):
     """One change of the registry. `body` is the JSON object that is published and stored.
 
-    `token` names the request that caused it, see `wire.fingerprint`; no token, no such request.
+    `token` and `turn` name the request that caused it, see `wire.fingerprint` and `wire.Turn`; none
+    without such a request. `told` is the health that subscribers know of after it, None where the
+    service is gone.
     """
 
     seq: int
@@ -327,6 +370,17 @@ class Event(Struct, frozen=True, kw_only=True):
     service_id: str
     body: bytes
     token: str | None = None
+    turn: str | None = None
+    told: Told | None = None
+
+    @property
+    def mark(self) -> str | None:
+        """The random mark of the commit that made it; none before there were marks."""
+        return msgspec.json.decode(self.body, type=_Marked).mark
+
+
+class _Marked(Struct):
+    mark: str | None = None
 
 
 def news(health: str) -> str:
@@ -397,6 +451,21 @@ def checked(value: object, kind: Any, label: str) -> Any:
         raise InvalidRequest(
             f"Invalid {field}: {what[:1].lower()}{what[1:]}", hint=_HINTS.get(known)
         ) from error
+
+
+def _spelled(host: str) -> str:
+    """One spelling of a host: names and IPv6 addresses have several."""
+    bare = host.strip("[]").removesuffix(".").lower()
+    if ":" in bare:
+        try:
+            return str(ipaddress.ip_address(bare))
+        except ValueError:
+            return bare
+    return host if host == bare else bare
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def kinds_of(kind: str | None, tags: Iterable[str], metadata: Mapping[str, Any]) -> set[str]:

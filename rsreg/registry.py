@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -22,15 +23,17 @@ from rsreg.errors import (
 from rsreg.lease import Lease
 from rsreg.live import LiveView, joined
 from rsreg.records import (
-    NO_REPORT,
     Event,
     Maintenance,
+    Position,
     Report,
     Service,
     ServiceInfo,
 )
 from rsreg.timing import Clock
 from rsreg.wire import Turn
+
+log = logging.getLogger(__name__)
 
 #: Seconds that a lease still holds, unless `ending_leases` names it.
 LEASES_WITHIN = 15
@@ -80,6 +83,11 @@ class Registry:
     def seq(self) -> int:
         """The number of the last event."""
         return self._changes.seq
+
+    @property
+    def position(self) -> Position:
+        """Where the journal stands."""
+        return self._changes.position
 
     @property
     def trouble(self) -> StoreError | None:
@@ -182,18 +190,18 @@ class Registry:
         now = self._wall()
         return [each for each in self._view.maintenance if each.until is None or each.until > now]
 
-    def events_since(self, since: int, epoch: str | None, limit: int) -> tuple[list[Event], bool]:
+    def events_since(
+        self, since: int, epoch: str | None, limit: int, mark: str | None = None
+    ) -> tuple[list[Event], bool]:
         """Events after `since`, and whether the subscriber has to list anew.
 
-        It has to where `since` is of another epoch, ahead of us, or behind the journal. Raises
-        Unavailable.
+        It has to where `since` is of another epoch, ahead of us, behind the journal, or another
+        event than the one with its `mark`. Raises Unavailable.
         """
         if since > self.seq or epoch not in (None, self.epoch):
             return [], True
-        if since == self.seq or limit == 0:
-            return [], False
-        events = self._changes.events_since(since, limit)
-        return events, not events
+        events = self._changes.events_since(since, mark, max(1, limit))
+        return ([], True) if events is None else (events[:limit], False)
 
     def ending_leases(self) -> dict[str, float]:
         """Id -> seconds left, 0 if lapsed, of the leases that end within LEASES_WITHIN."""
@@ -232,63 +240,75 @@ class Registry:
         """Register a service, or update the one that has `info.id`; its id.
 
         A `token` that the journal knows is a request that came again: it gets its first answer, and
-        nothing changes. `replaces` maps the ids of entries of the same name to their owners, which
-        are known to be dead: those that still are so go, and the first gives its id. Raises
+        nothing changes, as long as the service is registered as it asks. `replaces` maps the ids of
+        entries of the same name to their owners, which are known to be dead: those that still are
+        so go, and the first gives its id. Who has one of its addresses is taken for dead. Raises
         InvalidRequest, DuplicateName, DuplicateServiceType; UnknownService if it was overtaken by a
-        later request of the same sender that took it back.
+        later request of the same sender.
         """
-        if (known := self._changes.answered(token)) is not None:
+        if (known := self._registered_by(token, turn, info, extra, ttl)) is not None:
             return known
-        if self._changes.taken_back(info.id, turn):
-            raise UnknownService("This registration came after it was taken back")
+        if self._changes.overtaken(info.id, turn):
+            raise UnknownService("This registration came after a later request of its sender")
         dead = self._dead_ones(info, replaces or {})
         service_id = info.id or (dead[0].service.id if dead else _new_id(info))
-        service = Service(
-            id=service_id,
-            name=info.name,
-            host=info.host,
-            port=info.port,
-            type=info.type,
-            tags=info.tags or [],
-            metadata=info.metadata or {},
-            ttl=ttl,
-            extra=extra,
-            last_heartbeat=int(self._wall()),
-        )
+        service = _service(service_id, info, extra, ttl, int(self._wall()))
         gone = {service.id, *(lease.service.id for lease in dead)}
         policies.check_name(self._view, service, gone)
         policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
         for lease in dead:
             self._changes.take_out("replace", lease)
-        lease = Lease(service, self._clock() + ttl, service.last_heartbeat, report or NO_REPORT)
-        self._changes.put("register", lease, token)
+        before = self._view.get(service_id)
+        self._claim(service, before)
+        lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
+        lease.turn = self._chooser.last_turn if before is None else before.turn
+        if report is not None:
+            lease.report = report
+        elif before is not None and before.service.owner == service.owner is not None:
+            lease.report = before.report
+        self._changes.put("register", lease, token, turn)
         return service.id
 
     def update(
-        self, service_id: str, change: dict[str, Any], extra: dict[str, Any], token: str | None
+        self,
+        service_id: str,
+        change: dict[str, Any],
+        extra: dict[str, Any],
+        token: str | None,
+        turn: Turn | None = None,
     ) -> None:
-        """Change what is said about a service, and leave its lease; raises UnknownService.
+        """Change what is said about a service, and leave its lease.
 
-        Of a request that came again nothing changes.
+        Raises UnknownService, also if it was overtaken by a later request of the same sender.
         """
-        if self._changes.answered(token) == service_id:
-            return
         lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found or could not be updated")
         service = msgspec.structs.replace(
             lease.service, **change, extra={**lease.service.extra, **extra}
         )
+        if self._changes.answered(token) == service_id and (turn or service == lease.service):
+            return
+        if self._changes.overtaken(service_id, turn):
+            raise UnknownService("This update came after a later request of its sender")
+        self._claim(service, lease)
         changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
-        self._changes.put("update", changed, token)
+        changed.doubt, changed.turn = lease.doubt, lease.turn
+        self._changes.put("update", changed, token, turn)
 
     def deregister(self, service_id: str, token: str | None, turn: Turn | None = None) -> None:
-        """Remove a service; raises UnknownService, but not to a request that came again."""
-        if self._changes.answered(token) == service_id:
-            return
+        """Remove a service.
+
+        Raises UnknownService, but not to a request that came again; also if it was overtaken by a
+        later request of the same sender.
+        """
         lease = self._view.get(service_id)
+        if self._changes.answered(token) == service_id and (turn or lease is None):
+            return
         if lease is None:
             raise UnknownService("Service not found or could not be deregistered")
+        if self._changes.overtaken(service_id, turn):
+            raise UnknownService("This request came after a later one of its sender")
         self._changes.take_out("deregister", lease, token, turn)
 
     def expire(self, limit: int) -> int:
@@ -337,6 +357,54 @@ class Registry:
 
     # -- rules
 
+    def _registered_by(
+        self,
+        token: str | None,
+        turn: Turn | None,
+        info: ServiceInfo,
+        extra: dict[str, Any],
+        ttl: float,
+    ) -> str | None:
+        """The id under which an earlier copy of a request registered its service, if it did.
+
+        A sender that counts in turns never sends two requests that are the same. Of any other that
+        may be so, after it was started again: then its service has to be registered as it asks.
+        """
+        known = self._changes.answered(token)
+        if known is None:
+            return None
+        lease = self._view.get(known)
+        if turn is not None:
+            if lease is None:
+                raise UnknownService("This registration has ended since it was first asked for")
+            return known
+        if lease is None or lease.service != _service(
+            known, info, extra, ttl, lease.service.last_heartbeat
+        ):
+            return None
+        self.renew(known)
+        return known
+
+    def _claim(self, service: Service, before: Lease | None) -> None:
+        """Another process at an address that a service takes is dead: two can't listen there.
+
+        But not where that is surely wrong: both entries were there before, and both were heard of
+        since; or several processes live at the address already, behind a gateway. Of entries that
+        name no owner nothing is sure.
+        """
+        settled = set()
+        if before is not None and before.service.owner == service.owner:
+            settled = {rival.service.id for rival in self._view.rivals(before.service)}
+        rivals = [each for each in self._view.rivals(service) if each.service.id not in settled]
+        if any(each.service.is_of_another_process(rivals[0].service) for each in rivals[1:]):
+            return
+        for rival in rivals:
+            log.warning(
+                "%s on %s:%d is critical: %s has registered its address",
+                *(rival.service.name, rival.service.host, rival.service.port, service.name),
+            )
+            self._changes.doubt(rival, f"{service.name} has registered its address")
+
     def _dead_ones(self, info: ServiceInfo, replaces: Mapping[str, object]) -> list[Lease]:
         """The leases that a registration replaces: of its name, and still of that owner."""
         found = [self._view.get(service_id) for service_id in replaces]
@@ -353,6 +421,23 @@ class Registry:
 def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
     """The events as the protocol shows them, as JSON."""
     return [msgspec.Raw(event.body) for event in events]
+
+
+def _service(
+    service_id: str, info: ServiceInfo, extra: dict[str, Any], ttl: float, last_heartbeat: int
+) -> Service:
+    return Service(
+        id=service_id,
+        name=info.name,
+        host=info.host,
+        port=info.port,
+        type=info.type,
+        tags=info.tags or [],
+        metadata=info.metadata or {},
+        ttl=ttl,
+        extra=extra,
+        last_heartbeat=last_heartbeat,
+    )
 
 
 def _new_id(info: ServiceInfo) -> str:

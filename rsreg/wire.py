@@ -105,10 +105,18 @@ class Turn(NamedTuple):
     sender: str
     number: int
 
+    def __str__(self) -> str:
+        return f"{self.sender}#{self.number}"
+
 
 def turn_of(request: Mapping[str, Any]) -> Turn | None:
-    """The turn that a `request_id` of the form `sender#number` tells."""
-    sender, _, number = (request.get("request_id") or "").rpartition("#")
+    """The turn that the `request_id` of a request tells, if it does."""
+    return read_turn(request.get("request_id") or "")
+
+
+def read_turn(text: str) -> Turn | None:
+    """The turn in a text of the form `sender#number`."""
+    sender, _, number = text.rpartition("#")
     return Turn(sender, int(number)) if sender and number.isascii() and number.isdecimal() else None
 
 

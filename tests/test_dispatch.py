@@ -36,11 +36,15 @@ class Desk:
         self.dispatcher = Dispatcher(
             self.registry, lambda: 1_617_293_054.7, lambda: dict(ABOUT), self._stop
         )
-        known = {**INFO, "id": "known", "type": "web", "tags": ["web", "api"]}
+        known = {**INFO, "port": 8000, "id": "known", "type": "web", "tags": ["web", "api"]}
         self.ask("register", service_info=known, ttl=30)
 
     def _stop(self) -> None:
         self.stopped += 1
+
+    def position(self) -> dict[str, Any]:
+        """Where the journal stands."""
+        return self.registry.position._asdict()
 
     def send(self, payload: bytes, failure: StoreError | None = None) -> dict[str, Any]:
         """The reply to these bytes; what it changed is committed."""
@@ -78,6 +82,7 @@ def desk() -> Iterator[Desk]:
 RECORD = {
     "id": "known",
     **INFO,
+    "port": 8000,
     "type": "web",
     "tags": ["web", "api"],
     "metadata": {},
@@ -100,6 +105,7 @@ def test_register(desk: Desk) -> None:
     assert reply == {"success": True, "message": "Service registered successfully"}
     assert desk.ask("get", service_id=service_id)["service"] == {
         **RECORD,
+        **INFO,
         "id": service_id,
         "tags": ["a"],
         "metadata": {"version": "1.0.0"},
@@ -167,8 +173,7 @@ def test_list(desk: Desk, fields: dict[str, Any], found: list[object]) -> None:
     assert desk.ask("list", **fields) == {
         "success": True,
         "services": found,
-        "seq": 1,
-        "epoch": desk.registry.epoch,
+        **desk.position(),
     }
 
 
@@ -198,7 +203,7 @@ def test_a_registry_whose_store_fails_says_so(desk: Desk) -> None:
 
 
 def test_info(desk: Desk) -> None:
-    position = {"seq": 1, "epoch": desk.registry.epoch}
+    position = desk.position()
     answer = {"success": True, "status": "ok", **ABOUT, **position}
     assert desk.ask("info") == {**answer, "services": [RECORD]}
     assert desk.ask("info", services=True) == {**answer, "services": [RECORD]}
@@ -207,7 +212,7 @@ def test_info(desk: Desk) -> None:
 
 def test_events(desk: Desk) -> None:
     desk.ask("deregister", service_id="known")
-    position = {"success": True, "seq": 2, "epoch": desk.registry.epoch}
+    position = {"success": True, **desk.position()}
     assert desk.ask("events") == {**position, "events": [], "reset": False}
     reply = desk.ask("events", since=0)
     assert reply["events"] == [
@@ -217,17 +222,25 @@ def test_events(desk: Desk) -> None:
             "data": {"service_id": "known", "service_info": RECORD},
             "seq": seq,
             "epoch": desk.registry.epoch,
+            "mark": reply["events"][seq - 1]["mark"],
+            "after": None if seq == 1 else reply["events"][0]["mark"],
         }
         for seq, kind in ((1, "register"), (2, "deregister"))
     ]
+    first, second = (event["mark"] for event in reply["events"])
+    assert first != second == desk.position()["mark"]
     assert reply["reset"] is False
     assert [e["seq"] for e in desk.ask("events", since=0, limit=1)["events"]] == [1]
     assert [e["seq"] for e in desk.ask("events", since=1, limit=None)["events"]] == [2]
     assert desk.ask("events", since=0, limit=0)["events"] == []
     for fields in ({"since": 3}, {"since": 10**30}, {"since": 1, "epoch": "other"}):
         assert desk.ask("events", **fields) == {**position, "events": [], "reset": True}
-    same = desk.ask("events", since=1, epoch=desk.registry.epoch)
-    assert [e["seq"] for e in same["events"]] == [2]
+    for fields in ({"epoch": desk.registry.epoch}, {"mark": first}):
+        same = desk.ask("events", since=1, **fields)
+        assert [e["seq"] for e in same["events"]] == [2]
+    assert desk.ask("events", since=2, mark=second)["reset"] is False
+    for since in (1, 2):
+        assert desk.ask("events", since=since, mark="another's")["reset"] is True
 
 
 def test_leases_that_end_soon(desk: Desk) -> None:
@@ -276,9 +289,14 @@ def test_one_reply_holds_only_so_many_events(desk: Desk) -> None:
         assert reply["seq"] == 1_006
 
 
+def large(number: int) -> dict[str, Any]:
+    """A service that fills most of a request."""
+    return {**INFO, "port": number + 1, "id": str(number), "metadata": {"x": "y" * 60_000}}
+
+
 def test_one_reply_holds_only_so_many_bytes_of_events(desk: Desk) -> None:
     for n in range(40):
-        desk.ask("register", service_info={**INFO, "id": str(n), "metadata": {"x": "y" * 60_000}})
+        desk.ask("register", service_info=large(n))
     replies = []
     since = 0
     while since < desk.registry.seq:
@@ -508,7 +526,7 @@ def test_the_policies_are_refused_with_their_details(desk: Desk) -> None:
         "success": False,
         "error": "duplicate_service_type",
         "code": "duplicate_service_type",
-        "hint": "example holds it on 192.168.1.10:8080",
+        "hint": "example holds it on 192.168.1.10:8000",
         "message": "Service type 'web' is already registered by service_id 'known'.",
         "service_type": "web",
         "existing_service_id": "known",

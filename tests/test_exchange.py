@@ -367,7 +367,7 @@ def test_a_registration_is_made_again_under_the_id_that_it_got(clock: HandClock)
         (calls.list_services("X"), {"action": "list", "service_type": "X"}),
         (calls.info(services=False), {"action": "info", "services": False}),
         (calls.events(None, None), {"action": "events"}),
-        (calls.events(0, "e", 5), {"action": "events", "since": 0, "epoch": "e", "limit": 5}),
+        (calls.events(0, "e", limit=5), {"action": "events", "since": 0, "epoch": "e", "limit": 5}),
         (calls.renew("i"), {"action": "renew", "service_id": "i"}),
     ],
 )

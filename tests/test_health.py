@@ -17,6 +17,7 @@ from rsreg.errors import (
     UnknownService,
 )
 from rsreg.records import Maintenance
+from rsreg.wire import Turn
 
 OWNER = {"host": "lab1", "boot": "b1", "pid": 611, "namespace": "n1", "started": 1_700_000_000.5}
 
@@ -72,16 +73,56 @@ def test_many_changes_of_health_are_told_in_slices(house: House) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_who_was_critical_before_a_restart_has_recovered(on_file: House, killed: bool) -> None:
-    """A fresh ttl for everybody; who follows the events has to hear of it."""
-    lapsed, well = on_file.register("a", 10), on_file.register("b", 100)
+def test_a_restart_makes_nobody_well(on_file: House, killed: bool) -> None:
+    """A service is as it was last known, until it says otherwise."""
+    lapsed, well = on_file.register("a", 10, type="A"), on_file.register("b", 100)
+    hung = on_file.register("c", 100, type="A")
+    on_file.report(hung, fed=9, watchdog=5)
     on_file.pass_time(10)
     assert on_file.tell() == [("critical", lapsed)]
+    for _ in range(2):
+        on_file.restart(killed=killed)
+        assert on_file.tell() == []
+        assert [on_file.get(one).get("reason") for one in (lapsed, hung, well)] == [
+            "no heartbeat",
+            "stalled",
+            None,
+        ]
+        with pytest.raises(NoService):
+            on_file.discover("A")
+    on_file.report(hung, fed=12, watchdog=5)
+    assert on_file.health(hung) == "critical"
+    on_file.registry.renew(lapsed)
+    on_file.registry.renew(hung, records.read_report({"fed": 0, "watchdog": 5}))
+    assert on_file.tell() == [("recovered", lapsed), ("recovered", hung)]
     on_file.restart(killed=killed)
-    assert (on_file.health(lapsed), on_file.health(well)) == ("passing", "passing")
-    assert on_file.tell() == [("recovered", lapsed)]
-    on_file.restart(killed=killed)
-    assert on_file.tell() == []
+    assert {on_file.health(one) for one in (lapsed, hung, well)} == {"passing"}
+
+
+def test_who_was_critical_before_a_restart_has_a_whole_ttl_to_come_back(on_file: House) -> None:
+    lapsed = on_file.register("a", 10)
+    on_file.pass_time(10)
+    on_file.tell()
+    on_file.restart()
+    on_file.pass_time(9)
+    assert on_file.expire() == []
+    on_file.pass_time(1)
+    on_file.registry.expire(100)
+    assert [event["type"] for event in on_file.commit()] == ["expire"]
+    assert on_file.list() == {}
+    assert lapsed
+
+
+def test_maintenance_that_ended_while_the_registry_was_away_is_told(on_file: House) -> None:
+    service_id = on_file.register("a", type="A")
+    since = int(on_file.wall.now)
+    on_file.registry.start_maintenance(Maintenance(service="a", since=since, until=since + 60))
+    on_file.commit()
+    on_file.restart(killed=True)
+    assert (on_file.health(service_id), on_file.tell()) == ("maintenance", [])
+    on_file.wall.advance(61)
+    on_file.restart(killed=True)
+    assert on_file.tell() == [("recovered", service_id)]
 
 
 def test_a_store_in_trouble_is_told_later_and_only_what_is_still_so(house: House) -> None:
@@ -173,7 +214,8 @@ def test_an_update_keeps_lease_and_report(house: House) -> None:
 def test_an_update_that_comes_again_changes_nothing(house: House) -> None:
     service_id = house.register("a")
     for _ in range(2):
-        house.registry.update(service_id, *records.read_change({"port": 6}), "token")
+        turn = Turn("driver", 1)
+        house.registry.update(service_id, *records.read_change({"port": 6}), "token", turn)
         house.commit()
         house.registry.update(service_id, *records.read_change({"port": 7}), None)
         house.commit()
@@ -310,7 +352,7 @@ def test_the_dead_entry_is_replaced_in_place(house: House) -> None:
 
 
 def test_an_entry_is_replaced_only_if_it_is_still_that_owners(house: House) -> None:
-    alive = house.register("a", owner={**OWNER, "pid": 702})
+    alive = house.register("a", owner={**OWNER, "pid": 702}, port=5002)
     other = house.register("b", owner=OWNER)
     silent = house.register("a")
     made = house.replace({alive: OWNER, other: OWNER, silent: OWNER, "nobody": OWNER}, owner=OWNER)
@@ -320,7 +362,7 @@ def test_an_entry_is_replaced_only_if_it_is_still_that_owners(house: House) -> N
 
 
 def test_several_dead_entries_go_at_once(house: House) -> None:
-    dead = [house.register("a", owner={**OWNER, "pid": pid}) for pid in (1, 2)]
+    dead = [house.register("a", owner={**OWNER, "pid": pid}, port=pid) for pid in (1, 2)]
     owners = {
         service_id: {**OWNER, "pid": pid} for service_id, pid in zip(dead, (1, 2), strict=True)
     }

@@ -35,6 +35,7 @@ CLIENT = [
 SERVER = [
     ("model",),
     ("backend", "lease"),
+    ("addresses",),
     ("live",),
     ("changes", "choosing", "policies"),
     ("registry",),

@@ -97,7 +97,13 @@ class Bench:
             return random.choice(self.asked[-20:])
         self.serial += 1
         target = random.choice(IDS)
-        about = {"name": "x", "host": "h", "port": random.randint(1, 99), "type": "T", "id": target}
+        about = {
+            "name": "x",
+            "host": target,
+            "port": random.randint(1, 99),
+            "type": "T",
+            "id": target,
+        }
         request: Request = random.choice(
             [
                 {"action": "register", "service_info": about, "ttl": random.randint(1, 9)},
@@ -121,7 +127,10 @@ class Bench:
         now = self.clock.now
         if now - self.awake > TICK + STALL:
             for key, known in self.model.services.items():
-                fresh = max(known.deadline, now + known.ttl)
+                # What had ended before stays so.
+                fresh = known.deadline
+                if known.deadline > self.judged:
+                    fresh = max(fresh, now + known.ttl)
                 self.model.services[key] = replace(known, deadline=fresh)
         self.awake = now
         self.store.writes_fail = fails
@@ -218,8 +227,11 @@ class Bench:
             return {"success": True, "events": events, "reset": since > seq, "seq": seq}
         if action == "register" and not request["service_info"]["port"]:
             return {"success": False, "code": "invalid-request"}
-        if (token := json.dumps(request)) in model.answered:
-            return model.answered[token]
+        answered = model.answered.get(token := json.dumps(request))
+        if answered is not None and self.still_so(request, known):
+            if known is not None:
+                self.renew(model, key)
+            return answered
         if action == "register":
             ttl = request["ttl"]
             model.services.pop(key, None)
@@ -242,6 +254,13 @@ class Bench:
                 self.renewed.add(key)
             return {"success": True}
         return {"success": True, "service": self.record(key)}
+
+    def still_so(self, request: Request, known: Known | None) -> bool:
+        """Whether what a request that came before asked for is so, or it is another run's."""
+        if request["action"] == "deregister" or known is None:
+            return request["action"] == "deregister" and known is None
+        asked = (request["service_info"]["port"], request["ttl"])
+        return asked == (known.port, known.ttl)
 
     def renew(self, model: Model, key: str) -> None:
         """A fresh ttl."""

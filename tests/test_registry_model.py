@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,13 @@ class Known:
     deadline: float
     last_heartbeat: int
     stored_heartbeat: int
+    host: str
     told: str = "passing"
+    #: Why it was told to be critical.
+    reason: str | None = None
     stalled: bool = False
+    #: Why it has been critical since before a restart.
+    doubt: str | None = None
 
 
 TARGETS = st.sampled_from(["a", "b", "c"])
@@ -88,6 +94,10 @@ class RegistryMachine(RuleBasedStateMachine):
         self.journal: list[tuple[str, str]] = []
         self.given: set[str] = set()
         self.asked: list[Request] = []
+        #: What was registered, or how many there were -> a host of its own.
+        self.hosts: dict[object, str] = {}
+        #: Ids that a request which came again kept alive.
+        self.kept: list[str] = []
         #: Kind -> the second in which its maintenance is over; and the same as it is stored.
         self.maintained: dict[str, float] = {}
         self.stored_maintenance: dict[str, float] = {}
@@ -109,6 +119,7 @@ class RegistryMachine(RuleBasedStateMachine):
         """A batch comes; one in four times the store refuses it."""
         self.tell_health()
         promised = copy.deepcopy((self.services, self.answered, self.journal))
+        self.kept.clear()
         for request in batch:
             self.answer(request)
         assert not self.registry.tell_health()
@@ -118,6 +129,9 @@ class RegistryMachine(RuleBasedStateMachine):
             for request in batch:
                 if request.action == "renew":
                     self.renew(request)
+            # What was registered in the batch is gone; what it kept alive, it kept alive.
+            for key in self.services.keys() & set(self.kept):
+                self.heard_of(self.services[key])
 
     def commit(self, untold: set[str], *, fails: bool) -> bool:
         """Commit what is staged, events that tell the health of some last; whether it worked."""
@@ -138,8 +152,13 @@ class RegistryMachine(RuleBasedStateMachine):
         )
         self.journal += told
         for key in untold:
-            self.services[key].told = self.health(key)
+            self.note(key)
         return True
+
+    def note(self, key: str) -> None:
+        """Subscribers know how it is."""
+        known = self.services[key]
+        known.told, known.reason = self.health(key), self.more(key).get("reason")
 
     def end_maintenance(self) -> None:
         """What is over is over, in the model; the registry finds it when it tells of health."""
@@ -204,11 +223,16 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def register(self, request: Request) -> None:
         """A new service, an update, or a resend."""
-        asked = {"name": "s", "host": "h", "port": 1, "id": request.target}
+        who = request.target or request.token or len(self.hosts)
+        host = self.hosts.setdefault(who, f"host{len(self.hosts)}")
+        asked = {"name": "s", "host": host, "port": 1, "id": request.target}
         info, extra = records.read_service_info({**asked, "tags": list(request.kinds)})
         got = self.registry.register(info, extra, request.ttl, request.token)
-        if request.token in self.answered:
-            assert got == self.answered[request.token]
+        there = self.services.get(self.answered.get(str(request.token), ""))
+        if there and (there.kinds, there.ttl, there.host) == (request.kinds, request.ttl, host):
+            assert got == self.answered[str(request.token)]
+            self.kept.append(got)
+            self.heard_of(there)
             return
         if request.target is None:
             assert got not in self.given, "an id was given out twice"
@@ -217,15 +241,15 @@ class RegistryMachine(RuleBasedStateMachine):
             assert got == request.target
         now = int(self.wall.now)
         self.services[got] = Known(
-            request.kinds, request.ttl, self.clock.now + request.ttl, now, now
+            request.kinds, request.ttl, self.clock.now + request.ttl, now, now, host
         )
-        self.services[got].told = self.health(got)
+        self.note(got)
         self.happened("register", got, request)
 
     def deregister(self, request: Request) -> None:
         """It leaves, was not there, or had left already."""
         target = str(request.target)
-        if self.answered.get(str(request.token)) == target:
+        if self.answered.get(str(request.token)) == target and target not in self.services:
             self.registry.deregister(target, request.token)
         elif target in self.services:
             self.registry.deregister(target, request.token)
@@ -246,8 +270,13 @@ class RegistryMachine(RuleBasedStateMachine):
                 fed = 31 if request.stalled else 0
                 self.registry.renew(target, Report(fed=fed, watchdog=30))
                 known.stalled = request.stalled
-                known.deadline = self.clock.now + known.ttl
-                known.last_heartbeat = int(self.wall.now)
+                self.heard_of(known)
+
+    def heard_of(self, known: Known) -> None:
+        """It has a whole ttl again, and is no longer doubted."""
+        known.deadline = self.clock.now + known.ttl
+        known.last_heartbeat = int(self.wall.now)
+        known.doubt = None
 
     def happened(self, event: str, service_id: str, request: Request) -> None:
         """The model notes an event."""
@@ -305,7 +334,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def stand_still(self) -> None:
         """The server notices that it did not run for a while."""
         self.registry.grant_grace()
-        self.fresh_leases()
+        self.fresh_leases(ended=self.judged)
 
     @rule(seconds=st.sampled_from([0, 3_600]), killed=st.booleans())
     def restart(self, seconds: float, killed: bool) -> None:
@@ -320,6 +349,7 @@ class RegistryMachine(RuleBasedStateMachine):
             else:
                 known.stored_heartbeat = known.last_heartbeat
             known.stalled = False
+            known.doubt = known.reason if known.told == "critical" else None
         self.clock.advance(seconds)
         self.registry = Registry(self.store, clock=self.clock, wall=self.wall)
         self.registry.open()
@@ -329,17 +359,18 @@ class RegistryMachine(RuleBasedStateMachine):
         self.end_maintenance()
         self.fresh_leases()
 
-    def fresh_leases(self) -> None:
-        """The model gives every lease a full ttl from now."""
+    def fresh_leases(self, ended: float = -math.inf) -> None:
+        """The model gives every lease a full ttl from now, if it had not ended."""
         for known in self.services.values():
-            known.deadline = self.clock.now + known.ttl
+            if known.deadline > ended:
+                known.deadline = self.clock.now + known.ttl
 
     # -- what was promised
 
     def health(self, key: str) -> str:
         """How a service is."""
         known = self.services[key]
-        if known.deadline <= self.judged or known.stalled:
+        if known.deadline <= self.judged or known.stalled or known.doubt:
             return "critical"
         return "maintenance" if self.maintained.keys() & known.kinds else "passing"
 
@@ -347,7 +378,8 @@ class RegistryMachine(RuleBasedStateMachine):
         """What its record says beside the usual."""
         known, said = self.services[key], {}
         if self.health(key) == "critical":
-            said["reason"] = "no heartbeat" if known.deadline <= self.judged else "stalled"
+            lapsed = known.deadline <= self.judged
+            said["reason"] = "no heartbeat" if lapsed else known.doubt or "stalled"
         return said
 
     def passing(self, kind: str) -> set[str]:
@@ -364,7 +396,7 @@ class RegistryMachine(RuleBasedStateMachine):
             key: {
                 "id": key,
                 "name": "s",
-                "host": "h",
+                "host": known.host,
                 "port": 1,
                 "type": None,
                 "tags": list(known.kinds),

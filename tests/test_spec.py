@@ -254,7 +254,7 @@ def asked(peer: zmq.Socket[bytes], request: str) -> dict[str, Any]:
 def test_the_messages() -> None:
     """Each request, reply and event of the specification has the fields and texts it has there.
 
-    Beside them stand only `seq` and `epoch`, in the list and in events.
+    Beside them stand only the position, in the list and in events.
     """
     clock, wall = HandClock(), HandClock(1617293054.7)
     with (
@@ -321,6 +321,8 @@ def test_the_messages() -> None:
                 assert kind.decode() == said["type"]
                 assert isinstance(said.pop("seq"), int)
                 assert said.pop("epoch") == server.registry.epoch
+                assert isinstance(said.pop("mark"), str)
+                said.pop("after")
                 if said["data"]["service_id"] == service_id:
                     return said
 
@@ -349,6 +351,7 @@ def test_the_messages() -> None:
         )
         assert isinstance(reply.pop("seq"), int)
         assert reply.pop("epoch") == server.registry.epoch
+        assert isinstance(reply.pop("mark"), str)
         assert reply == {"success": True, "services": [record()]}
 
         for kind in ("web", "api"):

@@ -50,6 +50,8 @@ class JSONBackend:
             services=list(self.services.values()),
             answered={event.token: event.service_id for event in self.journal if event.token},
             maintenance=self.maintenance,
+            told={event.service_id: event.told for event in self.journal if event.told},
+            turns={event.service_id: event.turn for event in self.journal if event.turn},
         )
 
     def commit(

@@ -24,7 +24,11 @@ def main(kind: str, position: Path, count: int) -> None:
                     print(" ", service["name"], service["health"])
             else:
                 print(event["type"], event["data"]["service_info"]["name"], flush=True)
-            position.write_text(json.dumps({"since": event["seq"], "epoch": event["epoch"]}))
+            position.write_text(
+                json.dumps(
+                    {"since": event["seq"], **{key: event[key] for key in ("epoch", "mark")}}
+                )
+            )
 
 
 if __name__ == "__main__":

@@ -45,9 +45,7 @@ def name_and_endpoint(service: Record | None) -> list[str]:
 
 def doing(service: Record) -> str:
     """What it is at, or why it is not to be used, in a few words."""
-    said = []
-    if service["health"] == "critical":
-        said.append(service.get("reason", ""))
+    said = [service.get("reason", "")]
     if (terms := service.get("maintenance")) is not None:
         said.append(maintenance(terms))
     if (status := service.get("status")) is not None:
@@ -57,7 +55,7 @@ def doing(service: Record) -> str:
 
 def standing(service: Record) -> str:
     """How a service is, in a clause."""
-    why = doing(service) if service["health"] in ("critical", "maintenance") else ""
+    why = doing(service) if service["health"] in ("critical", "maintenance", "warning") else ""
     return f"{service['name']} ({records.mode_of(service)}) is {service['health']}" + (
         f": {why}" if why else ""
     )
@@ -171,9 +169,10 @@ def _matter(service: Record) -> str:
         return f"no heartbeat for {since(service['last_heartbeat'])}, ttl {service['ttl']:g} s"
     if service["health"] == "starting":
         return "it said that it is not ready yet"
-    return (
-        "its main loop is late" if service["health"] == "warning" else "its main loop stands still"
-    )
+    if service["health"] == "warning":
+        return str(service.get("reason", "its main loop is late"))
+    reason = service.get("reason", records.STALLED)
+    return "its main loop stands still" if reason == records.STALLED else str(reason)
 
 
 def _status(status: Mapping[str, Any]) -> str:
