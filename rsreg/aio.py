@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -354,6 +355,10 @@ class AsyncRegistryClient:
     async def server_status(self) -> Record:
         """See RegistryClient."""
         return await self._run(calls.info())
+
+    async def backup(self, path: str | os.PathLike[str], *, replace: bool = False) -> Record:
+        """See RegistryClient."""
+        return await self._run(calls.backup(path, replace=replace))
 
     async def terminate_registry_server(self) -> bool:
         """See RegistryClient."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gevent
@@ -168,18 +168,24 @@ class AsyncRegistryServer:
 class _Waiting:
     """A backend as the server's thread has it: it waits there for what is a coroutine.
 
-    That keeps all greenlets of the server waiting too: none of them may see half a commit.
+    That keeps all greenlets of the server waiting too: none of them may see half a commit. It has
+    what the backend has, so that it can be seen what else that is able to do.
     """
 
     def __init__(self, backend: object) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._backend = backend
+        for name, value in inspect.getmembers(backend):
+            if not name.startswith("_"):
+                setattr(self, name, self._waiting(value) if inspect.isroutine(value) else value)
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._backend, name)
+        # What a backend that passes calls on to another has, is not seen before it is asked for.
+        return self._waiting(getattr(self._backend, name))
 
-        def call(*args: Any) -> Any:
-            said = method(*args)
+    def _waiting(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            said = method(*args, **named)
             awaited = inspect.isawaitable(said) and not isinstance(said, _Done)
             return self._wait(said) if awaited else said
 

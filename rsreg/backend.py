@@ -10,37 +10,33 @@ import contextlib
 import logging
 import os
 import secrets
-import socket
 import sqlite3
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import peewee
 from peewee import SchemaManager, SqliteDatabase
 
-from rsreg import model, records
-from rsreg.errors import StoreError, StoreInUse
+from rsreg import compact, copying, model, records
+from rsreg.config import DEFAULT_JOURNAL_BYTES, DEFAULT_JOURNAL_EVENTS
+from rsreg.errors import StoreError, StoreLost
+from rsreg.journal import Journal
+from rsreg.lock import FileLock
+from rsreg.place import Place
 from rsreg.records import Event, Maintenance, Position, Told
-
-# A server says itself that there is none on Windows; to import its names is no fault.
-if sys.platform != "win32":
-    import fcntl
 
 log = logging.getLogger(__name__)
 
-#: Events that the journal keeps; a subscriber that missed more has to list anew.
-JOURNAL_LIMIT = 10_000
-#: The journal is cut back to its limit once in so many events.
-PRUNE_EVERY = 100
+#: Bytes of events that are read at once; the first one may have more.
+EVENTS_SIZE = 1024 * 1024
+#: Requests that are remembered, so that a resend is no second one.
+MAX_ANSWERED = 10_000
 #: Milliseconds to wait for another program's lock on the file; the whole server waits with us.
 _BUSY_TIMEOUT = 250
-#: Bytes of an SQLite file's header: a magic text first, the application id from byte 68.
-_HEADER = 100
 #: What SQLite calls a database that is in no file.
 _MEMORY = ":memory:"
 #: Writes to the file, and changes nothing.
@@ -57,6 +53,19 @@ _TELL_SERVICE = "UPDATE service SET told = ?, reason = ? WHERE id = ?"
 _PUT_EVENT = f"INSERT INTO event ({model.columns(model.Event)}) VALUES ({'?, ' * 5}?)"
 _PUT_META = "REPLACE INTO meta (key, value) VALUES (?, ?)"
 _EVENTS = f"SELECT {model.columns(model.Event)} FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
+_EVENT_SIZES = "SELECT seq, length(CAST(body AS BLOB)) FROM event ORDER BY seq"
+_TOKENS = (
+    "SELECT token, service_id FROM event WHERE token IS NOT NULL ORDER BY seq DESC "
+    f"LIMIT {MAX_ANSWERED}"
+)
+_TURNS = (
+    "SELECT service_id, turn FROM event WHERE turn IS NOT NULL ORDER BY seq DESC "
+    f"LIMIT {MAX_ANSWERED}"
+)
+_CONTENTS = "SELECT (SELECT count(*) FROM service), (SELECT max(seq) FROM event)"
+_NEWEST = "SELECT max(seq) FROM event"
+_QUICK_CHECK = "PRAGMA quick_check(1)"
+_FORGET_EVENTS = "DELETE FROM event WHERE seq <= ?"
 _DELETE_SERVICE = "DELETE FROM service WHERE id = ?"
 _TOUCH_SERVICE = "UPDATE service SET last_heartbeat = ? WHERE id = ?"
 
@@ -66,10 +75,10 @@ class Stored:
     """What a store holds when it is opened.
 
     `epoch` is random and made with the store; `seq` is the number of its last event, 0 without any;
-    `answered` maps the tokens in the journal to their events' service ids, `turns` the ids of
-    services to the last turn that an event about them has. `maintenance` is what the last commit
-    that had any said; `told` is what the last event about a service told of its health, by id,
-    where that is not "passing".
+    `answered` maps the newest tokens in the journal, oldest first, to their events' service ids,
+    `turns` the ids of services to the last turn that an event about them has. `maintenance` is what
+    the last commit that had any said; `told` is what the last event about a service told of its
+    health, by id, where that is not "passing".
     """
 
     epoch: str
@@ -109,9 +118,10 @@ class RegistryBackend(Protocol):
         """
 
     def events(self, since: int, limit: int) -> list[Event]:
-        """At most `limit` events with a `seq` above `since`, oldest first.
+        """At most `limit` events with a `seq` above `since`, oldest first; fewer if they are large.
 
-        A first one above `since + 1` tells that the journal no longer reaches back that far.
+        There is at least one, if there are any. A first one above `since + 1` tells that the
+        journal no longer reaches back that far.
         """
 
     def touch(self, heartbeats: Mapping[str, int]) -> None:
@@ -128,17 +138,68 @@ class RegistryBackend(Protocol):
         """Where it is, for people."""
 
 
+@runtime_checkable
+class Journaled(Protocol):
+    """What a backend has, too, that can say how much it keeps of the past."""
+
+    journal: Journal
+
+
+@runtime_checkable
+class Tended(Protocol):
+    """What a backend may have, too, if somebody has to look after it."""
+
+    def tend(self) -> None:
+        """Look after the store: called twice a second, between two changes.
+
+        Raises StoreLost if the store is no longer where it was; changes are refused then, until a
+        later call finds it again. What can be given back of disk or memory is, a little at a time.
+        """
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a copy of a store holds: its bytes, services, and the number of its last event."""
+
+    size: int
+    services: int
+    seq: int
+
+
+@runtime_checkable
+class Copyable(Protocol):
+    """What a backend has, too, that can be copied."""
+
+    def copy(self, target: Path, *, replace: bool) -> Copied:
+        """Write a copy of all that is committed to a file, whole or not at all.
+
+        Called in a thread of its own, beside everything else; ends soon after `close`. A file that
+        is there is refused, unless it is to be replaced. Raises StoreError.
+        """
+
+
 class SQLiteBackend:
     """Keeps everything in one SQLite file, which survives power loss (WAL, `synchronous=FULL`).
 
     One server at a time, by a lock on `<file>.lock`. A file that is corrupt, newer than this
-    version, or not ours is refused, never moved, emptied or made anew.
+    version, or not ours is refused, never moved, emptied or made anew. The journal keeps the last
+    `journal_events` events, or fewer if those have more than `journal_bytes` bytes; both are 1 or
+    more.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        journal_events: int = DEFAULT_JOURNAL_EVENTS,
+        journal_bytes: int = DEFAULT_JOURNAL_BYTES,
+    ) -> None:
         self.path = Path(path)
+        self.journal = Journal(journal_events, journal_bytes)
         self._lock: FileLock | None = None
         self._known_epoch = ""
+        self._place: Place | None = None
+        self._copying: sqlite3.Connection | None = None
         self._database: Any = SqliteDatabase(
             str(path),
             timeout=_BUSY_TIMEOUT / 1000,
@@ -155,18 +216,22 @@ class SQLiteBackend:
         if str(self.path) == _MEMORY:
             raise StoreError(f"{_MEMORY} is no file", hint="use InMemoryBackend()")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
-                self._check_file()
-            self._lock = FileLock(self.path)
-            if not self.path.exists():
-                self._check_no_remains()
-                _create(self.path)
+            # SQLite puts log and lock beside the file itself, not beside a link to it.
+            real = Path(os.path.realpath(self.path))
+            real.parent.mkdir(parents=True, exist_ok=True)
+            if real.exists():
+                copying.check_header(self.path)
+            self._lock = FileLock(real)
+            if not real.exists():
+                self._check_no_remains(real)
+                _create(real)
             self._database.connect()
             self._check_contents()
             self._database.execute_sql("PRAGMA journal_mode = wal")
             self._database.execute_sql("PRAGMA synchronous = full")
+            self._tidy()
             self._check_history()
+            self._place = Place(real, self._lock.file, partial(self._verify, real))
         except StoreError:
             self.close()
             raise
@@ -181,17 +246,17 @@ class SQLiteBackend:
     def load(self) -> Stored:
         """See RegistryBackend."""
         with _refusing(f"can't read {self.describe()}"):
-            rows = list(self._database.execute_sql(_ALL_SERVICES))
+            rows = self._execute(_ALL_SERVICES)
             return Stored(
                 epoch=self._epoch(),
-                seq=self._newest(),
+                seq=self.journal.newest,
                 services=[_service(row) for row in rows],
-                answered=self._by_service(model.Event.token, model.Event.service_id),
+                answered=dict(reversed(self._execute(_TOKENS))),
                 maintenance=msgspec.json.decode(
                     self._meta(_MAINTENANCE) or "[]", type=list[Maintenance]
                 ),
                 told={row[0]: Told(*row[-2:]) for row in rows if row[-2] is not None},
-                turns=self._by_service(model.Event.service_id, model.Event.turn),
+                turns=dict(reversed(self._execute(_TURNS))),
             )
 
     def commit(
@@ -203,6 +268,8 @@ class SQLiteBackend:
         """See RegistryBackend."""
         gone = [(service_id,) for service_id, service in changes.items() if service is None]
         kept = [_service_row(service) for service in changes.values() if service is not None]
+        journal = self.journal.copy()
+        forgotten = journal.add((event.seq, len(event.body)) for event in events)
         with self._transaction():
             cursor = self._database.cursor()
             if gone:
@@ -214,15 +281,24 @@ class SQLiteBackend:
             cursor.executemany(_PUT_EVENT, [_event_row(event) for event in events])
             if maintenance is not None:
                 cursor.execute(_PUT_META, (_MAINTENANCE, _text(maintenance)))
-            self._prune(events)
+            if forgotten:
+                cursor.execute(_FORGET_EVENTS, (forgotten,))
+        self.journal = journal
         if events and self._lock is not None:
             self._lock.note(Position(self._known_epoch, events[-1].seq, events[-1].mark))
 
     def events(self, since: int, limit: int) -> list[Event]:
         """See RegistryBackend."""
         with _refusing(f"can't read {self.describe()}"):
-            rows = self._database.execute_sql(_EVENTS, (since, limit))
-            return [_event(row) for row in rows]
+            found: list[Event] = []
+            size = 0
+            with contextlib.closing(self._database.execute_sql(_EVENTS, (since, limit))) as rows:
+                for event in map(_event, rows):
+                    size += len(event.body)
+                    if found and size > EVENTS_SIZE:
+                        break
+                    found.append(event)
+            return found
 
     def touch(self, heartbeats: Mapping[str, int]) -> None:
         """See RegistryBackend."""
@@ -233,8 +309,11 @@ class SQLiteBackend:
 
     def close(self) -> object:
         """See RegistryBackend."""
+        if (copying_now := self._copying) is not None:
+            copying_now.interrupt()
         with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
             self._database.close()
+        self._place = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -244,17 +323,86 @@ class SQLiteBackend:
         """See RegistryBackend."""
         return str(self.path)
 
+    def tend(self) -> None:
+        """See Tended."""
+        if self._place is not None:
+            self._see(self._place.check_all)
+        with contextlib.suppress(peewee.PeeweeException, sqlite3.Error, OSError):
+            compact.shrink(self._database.connection())
+            if self._place is not None:
+                compact.shrink_log(self._database.connection(), self._place.log)
+        if self._place is not None:
+            self._place.note()
+
+    def copy(self, target: Path, *, replace: bool) -> Copied:
+        """See Copyable."""
+        real = Path(os.path.realpath(self.path))
+        if os.path.realpath(target) in {f"{real}{end}" for end in ("", "-wal", "-shm", ".lock")}:
+            raise StoreError(f"{target} is the store itself", hint="choose another name")
+        with (
+            _refusing(f"can't copy {self.describe()}"),
+            contextlib.closing(copying.read_only(real)) as source,
+        ):
+            self._copying = source
+            try:
+                copying.copy(source, target, replace=replace)
+            finally:
+                self._copying = None
+        with _refusing(f"can't read {target}"), contextlib.closing(copying.read_only(target)) as it:
+            services, seq = it.execute(_CONTENTS).fetchone()
+        return Copied(target.stat().st_size, services, seq or 0)
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """All or nothing of what is written meanwhile; a StoreError says why it is nothing."""
-        with _refusing(f"can't write {self.describe()}"), self._database.manual_commit():
-            self._database.begin()
-            try:
-                yield
-                self._database.commit()
-            except BaseException:
-                self._undo()
-                raise
+        if self._place is not None:
+            self._see(self._place.check)
+        try:
+            with _refusing(f"can't write {self.describe()}"), self._database.manual_commit():
+                self._database.begin()
+                try:
+                    yield
+                    self._database.commit()
+                except BaseException:
+                    self._undo()
+                    raise
+        finally:
+            if self._place is not None:
+                self._place.note()
+
+    def _see(self, check: Callable[[], None]) -> None:
+        """Have the place checked. Where only the log is gone, what it held goes into the file."""
+        assert self._place is not None
+        try:
+            check()
+        except StoreLost:
+            if self._place.lost_its_log:
+                with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
+                    self._execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._place.note()
+            raise
+
+    def _verify(self, path: Path) -> None:
+        """See whether the file still is what we wrote, as a server would that is started now."""
+        newest = self.journal.newest
+        try:
+            with contextlib.closing(copying.read_only(path)) as fresh:
+                verdict, seq = (
+                    fresh.execute(question).fetchone()[0] for question in (_QUICK_CHECK, _NEWEST)
+                )
+        except sqlite3.Error as error:
+            verdict, seq = str(error), newest
+        if verdict != "ok":
+            verdict = verdict.splitlines()[-1]
+        elif (seq or 0) != newest:
+            verdict = f"its last event has number {seq}, ours has {newest}"
+        else:
+            return
+        raise StoreLost(
+            f"{path} was changed by another program: {verdict}",
+            hint="restart the registry with a copy, or with an empty file: "
+            "services that run come back by themselves",
+        )
 
     def _undo(self) -> None:
         """Roll back, and take what was refused out of the log.
@@ -267,11 +415,22 @@ class SQLiteBackend:
             with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
                 self._database.execute_sql(statement)
 
-    def _by_service(self, key: Any, value: Any) -> dict[str, str]:
-        """Two columns of the journal as a mapping, without empty ones, the latest event last."""
-        journal = model.Event.select(key, value).order_by(model.Event.seq).tuples()
-        known = journal.where(key.is_null(False) & value.is_null(False))
-        return dict(known.execute(self._database))
+    def _execute(self, statement: str) -> list[Any]:
+        return list(self._database.execute_sql(statement))
+
+    def _tidy(self) -> None:
+        """Forget the events that are too many, and give the disk back what is not in use.
+
+        Where there is no room for that, it is as well without.
+        """
+        self.journal = Journal(self.journal.limit, self.journal.size)
+        for setting in compact.SETTINGS:
+            self._execute(setting)
+        with _refusing(f"can't read {self.describe()}"):
+            forgotten = self.journal.add(self._database.execute_sql(_EVENT_SIZES))
+        with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
+            self._database.execute_sql(_FORGET_EVENTS, (forgotten,))
+            compact.at_start(self._database.connection())
 
     def _epoch(self) -> str:
         epoch = self._meta(_EPOCH)
@@ -284,41 +443,19 @@ class SQLiteBackend:
         value: str | None = query.scalar(self._database)
         return value
 
-    def _prune(self, events: Sequence[Event]) -> None:
-        if events and (events[0].seq - 1) // PRUNE_EVERY != events[-1].seq // PRUNE_EVERY:
-            old = model.Event.seq <= events[-1].seq - JOURNAL_LIMIT
-            model.Event.delete().where(old).execute(self._database)
-
-    def _check_file(self) -> None:
-        """Refuse what is not ours before anything is put beside it, or SQLite opens it.
-
-        SQLite would take an empty file for a new database.
-        """
-        with self.path.open("rb") as file:
-            header = file.read(_HEADER)
-        if not header:
-            raise StoreError(
-                f"{self.path} is empty: it was cut off, it is no new database",
-                hint="put back a copy, or remove it and its -wal to start with an empty registry",
-            )
-        if not header.startswith(b"SQLite format 3\0"):
-            raise StoreError(
-                f"{self.path} is corrupt: file is not a database",
-                hint="choose another file with --db; if it was the registry's, put back a copy",
-            )
-        if int.from_bytes(header[68:72], "big") != model.APPLICATION_ID:
-            raise StoreError(
-                f"{self.path} is a database of another program",
-                hint="choose another file with --db",
-            )
-
-    def _check_no_remains(self) -> None:
+    def _check_no_remains(self, path: Path) -> None:
         """Refuse the log of a database that is gone: SQLite would play it into the new one."""
-        remains = Path(f"{self.path}-wal")
-        if remains.exists():
+        for remains in (Path(f"{path}-wal"), Path(f"{path}-journal")):
+            if remains.exists():
+                raise StoreError(
+                    f"{self.path} is gone, but not {remains.name}, which holds its last changes",
+                    hint=f"put {path.name} back, or remove {remains.name} too",
+                )
+        unfinished = Path(f"{path}{copying.UNFINISHED}")
+        if unfinished.exists():
             raise StoreError(
-                f"{self.path} is gone, but not {remains.name}, which holds its last changes",
-                hint=f"put {self.path.name} back, or remove {remains.name} too",
+                f"{self.path} is gone: a restore was cut short, {unfinished.name} is its copy",
+                hint='run "rs_cs restore" again',
             )
 
     def _check_contents(self) -> None:
@@ -330,7 +467,7 @@ class SQLiteBackend:
                 f"this one knows {model.SCHEMA_VERSION})",
                 hint="start the newer rsreg, or choose another file with --db",
             )
-        verdict = str(self._pragma("quick_check(1)"))
+        verdict = str(self._execute(_QUICK_CHECK)[0][0])
         if verdict != "ok":
             raise _corrupt(self.path, verdict.splitlines()[-1])
         if version < model.SCHEMA_VERSION:
@@ -353,33 +490,30 @@ class SQLiteBackend:
         assert self._lock is not None
         noted = self._lock.noted
         with _refusing(f"can't read {self.describe()}"):
-            epoch, seq = self._epoch(), self._newest()
-        if noted is None or not self._holds(noted):
-            if seq:
-                log.warning(
-                    "%s does not go on where the last server here ended, it is an older copy "
-                    "perhaps: whoever follows its events is told to list anew",
-                    self.path,
-                )
+            epoch, seq = self._epoch(), self.journal.newest
+        if not (seq == 0 if noted is None else self._holds(noted)):
+            # A copy that is used for the first time is no surprise.
+            log.log(
+                logging.INFO if noted is None else logging.WARNING,
+                "%s does not go on where a server here ended, it is a copy perhaps: whoever "
+                "follows its events is told to list anew",
+                self.path,
+            )
             epoch = _new_epoch()
             with self._transaction():
                 self._database.execute_sql(_PUT_META, (_EPOCH, epoch))
         last = self.events(seq - 1, 1) if seq else []
         self._known_epoch = epoch
-        self._lock.take(Position(epoch, seq, last[0].mark if last else None))
+        self._lock.begin(Position(epoch, seq, last[0].mark if last else None))
 
     def _holds(self, position: Position) -> bool:
         """Whether the journal has come to a position, and still has its event."""
-        if position.epoch != self._epoch() or position.seq > self._newest():
+        if position.epoch != self._epoch() or position.seq > self.journal.newest:
             return False
         if position.seq == 0:
             return True
         found = self.events(position.seq - 1, 1)
         return bool(found) and (found[0].seq, found[0].mark) == (position.seq, position.mark)
-
-    def _newest(self) -> int:
-        newest = model.Event.select(peewee.fn.MAX(model.Event.seq))
-        return newest.scalar(self._database) or 0
 
     def _pragma(self, name: str) -> Any:
         return self._database.execute_sql(f"PRAGMA {name}").fetchone()[0]
@@ -388,84 +522,32 @@ class SQLiteBackend:
 class InMemoryBackend(SQLiteBackend):
     """The same tables in memory: nothing is on disk, and all is gone with the server."""
 
-    def __init__(self) -> None:
-        super().__init__(_MEMORY)
+    def __init__(
+        self,
+        *,
+        journal_events: int = DEFAULT_JOURNAL_EVENTS,
+        journal_bytes: int = DEFAULT_JOURNAL_BYTES,
+    ) -> None:
+        super().__init__(_MEMORY, journal_events=journal_events, journal_bytes=journal_bytes)
 
     def initialize(self) -> object:
         """See RegistryBackend."""
         if self._database.is_closed():
             self._database.connect()
             _create_tables(self._database)
+            self._tidy()
         return None
+
+    def copy(self, target: Path, *, replace: bool) -> Copied:
+        """There is nothing to copy that anybody could start from."""
+        raise StoreError(
+            "a registry in memory keeps nothing that could be copied",
+            hint="start it with a file (--db)",
+        )
 
     def describe(self) -> str:
         """See RegistryBackend."""
         return "memory"
-
-
-class FileLock:
-    """Holds `<file>.lock` for this process, so that two servers never share a file.
-
-    The lock is the kernel's (flock) and ends with the process; the text in it says who holds it,
-    and how far the journal has come. It stands beside the database, which other programs may read
-    meanwhile. Raises StoreInUse.
-
-    `noted` is the last position that a server noted here, None for none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = self._read().partition("\n")[0] or "another program"
-            self.release()
-            raise StoreInUse(
-                f"{path} is in use by {holder}",
-                hint="stop that one, or choose another file with --db",
-            ) from None
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._holder = f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
-        self.noted = _read_position(self._read().partition("\n")[2])
-
-    def take(self, position: Position) -> None:
-        """Say who holds it from now on, and where the journal stands; on the disk, too."""
-        text = self._holder + _noted(position)
-        os.pwrite(self._file, text, 0)
-        os.ftruncate(self._file, len(text))
-        os.fsync(self._file)
-
-    def note(self, position: Position) -> None:
-        """The journal has come to a position; never fails, since the change is durable already.
-
-        Not synced: one that is lost with the power is still in the journal.
-        """
-        with contextlib.suppress(OSError):
-            os.pwrite(self._file, _noted(position), len(self._holder))
-
-    def _read(self) -> str:
-        return os.pread(self._file, 1_000, 0).decode(errors="replace").strip()
-
-    def release(self) -> None:
-        """Let the next server have the file."""
-        os.close(self._file)
-
-
-def _noted(position: Position) -> bytes:
-    """Always as long, so that one takes the place of another as a whole."""
-    return b"%-20s %20d %-20s\n" % (
-        position.epoch.encode(),
-        position.seq,
-        (position.mark or "-").encode(),
-    )
-
-
-def _read_position(text: str) -> Position | None:
-    try:
-        epoch, seq, mark = text.split()
-        return Position(epoch, int(seq), None if mark == "-" else mark)
-    except ValueError:
-        return None
 
 
 def _new_epoch() -> str:
@@ -481,12 +563,11 @@ def _create(path: Path) -> None:
         database.connect()
         _create_tables(database)
     fresh.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
+    copying.sync(path.parent)
 
 
 def _create_tables(database: Any) -> None:
+    database.execute_sql(compact.PREPARE)
     with database.atomic():
         for table in model.TABLES:
             SchemaManager(table, database).create_all(safe=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -267,6 +268,17 @@ def health() -> Call[bool]:
 def info(*, services: bool = True) -> Call[Record]:
     """What the server says about itself; with `services`, all records too."""
     return _call("info", dict, services=services)
+
+
+def backup(path: str | os.PathLike[str], *, replace: bool = False) -> Call[Record]:
+    """Have the registry copy its store to a file of this machine, named from here."""
+    told = ("path", "size", "services", "seq")
+    return _call(
+        "backup",
+        lambda reply: {name: reply[name] for name in told},
+        path=os.path.abspath(os.fspath(path)),
+        replace=replace or None,
+    )
 
 
 def terminate() -> Call[bool]:

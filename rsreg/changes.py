@@ -16,8 +16,8 @@ from typing import Generic, TypeVar
 import msgspec
 
 from rsreg import wire
-from rsreg.backend import JOURNAL_LIMIT, RegistryBackend
-from rsreg.errors import StoreError, Unavailable
+from rsreg.backend import MAX_ANSWERED, RegistryBackend, Tended
+from rsreg.errors import StoreError, StoreLost, Unavailable
 from rsreg.lease import Lease
 from rsreg.live import LiveView
 from rsreg.records import CRITICAL, MAINTENANCE, SILENT, Event, Maintenance, Position, Told
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Requests remembered, so that a resend is no second one; as many as the journal keeps events.
-_MAX_REMEMBERED = JOURNAL_LIMIT
 #: Services whose last heartbeat is stored to see whether a store that failed can be written again.
 _PROBED = 100
 #: The event that tells of a service's new health; of any other it has recovered.
@@ -101,9 +99,13 @@ class Changes:
             self._view.tell(lease, told.health)
 
     def close(self) -> None:
-        """Store the times of the last heartbeats, and close the store."""
+        """Store the times of the last heartbeats, and close the store.
+
+        One that is lost is closed as it is: that it is lost was said.
+        """
         try:
-            self._backend.touch(self._heartbeats())
+            if not isinstance(self.trouble, StoreLost):
+                self._backend.touch(self._heartbeats())
         finally:
             self._backend.close()
 
@@ -117,6 +119,18 @@ class Changes:
             self._note(error)
         else:
             self._note(None)
+
+    def tend(self) -> None:
+        """Look after the store; it is in trouble as long as it is not where it was."""
+        if not isinstance(self._backend, Tended):
+            return
+        try:
+            self._backend.tend()
+        except StoreError as error:
+            self._note(error)
+        else:
+            if isinstance(self.trouble, StoreLost):
+                self.check_store()
 
     @property
     def position(self) -> Position:
@@ -141,13 +155,16 @@ class Changes:
     def _journal(self, since: int, limit: int) -> list[Event]:
         """The events right after `since`, none if the first of them is gone."""
         events: list[Event] = []
-        if since < self.seq - len(self._staged):
+        stored = self.seq - len(self._staged)
+        if since < stored:
             try:
                 events = self._backend.events(since, limit)
             except StoreError as error:
                 raise unavailable(error) from error
             if not events or events[0].seq != since + 1:
                 return []
+            if events[-1].seq < stored:
+                return events
         events += [event for event in self._staged if event.seq > since]
         return events[:limit]
 
@@ -314,7 +331,7 @@ class _Memory(Generic[T]):
     def keep(self) -> None:
         """It is committed; what is too much is forgotten, the oldest first."""
         self._before.clear()
-        while len(self._known) > _MAX_REMEMBERED:
+        while len(self._known) > MAX_ANSWERED:
             del self._known[next(iter(self._known))]
 
     def undo(self) -> None:
@@ -328,6 +345,5 @@ class _Memory(Generic[T]):
 
 def unavailable(error: StoreError) -> Unavailable:
     """What a client is told of a store that failed."""
-    return Unavailable(
-        f"The registry's store failed: {error}", hint="nothing was changed; try again"
-    )
+    todo = "try again" if error.hint is None else error.hint
+    return Unavailable(f"The registry's store failed: {error}", hint=f"nothing was changed; {todo}")

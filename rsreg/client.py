@@ -7,6 +7,7 @@ specification.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -428,6 +429,15 @@ class RegistryClient(Carrier):
     def server_status(self) -> Record:
         """What the server says about itself (docs/protocol.md, "info")."""
         return self._run(calls.info())
+
+    def backup(self, path: str | os.PathLike[str], *, replace: bool = False) -> Record:
+        """Have the registry of this machine write a copy of its store to a new file.
+
+        Returns its `path`, `size` in bytes, and how many `services` and which last event (`seq`)
+        it holds. With `replace` it may take the place of an older copy. Raises BackupFailed, and
+        Forbidden from another machine. After a RequestTimeout the registry goes on with it.
+        """
+        return self._run(calls.backup(path, replace=replace))
 
     def terminate_registry_server(self) -> bool:
         """Stop the server; True once it said it will. Raises Forbidden from another machine."""

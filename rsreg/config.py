@@ -16,6 +16,9 @@ DEFAULT_RS_HB_PORT = 4244
 
 #: Seconds between two passes of the reaper.
 DEFAULT_CLEANUP_INTERVAL = 10.0
+#: What the journal of the server keeps: so many events, and so many bytes of them.
+DEFAULT_JOURNAL_EVENTS = 10_000
+DEFAULT_JOURNAL_BYTES = 16 * 1024 * 1024
 #: Seconds a client's call may take, in all.
 DEFAULT_TIMEOUT = 2.0
 #: Seconds that it may be given.

@@ -9,43 +9,46 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from rsreg import records, registry, wire
+from rsreg.backend import EVENTS_SIZE
 from rsreg.changes import unavailable
 from rsreg.choosing import NOBODY, Asker, read_filter
 from rsreg.config import DEFAULT_MAINTENANCE, DEFAULT_TTL, MAX_MAINTENANCE
 from rsreg.errors import (
+    BackupFailed,
     Forbidden,
-    InternalError,
     InvalidRequest,
     ServerError,
     StoreError,
+    StoreLost,
     UnknownAction,
 )
+from rsreg.later import Body, Later, failed
 from rsreg.records import Event, Maintenance, Name
 from rsreg.registry import Registry
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
 
-Body = dict[str, Any]
 #: Asks for the address of who sent a request; few actions need to know.
 Peer = Callable[[], str]
-Handler = Callable[[Mapping[str, Any], Peer], Body]
+Handler = Callable[[Mapping[str, Any], Peer], Body | Later]
 
 #: Events in one reply, at most and by default.
 MAX_EVENTS = 1_000
-#: Bytes of events in one reply: a client takes no message of any size, and a slow line none soon.
-_MAX_EVENTS_SIZE = 1024 * 1024
 #: Bytes of a list of services; a client would close the connection at a longer reply, and not know.
 MAX_LIST = wire.MAX_REPLY - 1024 * 1024
 
 _Count = Annotated[int, Meta(ge=0)]
 
+_Path = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\0]+$")]
 _Period = Annotated[int, Meta(ge=1, le=MAX_MAINTENANCE)]
 _Replaced = Annotated[dict[str, records.Owner], Meta(max_length=64)]
 
@@ -95,11 +98,16 @@ class Dispatcher:
             "info": self._info,
             "events": self._events,
             "maintenance": self._maintain,
+            "backup": self._backup,
             "terminate": self._stop,
         }
+        self._last_backup: Later | None = None
 
-    def answer(self, payload: bytes, peer: Peer, failure: StoreError | None = None) -> Body:
-        """The reply to a request from `peer`; with a `failure` of the store, no change is made."""
+    def answer(self, payload: bytes, peer: Peer, failure: StoreError | None = None) -> Body | Later:
+        """The reply to a request from `peer`; with a `failure` of the store, no change is made.
+
+        A Later is to be started once all changes so far are committed.
+        """
         request_id = None
         try:
             request = wire.read_request(payload)
@@ -110,12 +118,15 @@ class Dispatcher:
             body = error.body()
         except Exception:
             log.exception("a request failed: %.500r", payload)
-            body = InternalError("The registry failed; its log says why").body()
-        if request_id is not None:
-            body["request_id"] = request_id
+            body = failed()
+        echo = {} if request_id is None else {"request_id": request_id}
+        if isinstance(body, Later):
+            body.more = echo
+            return body
+        body.update(echo)
         return body
 
-    def _handle(self, request: Body, peer: Peer, failure: StoreError | None) -> Body:
+    def _handle(self, request: Body, peer: Peer, failure: StoreError | None) -> Body | Later:
         action = _text(request, "action")
         handler = self._handlers.get(action)
         if handler is None:
@@ -245,18 +256,44 @@ class Dispatcher:
     def _maintenance(self) -> list[Body]:
         return [each.body() for each in self._registry.maintenance]
 
+    def _backup(self, request: Mapping[str, Any], peer: Peer) -> Later:
+        _check_peer(peer, "backup", "rs_cs backup")
+        target = Path(records.checked(request.get("path"), _Path, "path"))
+        replace = request.get("replace") is not None and records.checked(
+            request["replace"], bool, "replace"
+        )
+        if not target.is_absolute():
+            raise InvalidRequest("Invalid path: it has to start with /")
+        token, last = wire.fingerprint(request), self._last_backup
+        if last is not None and token is not None and last.token == token:
+            return last
+        if last is not None and last.started and last.body is None:
+            raise BackupFailed("Another backup is being made", hint="try again when it is done")
+        self._registry.tend_store()
+        if isinstance(self._registry.trouble, StoreLost):
+            raise unavailable(self._registry.trouble)
+        self._last_backup = Later(lambda: self._copied(target, replace=replace), token)
+        return self._last_backup
+
+    def _copied(self, target: Path, *, replace: bool) -> Body:
+        try:
+            copied = self._registry.copy_store(target, replace=replace)
+        except StoreError as error:
+            raise BackupFailed(f"There is no backup: {error}", hint=error.hint) from error
+        log.info("a copy of the store is in %s", target)
+        return {"success": True, "path": str(target), **asdict(copied)}
+
     def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:
-        if not _is_this_machine(peer()):
-            raise Forbidden(
-                "terminate is taken only from the machine that the registry runs on",
-                hint='log in there and run "rs_cs stop"',
-            )
+        _check_peer(peer, "terminate", "rs_cs stop")
         self._terminate()
         return {"success": True, "status": "terminating", "timestamp": int(self._wall())}
 
     def _state(self) -> Body:
         trouble = self._registry.trouble
-        return {"status": "degraded", "reason": str(trouble)} if trouble else {"status": "ok"}
+        if trouble is None:
+            return {"status": "ok"}
+        state = {"status": "degraded", "reason": str(trouble)}
+        return state if trouble.hint is None else {**state, "hint": trouble.hint}
 
     def _position(self) -> Body:
         position = self._registry.position
@@ -271,11 +308,14 @@ class Dispatcher:
 
 
 def _fitting(events: Sequence[Event]) -> Sequence[Event]:
-    """As many of the first events as go into one reply: at least one."""
+    """As many of the first events as go into one reply: at least one.
+
+    A client takes no message of any size, and a slow line none soon.
+    """
     size = 0
     for count, event in enumerate(events):
         size += len(event.body)
-        if count and size > _MAX_EVENTS_SIZE:
+        if count and size > EVENTS_SIZE:
             return events[:count]
     return events
 
@@ -309,6 +349,15 @@ def _text(request: Mapping[str, Any], field: str) -> str:
 def _count(request: Mapping[str, Any], field: str, default: int) -> int:
     value = request.get(field)
     return default if value is None else int(records.checked(value, _Count, field))
+
+
+def _check_peer(peer: Peer, action: str, command: str) -> None:
+    """Some actions are for who is logged in on the registry's own machine."""
+    if not _is_this_machine(peer()):
+        raise Forbidden(
+            f"{action} is taken only from the machine that the registry runs on",
+            hint=f'log in there and run "{command}"',
+        )
 
 
 def _is_this_machine(peer: str) -> bool:

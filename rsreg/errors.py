@@ -17,10 +17,12 @@
     │   ├── DuplicateName            duplicate-name
     │   ├── Forbidden                forbidden
     │   ├── Unavailable              unavailable
+    │   ├── BackupFailed             backup-failed
     │   └── InternalError            internal
     ├── AmbiguousName                a name or prefix fits several services
     ├── StoreError                   server side: the store failed or was refused
-    │   └── StoreInUse               another server has it
+    │   ├── StoreInUse               another server has it
+    │   └── StoreLost                its files are no longer where, or what, they were
     └── PortInUse                    server side: a port is taken
 
 An unknown code decodes to plain `ServerError`, so older clients survive newer servers.
@@ -149,6 +151,12 @@ class Unavailable(ServerError):
     code = "unavailable"
 
 
+class BackupFailed(ServerError):
+    """The registry could not write the copy that was asked for; there is none."""
+
+    code = "backup-failed"
+
+
 class InternalError(ServerError):
     """A fault of the registry; the details are in its log."""
 
@@ -170,6 +178,10 @@ class StoreError(RegistryError):
 
 class StoreInUse(StoreError):
     """Another server has the store; the text says which."""
+
+
+class StoreLost(StoreError):
+    """The files of an open store were taken away, replaced or changed: only people mend that."""
 
 
 class PortInUse(RegistryError):

@@ -1,4 +1,7 @@
-"""The greenlets of the server: RequestLoop, Publisher, Reaper; each a `step` that `run` repeats."""
+"""The greenlets of the server, each with a `step` that `run` repeats.
+
+RequestLoop, Publisher, Reaper, Caretaker.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from gevent.hub import Waiter
 from rsreg import wire
 from rsreg.dispatch import Dispatcher
 from rsreg.errors import StoreError
+from rsreg.later import Later
 from rsreg.records import Event
 from rsreg.registry import Registry
 from rsreg.timing import Clock
@@ -37,6 +41,8 @@ _FIRST = 2
 _READABLE = int(zmq.POLLIN)
 #: Services that expire in one transaction.
 EXPIRE_BATCH = 100
+#: Seconds between two looks after the store: how long it may go unnoticed that it is gone.
+TEND = 0.5
 #: Events that are published before others have their turn.
 PUBLISH_BATCH = 16
 
@@ -116,6 +122,9 @@ class RequestLoop:
         self._cgse_reply = cgse_reply
         self._ready = Readiness(sockets, TICK)
         self._awake = clock()
+        #: Requests whose replies are being worked on.
+        self._waiting: list[tuple[Request, Later]] = []
+        self._threads: list[Any] = []
 
     def run(self, stop: Flag) -> None:
         """Serve until `stop` is set."""
@@ -127,6 +136,10 @@ class RequestLoop:
     def close(self) -> None:
         """Stop watching the sockets."""
         self._ready.close()
+
+    def wait_for_threads(self, timeout: float) -> None:
+        """Wait for those that work on replies, which nobody gets any more."""
+        gevent.wait(self._threads, timeout=timeout)
 
     def step(self) -> bool:
         """Serve what has arrived: take a batch, change and commit, publish, reply.
@@ -148,8 +161,10 @@ class RequestLoop:
             replies = [self._answer(request, error) for request in batch]
         self._publish(events)
         used = set()
-        for request, reply in zip(batch, replies, strict=True):
-            if request.envelope.reply_to is not None:
+        for request, reply in [*zip(batch, replies, strict=True), *self._worked_on()]:
+            if isinstance(reply, Later):
+                self._work_on(request, reply)
+            elif request.envelope.reply_to is not None:
                 self._send(request.socket, wire.close_reply(request.envelope.reply_to, reply))
                 used.add(request.socket)
         if untold or not emptied or not self._registry.caught_up(now):
@@ -164,9 +179,26 @@ class RequestLoop:
             self._registry.grant_grace()
         self._awake = now
 
-    def _serve(self) -> tuple[list[Request], list[bytes], bool]:
+    def _work_on(self, request: Request, reply: Later) -> None:
+        """Have a thread work on a reply, unless it does already."""
+        if not reply.started:
+            reply.started = True
+            self._threads = [thread for thread in self._threads if not thread.ready()]
+            self._threads.append(gevent.get_hub().threadpool.spawn(reply.run))
+        self._waiting.append((request, reply))
+
+    def _worked_on(self) -> list[tuple[Request, bytes]]:
+        """The requests whose replies are there, with these."""
+        done = [(one, wire.encode(reply.body)) for one, reply in self._waiting if reply.body]
+        if done:
+            self._waiting = [one for one in self._waiting if not one[1].body]
+        return done
+
+    def _serve(self) -> tuple[list[Request], list[bytes | Later], bool]:
         """A batch in order of arrival, its replies, and whether it left every socket empty."""
-        batch, replies, emptied = [], [], True
+        batch: list[Request] = []
+        replies: list[bytes | Later] = []
+        emptied = True
         for socket in self._sockets:
             taken = size = 0
             while _readable(socket):
@@ -180,13 +212,14 @@ class RequestLoop:
                 envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
                 if envelope is not None:
                     batch.append(Request(socket, envelope, identity))
-                    replies.append(self._answer(batch[-1], None))
-                    size += len(replies[-1])
+                    reply = self._answer(batch[-1], None)
+                    replies.append(reply)
+                    size += 0 if isinstance(reply, Later) else len(reply)
         return batch, replies, emptied
 
-    def _answer(self, request: Request, failure: StoreError | None) -> bytes:
-        answer = self._dispatcher.answer
-        return wire.encode(answer(request.envelope.payload, request.peer, failure))
+    def _answer(self, request: Request, failure: StoreError | None) -> bytes | Later:
+        answer = self._dispatcher.answer(request.envelope.payload, request.peer, failure)
+        return answer if isinstance(answer, Later) else wire.encode(answer)
 
     def _send(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
         try:
@@ -267,3 +300,19 @@ class Reaper:
                 self._publish(self._registry.commit())
                 gevent.idle(_FIRST)
         self._registry.check_store()
+
+
+class Caretaker:
+    """Looks after the store, between two batches of requests, and switches to nobody meanwhile."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def run(self, stop: Flag) -> None:
+        """Look every half second until `stop` is set."""
+        while not stop.wait(TEND):
+            self.step()
+
+    def step(self) -> None:
+        """One look."""
+        self._registry.tend_store()

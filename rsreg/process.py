@@ -51,6 +51,8 @@ class ServerSettings:
     bind: str = "*"
     db: str | None = None
     cleanup_interval: float = config.DEFAULT_CLEANUP_INTERVAL
+    journal_events: int = config.DEFAULT_JOURNAL_EVENTS
+    journal_bytes: int = config.DEFAULT_JOURNAL_BYTES
     unique_service_types: bool = False
     cgse_reply: str = "RESPONSE"
     log_level: str = "info"
@@ -70,11 +72,14 @@ def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
     from rsreg.server import RegistryServer
 
     log_to_stderr(settings.log_level)
+    bounds = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
     server = RegistryServer(
         settings.req_port,
         settings.pub_port,
         settings.hb_port,
-        InMemoryBackend() if settings.db == IN_MEMORY else SQLiteBackend(_database(settings)),
+        InMemoryBackend(**bounds)
+        if settings.db == IN_MEMORY
+        else SQLiteBackend(_database(settings.db), **bounds),
         settings.cleanup_interval,
         bind=settings.bind,
         unique_service_types=settings.unique_service_types,
@@ -132,7 +137,7 @@ def start_in_background(
     program = config.python_program("a server in the background")
     if log_file is None:
         log_file = config.state_directory() / f"registry-{settings.req_port}.log"
-    db = settings.db if settings.db == IN_MEMORY else str(_database(settings).absolute())
+    db = settings.db if settings.db == IN_MEMORY else str(_database(settings.db).absolute())
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
@@ -184,6 +189,24 @@ def stop(client: RegistryClient, timeout: float = DEFAULT_PATIENCE) -> None:
     raise RegistryError(f"a server still listens on port {port} after {timeout:g} s")
 
 
+def restore(copy: Path, db: str | None = None) -> Record:
+    """Put a copy in the place of the store of a server that is stopped; what was put where.
+
+    `store` is the file, `kept` the name that the old one has now, None without one; `services` and
+    `seq`, the number of its last event, are those of the copy. `db` is as in ServerSettings. Raises
+    StoreInUse, StoreError.
+    """
+    from rsreg import restoring
+
+    done = restoring.restore(copy, _database(db))
+    return {
+        "store": str(done.store),
+        "services": done.services,
+        "seq": done.seq,
+        "kept": None if done.kept is None else str(done.kept),
+    }
+
+
 def log_to_stderr(level: str) -> None:
     """Log what rsreg says from `level` on; of others only warnings: peewee logs each query."""
     handler = logging.StreamHandler()
@@ -214,8 +237,8 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _database(settings: ServerSettings) -> Path:
-    return config.default_database() if settings.db is None else Path(settings.db)
+def _database(db: str | None) -> Path:
+    return config.default_database() if db is None else Path(db)
 
 
 def _first_words(launcher: subprocess.Popen[bytes], timeout: float) -> Record | None:

@@ -375,8 +375,11 @@ class Event(Struct, frozen=True, kw_only=True):
 
     @property
     def mark(self) -> str | None:
-        """The random mark of the commit that made it; none before there were marks."""
-        return msgspec.json.decode(self.body, type=_Marked).mark
+        """The random mark of the commit that made it; None where its body has none."""
+        try:
+            return msgspec.json.decode(self.body, type=_Marked).mark
+        except msgspec.DecodeError:
+            return None
 
 
 class _Marked(Struct):

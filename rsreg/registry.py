@@ -7,12 +7,13 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from rsreg import policies, records, timing
-from rsreg.backend import RegistryBackend
+from rsreg.backend import Copied, Copyable, RegistryBackend
 from rsreg.changes import Changes
 from rsreg.choosing import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
 from rsreg.errors import (
@@ -69,6 +70,7 @@ class Registry:
         self._wall = wall
         self._chooser = Chooser(strategy, strategies or {})
         self._view = LiveView()
+        self._backend = backend
         self._changes = Changes(backend, self._view, wall)
 
     def __len__(self) -> int:
@@ -115,6 +117,19 @@ class Registry:
     def check_store(self) -> None:
         """See whether a store in trouble can be written again; it tells no one by itself."""
         self._changes.check_store()
+
+    def tend_store(self) -> None:
+        """Look after the store; call it every second."""
+        self._changes.tend()
+
+    def copy_store(self, target: Path, *, replace: bool) -> Copied:
+        """Write a copy of what is committed to a file; in a thread of its own.
+
+        Raises StoreError.
+        """
+        if not isinstance(self._backend, Copyable):
+            raise StoreError("this kind of store can't be copied by the registry")
+        return self._backend.copy(target, replace=replace)
 
     # -- time
 

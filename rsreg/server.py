@@ -20,12 +20,13 @@ import zmq.green
 from gevent.event import Event as Flag
 
 from rsreg import __version__, config, sockets, timing, wire
-from rsreg.backend import RegistryBackend, SQLiteBackend
+from rsreg.backend import Journaled, RegistryBackend, SQLiteBackend
 from rsreg.choosing import Strategy
 from rsreg.client import RegistryClient
-from rsreg.dispatch import Body, Dispatcher
+from rsreg.dispatch import Dispatcher
 from rsreg.errors import ConfigurationError, PortInUse, RegistryError
-from rsreg.loops import Publisher, Reaper, RequestLoop
+from rsreg.later import Body
+from rsreg.loops import Caretaker, Publisher, Reaper, RequestLoop
 from rsreg.registry import Registry
 from rsreg.timing import Clock
 
@@ -50,6 +51,8 @@ log = logging.getLogger(__name__)
 
 #: Milliseconds that the last replies and events may take at a stop.
 _LINGER = 1_000
+#: Seconds that a backup may take to end when the store is closed.
+_THREADS = 0.5
 #: Seconds to find out who has a port.
 _ASK_HOLDER = 0.5
 #: What listens on all addresses, and where this machine finds it.
@@ -159,7 +162,7 @@ class RegistryServer:
         self._wake = gevent.get_hub().loop.async_()
         self._wake.start(lambda: gevent.spawn(self.stop))
         self._since = self._wall()
-        for loop in (self._requests, self._publisher, reaper):
+        for loop in (self._requests, self._publisher, reaper, Caretaker(self.registry)):
             self._spawn(type(loop).__name__, loop.run)
         if self._stop_asked:
             self.request_stop()
@@ -193,6 +196,8 @@ class RegistryServer:
             self.registry.close()
         except RegistryError as error:
             log.error("the last heartbeats were not stored: %s", error)
+        if self._requests is not None:
+            self._requests.wait_for_threads(_THREADS)
         self._close()
         log.info("registry stopped")
         self._stopped.set()
@@ -250,7 +255,7 @@ class RegistryServer:
         self._greenlets.append(greenlet)
 
     def _ended(self, greenlet: Any) -> None:
-        """One of the three is over: before a stop that is a fault, and the end of the server."""
+        """One of them is over: before a stop that is a fault, and the end of the server."""
         if self._stop.is_set():
             return
         self._failure = greenlet.exception or RuntimeError("it returned")
@@ -259,7 +264,7 @@ class RegistryServer:
 
     def about(self) -> Body:
         """What it says about itself (docs/protocol.md, "info")."""
-        return {
+        about: Body = {
             "req_port": self.req_port,
             "pub_port": self.pub_port,
             "hb_port": self.hb_port,
@@ -273,6 +278,9 @@ class RegistryServer:
             "cleanup_interval": self.cleanup_interval,
             "dropped_replies": self._requests.dropped if self._requests else 0,
         }
+        if isinstance(self.backend, Journaled):
+            about["journal"] = self.backend.journal.body()
+        return about
 
     def _close(self) -> None:
         for socket in self._open:

@@ -47,7 +47,7 @@ class ServerProcess:
     """A real server process, on ports that it keeps over restarts.
 
     `store` is a path, or None for memory; `under` is a command that runs it: `ip netns exec …`;
-    `log` is where its log goes, stderr if nowhere.
+    `log` is where its log goes, stderr if nowhere; `journal` has the most events and bytes of it.
     Signals go by process id; `stop` ends it in any case.
     """
 
@@ -57,12 +57,14 @@ class ServerProcess:
         *,
         under: Sequence[str] = (),
         log: IO[str] | None = None,
+        journal: Sequence[int] = (),
         **options: Any,
     ) -> None:
         self.options = {"bind": "127.0.0.1", "cleanup_interval": 0.5, **options}
         self.store = store
         self.under = under
         self.log = log
+        self.journal = journal
         self.ports: list[int | None] = [0, 0, 0]
         self.process: subprocess.Popen[str] | None = None
 
@@ -77,6 +79,7 @@ class ServerProcess:
             "ports": self.ports,
             "store": str(self.store) if self.store else None,
             "options": self.options,
+            "journal": dict(zip(("journal_events", "journal_bytes"), self.journal, strict=False)),
         }
         self.process = subprocess.Popen(
             [*self.under, sys.executable, str(ROOT / "tests" / "serve.py"), json.dumps(settings)],

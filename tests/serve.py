@@ -14,7 +14,7 @@ logging.basicConfig(format="%(created).3f %(levelname)s %(message)s")
 store = settings["store"]
 server = RegistryServer(
     *settings["ports"],
-    backend=SQLiteBackend(store) if store else InMemoryBackend(),
+    backend=SQLiteBackend(store, **settings["journal"]) if store else InMemoryBackend(),
     **settings["options"],
 )
 for number in (signal.SIGTERM, signal.SIGINT):

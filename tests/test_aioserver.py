@@ -19,7 +19,7 @@ from rsreg import (
     SQLiteBackend,
     server,
 )
-from rsreg.backend import Stored
+from rsreg.backend import Copyable, Journaled, Stored, Tended
 from rsreg.errors import ConfigurationError, DuplicateServiceType, RequestTimeout, Unavailable
 from rsreg.records import Event, Maintenance, Service
 from rsreg.server import (
@@ -146,6 +146,23 @@ def test_a_backend_of_coroutines_keeps_what_it_is_given(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_backend_that_passes_on_what_it_is_asked_is_one() -> None:
+    class Passing:
+        def __init__(self, store: Coroutines) -> None:
+            self.store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.store, name)
+
+    async def main() -> None:
+        backend = Passing(Coroutines(InMemoryBackend()))
+        async with serving(backend) as served, client_of(served) as client:
+            assert await client.register("puna_cs", "egse3", 5000)
+        assert backend.store.commits == 1
+
+    asyncio.run(main())
+
+
 def test_nobody_sees_half_a_commit() -> None:
     async def main() -> None:
         backend = Coroutines(InMemoryBackend())
@@ -161,6 +178,17 @@ def test_nobody_sees_half_a_commit() -> None:
                 service_id = await registering
                 assert [one["id"] for one in await other.list_services()] == [service_id]
             assert backend.commits == 1
+
+    asyncio.run(main())
+
+
+def test_what_else_a_backend_can_do_is_not_hidden(tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = AsyncSQLiteBackend(tmp_path / "registry.db")
+        async with serving(backend) as served, client_of(served) as client:
+            assert "journal" in await client.server_status()
+            for protocol in (Copyable, Journaled, Tended):
+                assert isinstance(served.server.backend, protocol)
 
     asyncio.run(main())
 

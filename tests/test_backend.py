@@ -17,13 +17,19 @@ from typing import Any
 import pytest
 from helpers import LIMIT_FILES, printed, python_process
 
-from rsreg import InMemoryBackend, RegistryBackend, SQLiteBackend, backend
-from rsreg.errors import StoreError, StoreInUse
+from rsreg import InMemoryBackend, RegistryBackend, SQLiteBackend
+from rsreg.errors import ConfigurationError, StoreError, StoreInUse
 from rsreg.records import Event, Service
 
 KINDS: dict[str, Callable[[Path], SQLiteBackend]] = {
     "file": lambda path: SQLiteBackend(path),
     "memory": lambda path: InMemoryBackend(),
+}
+
+
+OPTIONS: dict[str, Callable[..., SQLiteBackend]] = {
+    "file": SQLiteBackend,
+    "memory": lambda path, **options: InMemoryBackend(**options),
 }
 
 
@@ -182,16 +188,73 @@ def test_the_times_of_heartbeats(store: SQLiteBackend) -> None:
     }
 
 
-def test_the_journal_is_cut_back_to_its_limit(store: SQLiteBackend) -> None:
-    """Once in a thousand events; most of the numbers are left out here."""
-    assert backend.JOURNAL_LIMIT == 10_000
-    oldest = []
-    for batch in ([1], [1_000], [1_001, 2_000], [10_999], [11_000], [11_001], [11_990, 12_010]):
-        store.commit({}, [event(n) for n in batch])
-        oldest.append(store.events(0, 1)[0].seq)
-    assert oldest == [1, 1, 1, 1, 1_001, 1_001, 10_999]
-    assert [e.seq for e in store.events(0, 10)] == [10_999, 11_000, 11_001, 11_990, 12_010]
-    assert store.load().seq == 12_010
+def sequence(store: RegistryBackend) -> list[int]:
+    """The numbers of all events that a store has."""
+    found: list[int] = []
+    while more := store.events(found[-1] if found else 0, 1_000):
+        found += [event.seq for event in more]
+    return found
+
+
+def test_the_journal_keeps_so_many_events(store: SQLiteBackend) -> None:
+    """Ten thousand, if nothing else is said, and at most a hundredth more."""
+    assert store.journal.limit == 10_000
+    for start in range(1, 12_001, 40):
+        store.commit({}, [event(n) for n in range(start, start + 40)])
+        kept = sequence(store)
+        assert kept == list(range(kept[0], start + 40))
+        assert min(10_000, start + 39) <= len(kept) <= 10_100
+    assert len(kept) < 12_000
+    assert store.load().seq == 12_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_limits_of_the_journal_are_options(kind: str, path: Path) -> None:
+    made = OPTIONS[kind](path, journal_events=20, journal_bytes=10_000)
+    made.initialize()
+    for number in range(1, 101):
+        made.commit({}, [event(number, body=b"x" * 10)])
+    assert 20 <= len(sequence(made)) <= 21
+    for number in range(101, 201):
+        made.commit({}, [event(number, body=b"x" * 3_000)])
+    assert sequence(made) == [198, 199, 200]
+    made.commit({}, [event(201, body=b"x" * 50_000)])
+    assert sequence(made) == [201], "the newest stays, whatever its size"
+    made.commit({}, [event(n, body=b"x" * 3_000) for n in range(202, 300)])
+    assert sequence(made) == [297, 298, 299]
+    made.close()
+
+
+@pytest.mark.parametrize("wrong", [{"journal_events": 0}, {"journal_bytes": -1}])
+def test_a_journal_without_room_is_refused(path: Path, wrong: dict[str, int]) -> None:
+    for kind in KINDS:
+        with pytest.raises(ConfigurationError, match=r"^a journal has room for 1 or more "):
+            OPTIONS[kind](path, **wrong)
+
+
+def test_a_refused_commit_counts_for_nothing(store: SQLiteBackend) -> None:
+    fill(store, 3)
+    before = (store.journal.events, store.journal.bytes)
+    for _ in range(5):
+        with pytest.raises(StoreError):
+            store.commit({}, [event(4, body=b"x" * 10**7), event(3)])
+    assert (store.journal.events, store.journal.bytes) == before
+    assert sequence(store) == [1, 2, 3]
+
+
+def test_large_events_are_read_a_part_at_a_time(store: SQLiteBackend) -> None:
+    """And the first of them, however large it is."""
+    sizes = [400_000, 400_000, 400_000, 3_000_000, 10]
+    store.commit({}, [event(n, body=b"x" * size) for n, size in enumerate(sizes, 1)])
+    parts = [[e.seq for e in store.events(since, 1_000)] for since in (0, 1, 2, 3, 4, 5)]
+    assert parts == [[1, 2], [2, 3], [3], [4], [5], []]
+    store.commit({"s-1": service(1)}, [event(6)])
+
+
+def test_the_newest_requests_are_known_after_a_start(store: SQLiteBackend) -> None:
+    store.commit({}, [event(n, token=f"t{n}") for n in range(1, 10_101)])
+    answered = store.load().answered
+    assert list(answered) == [f"t{n}" for n in range(101, 10_101)]
 
 
 def test_initialize_and_close_may_be_repeated(store: SQLiteBackend) -> None:
@@ -297,7 +360,7 @@ def test_a_file_survives_power_loss(path: Path) -> None:
     with opened(path) as store:
         fill(store, 1)
         assert outside(path, "PRAGMA journal_mode") == [[("wal",)]]
-        assert store._pragma("synchronous") == 2
+        assert store._execute("PRAGMA synchronous") == [(2,)]
 
 
 def test_another_program_may_read_the_file_meanwhile(path: Path) -> None:

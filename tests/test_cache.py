@@ -20,7 +20,6 @@ from rsreg import (
     RegistryClient,
     RegistryServer,
     ServiceCache,
-    backend,
     follower,
     mirror,
 )
@@ -116,11 +115,9 @@ def test_a_cache_that_hears_no_event_is_equal_after_100_changes(
 
 
 def test_a_cache_is_equal_after_more_changes_than_the_journal_keeps(
-    nowhere: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    nowhere: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backend, "JOURNAL_LIMIT", 20)
-    monkeypatch.setattr(backend, "PRUNE_EVERY", 10)
-    with serving(backend=InMemoryBackend()) as server:
+    with serving(backend=InMemoryBackend(journal_events=20)) as server:
         endpoint = f"tcp://127.0.0.1:{server.req_port}"
         with (
             RegistryClient(endpoint, timeout=10) as client,

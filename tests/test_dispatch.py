@@ -311,7 +311,7 @@ def test_one_reply_holds_only_so_many_bytes_of_events(desk: Desk) -> None:
 def test_one_reply_holds_one_event_at_least(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(dispatch, "_MAX_EVENTS_SIZE", most)
+    monkeypatch.setattr(dispatch, "EVENTS_SIZE", most)
     desk.ask("deregister", service_id="known")
     assert [e["seq"] for e in desk.ask("events", since=0)["events"]] == [1]
     assert [e["seq"] for e in desk.ask("events", since=1)["events"]] == [2]
@@ -514,7 +514,7 @@ def test_a_deep_request_is_refused_under_its_request_id(desk: Desk) -> None:
 def test_a_refusal_says_what_to_do(desk: Desk) -> None:
     assert desk.ask("dance")["hint"] == (
         "the actions are register, update, deregister, renew, get, list, discover, health, info, "
-        "events, maintenance, terminate"
+        "events, maintenance, backup, terminate"
     )
     assert "not 0" in desk.ask("register", service_info={**INFO, "port": 0})["hint"]
     assert desk.send(b"{")["hint"]

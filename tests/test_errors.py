@@ -42,6 +42,7 @@ def test_the_codes_of_the_protocol() -> None:
         "duplicate-name": "DuplicateName",
         "forbidden": "Forbidden",
         "unavailable": "Unavailable",
+        "backup-failed": "BackupFailed",
         "internal": "InternalError",
     }
 

@@ -33,9 +33,10 @@ CLIENT = [
     ("bench",),
 ]
 SERVER = [
-    ("model",),
+    ("model", "journal", "compact", "lock", "place", "later"),
+    ("copying",),
     ("backend", "lease"),
-    ("addresses",),
+    ("addresses", "restoring"),
     ("live",),
     ("changes", "choosing", "policies"),
     ("registry",),
@@ -69,7 +70,7 @@ GUESTS = {
     "packaging": {"choosing"},
     "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
-    "sqlite3": {"backend"},
+    "sqlite3": {"backend", "compact", "copying", "restoring"},
     "psutil": {"owner", "address"},
     "asyncio": {"watch", "aiochannel", "aioregistered", "aio", "aioserver"},
     "click": {"cli"},

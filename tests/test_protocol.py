@@ -155,6 +155,7 @@ class Section:
         self.port = port
         self.carrier = carrier
         self.store = directory / "service_registry.db"
+        self.copy = directory / "copy.db"
         self.clock = HandClock()
         self.known: dict[str, Any] = {}
         self.earlier = 0
@@ -162,11 +163,11 @@ class Section:
     def run(self) -> None:
         """Run all of it."""
         said = [block.text for block in self.blocks if block.kind == "comment"]
-        locks, passes = (any(word in text for text in said) for word in ("locks", " s pass"))
+        on_disk, passes = (any(word in text for text in said) for word in ("the store", " s pass"))
         with ExitStack() as self.stack:
             self.server = self.stack.enter_context(
                 serving(
-                    backend=SQLiteBackend(self.store) if locks else InMemoryBackend(),
+                    backend=SQLiteBackend(self.store) if on_disk else InMemoryBackend(),
                     clock=self.clock,
                     wall=HandClock(NOW),
                     cleanup_interval=0.2 if passes else 10,
@@ -181,6 +182,7 @@ class Section:
                 "pid 4711": os.getpid(),
                 "host labserver": socket.gethostname(),
                 "version 0.1.0": __version__,
+                "path /var/backups/registry.db": str(self.copy),
             }
             if any(block.kind == "json event" for block in self.blocks):
                 self.subscribe()
@@ -201,6 +203,7 @@ class Section:
         """The reply to a request of the page."""
         for name, value in self.known.items():
             text = text.replace(name, str(value))
+        text = text.replace("/var/backups/registry.db", str(self.copy))
         if kind == "json request":
             return self.ask(text.encode())
         assert kind == "json request from another machine"
@@ -243,6 +246,8 @@ class Section:
             self.other.execute("BEGIN EXCLUSIVE")
         elif what == "it lets go":
             self.other.execute("ROLLBACK")
+        elif what == "the store is a file":
+            pass
         else:
             assert what == "rs_cs start --unique-service-types", f"what is {what!r}?"
 

@@ -517,7 +517,7 @@ def test_a_refused_request_may_come_again_and_then_counts(house: House) -> None:
 
 
 def test_the_newest_requests_are_remembered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "_MAX_REMEMBERED", 3)
+    monkeypatch.setattr(changes, "MAX_ANSWERED", 3)
     first = {token: house.register("a", token=token) for token in "pqrs"}
     assert {token: house.register("a", token=token) for token in "qrs"} == {
         token: first[token] for token in "qrs"
@@ -528,7 +528,7 @@ def test_the_newest_requests_are_remembered(house: House, monkeypatch: pytest.Mo
 def test_refused_requests_push_no_other_out_of_memory(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "_MAX_REMEMBERED", 3)
+    monkeypatch.setattr(changes, "MAX_ANSWERED", 3)
     first = {token: house.register("a", token=token) for token in "pqr"}
     house.store.writes_fail = True
     for token in "stuvw":

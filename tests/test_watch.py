@@ -15,7 +15,7 @@ import pytest
 import zmq.green
 from helpers import ServerProcess, serving, wait_until
 
-from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, backend
+from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient
 from rsreg.calls import Record
 from rsreg.errors import ConfigurationError, RequestTimeout
 
@@ -66,13 +66,9 @@ def test_a_long_past_is_replayed_in_full(client: RegistryClient, endpoint: str) 
     events.close()
 
 
-def test_a_past_that_the_journal_has_forgotten_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(backend, "JOURNAL_LIMIT", 20)
-    monkeypatch.setattr(backend, "PRUNE_EVERY", 10)
+def test_a_past_that_the_journal_has_forgotten_is_said() -> None:
     with (
-        serving(backend=InMemoryBackend()) as server,
+        serving(backend=InMemoryBackend(journal_events=20)) as server,
         RegistryClient(f"127.0.0.1:{server.req_port}", timeout=10) as client,
     ):
         for _ in range(100):

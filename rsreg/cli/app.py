@@ -9,7 +9,7 @@ import sys
 import click
 
 from rsreg import __version__, errors
-from rsreg.cli import INTERRUPTED, asking, changing, maintaining, running, serving, shells
+from rsreg.cli import INTERRUPTED, asking, changing, maintaining, running, serving, shells, storing
 from rsreg.cli.options import CantRun, Settings, WaitOver, common_options, examples, registry_option
 from rsreg.cli.output import say_error, write_json
 from rsreg.errors import RegistryError
@@ -29,6 +29,7 @@ _OUTCOMES: list[tuple[type[RegistryError], int, str]] = [
     (errors.PortInUse, 5, "port-in-use"),
     (errors.StoreInUse, 5, "store-in-use"),
     (errors.StoreError, 1, "store"),
+    (errors.BackupFailed, 1, ""),
     (RegistryError, 1, "failed"),
 ]
 
@@ -75,6 +76,7 @@ for _command in (
     *changing.COMMANDS,
     *running.COMMANDS,
     *maintaining.COMMANDS,
+    *storing.COMMANDS,
     *shells.COMMANDS,
 ):
     cli.add_command(_command)

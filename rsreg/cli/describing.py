@@ -114,6 +114,8 @@ def status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str, 
     yield "store", about["store"]
     if about["status"] != "ok":
         yield about["status"], f"changes are refused: {about['reason']}"
+        if "hint" in about:
+            yield "", about["hint"]
     yield "services", ", ".join(_counted(services))
     for one in services:
         if one["health"] not in ("passing", "maintenance"):

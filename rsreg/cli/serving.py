@@ -54,6 +54,22 @@ _DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
     show_default=True,
     help="Between two looks for services whose ttl is over.",
 )
+@click.option(
+    "--journal-events",
+    metavar="NUMBER",
+    type=click.IntRange(1),
+    default=config.DEFAULT_JOURNAL_EVENTS,
+    show_default=True,
+    help="Events that are kept for who was away.",
+)
+@click.option(
+    "--journal-bytes",
+    metavar="BYTES",
+    type=click.IntRange(1),
+    default=config.DEFAULT_JOURNAL_BYTES,
+    show_default=True,
+    help="Bytes that these may have; the oldest go first.",
+)
 @click.option("--unique-service-types", is_flag=True, help="Refuse a second service of a type.")
 @click.option(
     "--cgse-reply",

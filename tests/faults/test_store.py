@@ -423,6 +423,50 @@ def test_a_start_on_a_full_disk(tmp_path: Path) -> None:
         assert broken(history, Snapshot().update(process.endpoint)) == []
 
 
+# -- a disk that goes away
+
+
+def test_a_disk_that_goes_read_only_or_away_and_comes_back(tmp_path: Path, figure: Figure) -> None:
+    """It is noticed without any change, and changes are refused until it is back."""
+    history, took = History(), []
+    with (
+        mounted(tmp_path / "disk", "-t", "tmpfs", "none") as folder,
+        ServerProcess(folder / "registry.db", cleanup_interval=60) as process,
+        client_of(process) as client,
+    ):
+        register(client, history, "there")
+
+        def notices(reason: str) -> None:
+            took.append(seconds(lambda: wait_until(lambda: not is_well(client))))
+            assert client.server_status()["reason"].endswith(reason)
+            assert register(client, history, f"late-{len(took)}") is None
+
+        for over, reason in (
+            ([["--bind", folder], ["-o", "remount,bind,ro"]], "may not be written any more"),
+            ([["-t", "tmpfs", "none"]], "registry.db is gone"),
+        ):
+            for options in over:
+                subprocess.run(["mount", *options, folder], check=True)
+            try:
+                notices(reason)
+            finally:
+                subprocess.run(["umount", folder], check=True)
+            wait_until(lambda: is_well(client), 2)
+        assert register(client, history, "later") is not None
+        assert broken(history, Snapshot().update(process.endpoint)) == []
+        process.kill()
+        process.start()
+        assert broken(history, Snapshot().update(process.endpoint)) == []
+    assert max(took) < 1
+    figure(
+        "disk goes away",
+        "its folder mounted again read-only; another disk mounted over it",
+        "3, 4",
+        f"noticed after {max(took):.1f} s, {history.count('refused')} changes refused; went on by "
+        "itself when it was back",
+    )
+
+
 # -- files that can't be used
 
 

@@ -1,0 +1,124 @@
+"""Whether the files of an open store still are where they were, and as they were left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rsreg.errors import StoreLost
+
+#: Size and time of the last write of the database, and of its log.
+_Contents = tuple[tuple[int, int], tuple[int, int]]
+
+_RESTART = (
+    "put back just that file, or restart the registry: services that run come back by themselves"
+)
+
+
+class Place:
+    """Watches over the files of a store: database, log, index of the log, and lock.
+
+    SQLite goes on with the files that it opened, wherever they are now, so what is written would
+    be gone at the next start. `verify` is called when the database or its log was written by
+    somebody else; it raises StoreError if that does not fit together. `check` raises StoreLost,
+    `note` is told that we wrote.
+    """
+
+    def __init__(self, path: Path, lock: int, verify: Callable[[], None]) -> None:
+        self._folder = path.parent
+        self._database, self.log = str(path), f"{path}-wal"
+        self._verify = verify
+        files = (self._database, self.log, f"{path}-shm")
+        self._ours = {name: _identity(os.stat(name)) for name in files}
+        self._ours[f"{path}.lock"] = _identity(os.fstat(lock))
+        self._left: _Contents | None = None
+        #: What `check_all` found last, and contents that `verify` found wrong.
+        self._lost: StoreLost | None = None
+        self._wrong: tuple[_Contents, StoreLost] | None = None
+        self.note()
+
+    def check(self) -> None:
+        """Look at database and log, as often as each change: some microseconds.
+
+        What `check_all` found is so until it finds something else.
+        """
+        if self._lost is not None:
+            raise _again(self._lost)
+        found = self._look(self._database), self._look(self.log)
+        if found != self._left:
+            self._check_contents(found)
+
+    def check_all(self) -> None:
+        """Look at everything, and whether it may be written."""
+        self._lost = None
+        try:
+            self._look_at_all()
+        except StoreLost as error:
+            self._lost = error
+            raise
+
+    def _look_at_all(self) -> None:
+        for name in self._ours:
+            self._look(name)
+        self.check()
+        if not os.access(self._database, os.W_OK):
+            raise StoreLost(
+                f"{self._database} may not be written any more",
+                hint="make it writable again, and its file system too",
+            )
+
+    @property
+    def lost_its_log(self) -> bool:
+        """Whether the database is there, but without its log."""
+        try:
+            self._look(self._database)
+        except StoreLost:
+            return False
+        return not os.path.lexists(self.log)
+
+    def note(self) -> None:
+        """Take the files as they are now for what we left."""
+        try:
+            self._left = (_state(os.stat(self._database)), _state(os.stat(self.log)))
+        except OSError:  # The next check says what is wrong.
+            self._left = None
+
+    def _look(self, name: str) -> tuple[int, int]:
+        try:
+            found = os.stat(name)
+        except FileNotFoundError:
+            what = name if self._folder.exists() else self._folder
+            raise StoreLost(f"{what} is gone", hint=_RESTART) from None
+        except OSError as error:
+            raise StoreLost(f"{name} is out of reach: {error.strerror}", hint=_RESTART) from error
+        if (found.st_dev, found.st_ino) != self._ours[name]:
+            raise StoreLost(
+                f"{name} was replaced, it is not the file that was opened", hint=_RESTART
+            )
+        return _state(found)
+
+    def _check_contents(self, found: _Contents) -> None:
+        """Somebody else wrote: another program that may, or one that broke it."""
+        if self._wrong is not None and self._wrong[0] == found:
+            raise _again(self._wrong[1])
+        try:
+            self._verify()
+        except StoreLost as error:
+            self._wrong = (found, error)
+            raise
+        self._wrong = None
+        self._left = found
+
+
+def _again(error: StoreLost) -> StoreLost:
+    """The same error; one that is raised again and again would remember each time."""
+    return StoreLost(str(error), hint=error.hint)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _state(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
