@@ -22,6 +22,9 @@ setup(
     install_requires=[
         "pyzmq>=27",
         "msgspec>=0.20",
+        "psutil>=6",
+        # pyzmq needs it for asyncio there.
+        'tornado>=6.4; sys_platform == "win32"',
         "gevent>=25.9",
         "peewee>=4.5",
         "packaging>=24",
@@ -40,6 +43,7 @@ setup(
             "mypy",
             "ruff",
             "types-gevent",
+            "types-psutil",
         ],
     },
     entry_points={
@@ -51,7 +55,11 @@ setup(
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX",
-        "Programming Language :: Python :: 3",
+        "Operating System :: Microsoft :: Windows",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering",
         "Topic :: System :: Distributed Computing",
         "Typing :: Typed",

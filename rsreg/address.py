@@ -5,9 +5,7 @@ No packet is sent: to connect a UDP socket asks the kernel which address it woul
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
-import struct
 from _socket import (
     AF_INET,
     AF_INET6,
@@ -27,7 +25,6 @@ from rsreg.config import DEFAULT_TIMEOUT, advertised
 from rsreg.errors import ConfigurationError, Disconnected, UnknownHost
 from rsreg.exchange import Verb
 from rsreg.names import Numeric
-from rsreg.native import original
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -36,8 +33,6 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _ELSEWHERE = {AF_INET: "192.0.2.1", AF_INET6: "2001:db8::1"}
 #: Names of what a server listens on, if it takes only connections of its own machine.
 _LOOPBACK_NAMES = {"localhost", "lo", "lo0"}
-#: The request for the address of an interface (Linux, netdevice(7)).
-_SIOCGIFADDR = 0x8915
 
 
 class Finder:
@@ -161,21 +156,20 @@ def _outward() -> str | None:
 
 
 def _of_interfaces() -> Iterator[str]:
-    """The IPv4 addresses of interfaces, in their order: a lab's network may lead nowhere else."""
-    asking = socket(AF_INET, SOCK_DGRAM)
-    try:
-        for _, name in original("socket", "if_nameindex")():
-            try:
-                said = fcntl.ioctl(
-                    asking.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode())
-                )
-            except OSError:
-                continue
-            address = ipaddress.ip_address(said[20:24])
-            if not address.is_loopback:
-                yield str(address)
-    finally:
-        asking.close()
+    """The IPv4 addresses of interfaces, in their order: a lab's network may lead nowhere else.
+
+    Those that an interface without a network gives itself come last.
+    """
+    import psutil
+
+    found = [
+        ipaddress.IPv4Address(one.address)
+        for ones in psutil.net_if_addrs().values()
+        for one in ones
+        if one.family == AF_INET
+    ]
+    others = (one for one in found if not one.is_loopback)
+    return map(str, sorted(others, key=lambda one: one.is_link_local))
 
 
 def _target(endpoint: Numeric) -> tuple[int, Any]:

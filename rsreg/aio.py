@@ -44,7 +44,7 @@ from rsreg.waiting import Waiting
 from rsreg.watch import Handler, Handlers, ServiceCache
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from rsreg.presence import Busy
 from rsreg.registered import Registered
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing_extensions import Unpack
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -131,7 +131,7 @@ class RegistryBackend(Protocol):
         written again.
         """
 
-    def close(self) -> None:
+    def close(self) -> object:
         """Close the store; a second call does nothing."""
 
     def describe(self) -> str:
@@ -307,7 +307,7 @@ class SQLiteBackend:
             self._database.execute_sql(_WRITE)
             self._database.cursor().executemany(_TOUCH_SERVICE, rows)
 
-    def close(self) -> None:
+    def close(self) -> object:
         """See RegistryBackend."""
         if (copying_now := self._copying) is not None:
             copying_now.interrupt()
@@ -317,6 +317,7 @@ class SQLiteBackend:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+        return None
 
     def describe(self) -> str:
         """See RegistryBackend."""
@@ -550,10 +551,9 @@ def _create(path: Path) -> None:
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     database: Any = SqliteDatabase(str(fresh), pragmas={"synchronous": "full"})
-    with _refusing(f"can't create {path}"):
+    with _refusing(f"can't create {path}"), contextlib.closing(database):
         database.connect()
         _create_tables(database)
-        database.close()
     fresh.rename(path)
     copying.sync(path.parent)
 

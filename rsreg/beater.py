@@ -179,6 +179,7 @@ def _of_this_process() -> _Beaters:
 
 def begin(pulse: Pulse, why: RegistryError | None = None) -> None:
     """Beat for it from now on, after what failed at first; raises Disconnected for no thread."""
+    pulse.over, pulse.gone = Stop(), Stop()
     beater = _of_this_process().join(pulse)
     pulse.outage = beater.outage
     if why is not None:

@@ -40,7 +40,7 @@ from rsreg.waiting import Waiting
 from rsreg.watch import EventListener, Handler, Handlers, ServiceCache
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing_extensions import Unpack
 
     from rsreg.aio import AsyncRegistryClient
 

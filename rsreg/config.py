@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from pathlib import Path
 
 from rsreg.errors import ConfigurationError
@@ -33,6 +34,11 @@ DEFAULT_MAINTENANCE, MAX_MAINTENANCE = 8 * 3600, 365 * 86_400
 MODES = HARDWARE, SIMULATOR = "hardware", "simulator"
 ANY_MODE = "any"
 
+#: Set in processes that we started: a program that is started that way is no Python.
+_STARTED = "RSREG_STARTED"
+#: What a Python is called; "mayapy" and "hython" are some, too.
+_PYTHON = re.compile(r"(?i)[a-z]*(?:py|ython)w?[0-9.]*[dt]?(?:-dbg)?(?:\.exe)?")
+
 _HOST_AND_PORT = re.compile(r"(\[[^]\s]+\]|[^][:/\s]+)(?::([0-9]{1,5}))?")
 
 
@@ -47,8 +53,36 @@ def default_mode() -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """What a process is started with that is to know the same."""
-    return dict(os.environ)
+    """What a process of ours is started with, that is to know the same and to load the same."""
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", _STARTED: "1"}
+
+
+def python_program(what: str) -> str:
+    """The Python that runs a process of ours; raises ConfigurationError if none is known.
+
+    `what` needs it, as the error says. In a packed program `sys.executable` is the program itself,
+    elsewhere it may be the program that has Python inside: to start that would do it all again.
+    """
+    program = sys.executable or ""
+    main = sys.modules.get("__main__")
+    packed = getattr(sys, "frozen", False) or hasattr(main, "__compiled__")
+    if packed or _STARTED in os.environ or not _PYTHON.fullmatch(os.path.basename(program)):
+        why = "this program is packed" if packed else f"sys.executable is {program!r}"
+        raise ConfigurationError(
+            f"{what} has to start a Python, and there is none: {why}",
+            hint="in such a program use a heartbeat thread, and a registry in the foreground; "
+            "where there is a Python, sys.executable may be set to it",
+        )
+    return program
+
+
+def no_server_here() -> ConfigurationError:
+    """What is raised on a system that has only clients."""
+    return ConfigurationError(
+        "the server of the registry runs on Linux and macOS; on Windows only clients do",
+        hint="run it on another machine, in WSL or in a container, and set RSREG_ENDPOINT to it",
+    )
 
 
 def default_database() -> Path:

@@ -45,6 +45,10 @@ class RegistryError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python would call the class with `args` alone, and most of ours are made with more.
+        return _without_init, (type(self), self.args), self.__dict__
+
 
 class ConfigurationError(RegistryError, ValueError):
     """An argument or a setting is wrong; nothing was sent or opened."""
@@ -194,6 +198,13 @@ class StoreLost(StoreError):
 
 class PortInUse(RegistryError):
     """A port of the server is taken by another program."""
+
+
+def _without_init(cls: type[RegistryError], args: tuple[Any, ...]) -> RegistryError:
+    """An error whose attributes are still to come, for `pickle` and `copy`."""
+    error = cls.__new__(cls)
+    error.args = args
+    return error
 
 
 def _subclasses(cls: type[ServerError]) -> Iterator[type[ServerError]]:

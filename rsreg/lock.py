@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import socket
@@ -14,6 +13,10 @@ from pathlib import Path
 
 from rsreg.errors import StoreInUse
 from rsreg.records import Position
+
+# A server says itself that there is none on Windows; to import its names is no fault.
+if sys.platform != "win32":
+    import fcntl
 
 #: What Linux tells of who listens on a socket: pid, user and group.
 _PEER = struct.Struct("3i")

@@ -6,15 +6,19 @@ Asks the system, never the network: that a port is closed says nothing about its
 from __future__ import annotations
 
 import os
-import pwd
 import socket
 import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 #: Characters of a text in an owner.
 _MAX_TEXT = 256
+#: Seconds by which two readings of the same start may differ: half a tick of Linux.
+_SAME = 0.005
+#: The bit of a hardware address that says that it was made up.
+_MADE_UP = 1 << 40
 
 _mine: tuple[int, dict[str, Any]] | None = None
 
@@ -43,22 +47,17 @@ def is_gone(owner: object) -> bool:
         return False
     if any(key not in mine or owner.get(key) != mine[key] for key in ("boot", "namespace")):
         return False
-    try:
-        # Where /proc hides the processes of other users, the kernel still says that they exist.
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if not _exists(pid):
         return True
-    except OSError:
-        pass
     seen = _seen(pid)
     return seen is not None and (seen.ended or _started_otherwise(owner.get("started"), seen))
 
 
 class _Seen(NamedTuple):
-    """What /proc says of a process: whether it only waits to be reaped, and when it started."""
+    """What the system says of a process: whether it only waits to be reaped, and its start."""
 
     ended: bool
-    ticks: int
+    started: float
 
 
 def _look() -> dict[str, Any]:
@@ -69,28 +68,64 @@ def _look() -> dict[str, Any]:
         "user": _user(),
         "program": (sys.argv[0] if sys.argv and sys.argv[0] else sys.executable) or "python",
     }
-    try:
-        # The /proc of another container would tell of other processes.
-        if os.readlink("/proc/self") == str(pid):
-            found["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            found["namespace"] = os.readlink("/proc/self/ns/pid")
-            seen, booted = _seen(pid), _boot_time()
-            if seen is not None and booted is not None:
-                found["started"] = booted + seen.ticks / _ticks_per_second()
-    except OSError:
-        pass
+    found |= _of_linux(pid) if sys.platform == "linux" else _of_others()
+    seen = _seen(pid) if "namespace" in found else None
+    if seen is not None:
+        found["started"] = seen.started
     return {key: _plain(value) if isinstance(value, str) else value for key, value in found.items()}
 
 
-def _seen(pid: int) -> _Seen | None:
+def _of_linux(pid: int) -> dict[str, Any]:
+    """In which numbering the pid is: there is one for each start, and for each container."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-        # The second field is the name, which may hold anything, in parentheses.
-        fields = stat[stat.rindex(b")") + 1 :].split()
+        # The /proc of another container would tell of other processes.
+        if os.readlink("/proc/self") == str(pid):
+            return {
+                "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+                "namespace": os.readlink("/proc/self/ns/pid"),
+            }
+    except OSError:
+        pass
+    return {}
+
+
+def _of_others() -> dict[str, Any]:
+    """The same where a machine has one numbering, and nothing that names its start.
+
+    Then the machine alone has to do: a pid of before its start that is another process now has
+    another start. Without a hardware address that is its own nothing is sure.
+    """
+    address = uuid.getnode()
+    if address & _MADE_UP:
+        return {}
+    return {"boot": f"{socket.gethostname()}-{address:012x}", "namespace": sys.platform}
+
+
+def _exists(pid: int) -> bool:
+    import psutil
+
+    if sys.platform == "win32":
+        # There a signal 0 would end it.
+        return bool(psutil.pid_exists(pid))
+    try:
+        # Where /proc hides the processes of other users, the kernel still says that they exist.
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _seen(pid: int) -> _Seen | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
         # One whose first thread ended while others run looks like one that waits to be reaped.
-        ended = fields[0] in (b"Z", b"X", b"x") and int(fields[17]) <= 1
-        return _Seen(ended, int(fields[19]))
-    except (OSError, ValueError, IndexError):
+        return _Seen(ended and process.num_threads() <= 1, process.create_time())
+    except (psutil.Error, OSError, ValueError):
         return None
 
 
@@ -102,29 +137,20 @@ def _started_otherwise(started: object, seen: _Seen) -> bool:
     """
     if isinstance(started, bool) or not isinstance(started, int | float):
         return False
-    rate = _ticks_per_second()
     try:
-        return round(started * rate) % rate != seen.ticks % rate
-    except (OverflowError, ValueError):
+        apart = (started - seen.started) % 1
+    except OverflowError:
         return False
-
-
-def _boot_time() -> int | None:
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("btime "):
-            return int(line.split()[1])
-    return None
-
-
-def _ticks_per_second() -> int:
-    return os.sysconf("SC_CLK_TCK")
+    return min(apart, 1 - apart) > _SAME
 
 
 def _user() -> str:
+    import psutil
+
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
+        return str(psutil.Process().username()).rpartition("\\")[2]
+    except (psutil.Error, OSError, KeyError):
+        return ""
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import os
-import resource
 import select
 import signal
 import socket
@@ -71,6 +70,8 @@ def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
     Once it serves, `ready` gets what `info` would say, and the `endpoint`. Logs to stderr. Raises
     what `RegistryServer.start` raises, and RegistryError if a fault ended the server.
     """
+    if sys.platform == "win32":
+        raise config.no_server_here()
     import gevent
 
     from rsreg.backend import InMemoryBackend, SQLiteBackend
@@ -97,6 +98,9 @@ def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         server.request_stop()
 
+    if os.getpid() == 1:
+        # In a container what others leave behind becomes ours: the kernel is to reap it.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     on_interrupt = gevent.signal_handler(signal.SIGINT, interrupted)
     gevent.signal_handler(signal.SIGTERM, server.request_stop)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -134,6 +138,9 @@ def start_in_background(
     Beside that the `endpoint` and the `log_file`, to which is appended; the default is in the
     folder of the settings. Raises what hindered the start as `run` would here.
     """
+    if sys.platform == "win32":
+        raise config.no_server_here()
+    program = config.python_program("a server in the background")
     if log_file is None:
         log_file = _state(settings) / f"registry-{settings.req_port}.log"
     db = settings.db
@@ -144,12 +151,11 @@ def start_in_background(
         with log_file.open("ab") as log:
             before = log.tell()
             launcher = subprocess.Popen(
-                [sys.executable, "-m", __name__, json.dumps(asdict(replace(settings, db=db)))],
+                [program, "-m", __name__, json.dumps(asdict(replace(settings, db=db)))],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                # Where this package is, also if it is not installed.
-                cwd=Path(__file__).parent.parent,
+                env=config.environment(),
                 start_new_session=True,
             )
     except OSError as error:
@@ -259,6 +265,10 @@ class _SafeFormatter(logging.Formatter):
 
 def _allow_many_connections() -> None:
     """Each client holds a file descriptor; the usual limit of 1024 is for interactive programs."""
+    if sys.platform == "win32":
+        return
+    import resource
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Some systems have no hard limit, and refuse to go beyond one that they don't tell.
     with contextlib.suppress(OSError, ValueError):
@@ -295,6 +305,8 @@ def _first_words(launcher: subprocess.Popen[bytes], timeout: float) -> Record | 
 
 def _serve_detached(settings: ServerSettings) -> None:
     """What `start_in_background` runs: tells on stdout how it went, then keeps only the log."""
+    if sys.platform == "win32":
+        raise config.no_server_here()
     if os.fork():
         os._exit(0)
     os.chdir("/")

@@ -33,7 +33,7 @@ from rsreg.presence import Busy, Presence
 from rsreg.vitals import check_watchdog
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing_extensions import Unpack
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,11 @@ The async names of the specification are offered here too.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import socket as hosts
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,12 +31,19 @@ from rsreg.registry import Registry
 from rsreg.timing import Clock
 
 if TYPE_CHECKING:
-    from rsreg.aioserver import AsyncInMemoryBackend, AsyncRegistryServer, AsyncSQLiteBackend
+    from rsreg.aioserver import (
+        AsyncInMemoryBackend,
+        AsyncRegistryBackend,
+        AsyncRegistryServer,
+        AsyncSQLiteBackend,
+    )
 
 __all__ = [
     "AsyncInMemoryBackend",
+    "AsyncRegistryBackend",
     "AsyncRegistryServer",
     "AsyncSQLiteBackend",
+    "RegistryBackend",
     "RegistryServer",
 ]
 
@@ -81,6 +90,7 @@ class RegistryServer:
         clock: Clock = timing.steady,
         wall: Clock = time.time,
     ) -> None:
+        _check_system()
         if not cleanup_interval > 0:
             raise ConfigurationError(
                 f"a cleanup interval is more than 0 seconds, not {cleanup_interval}"
@@ -92,7 +102,8 @@ class RegistryServer:
         self.hb_port = hb_port
         self.cleanup_interval = cleanup_interval
         self.bind = bind
-        self.backend = backend or SQLiteBackend(config.default_database())
+        self.backend = SQLiteBackend(config.default_database()) if backend is None else backend
+        check_backend(self.backend)
         self.registry = Registry(
             self.backend,
             clock=clock,
@@ -279,8 +290,30 @@ class RegistryServer:
             self._context.term()
 
 
+def _check_system() -> None:
+    if sys.platform == "win32":
+        raise config.no_server_here()
+
+
+def check_backend(backend: object, *, coroutines: bool = False) -> None:
+    """Raise ConfigurationError for what is no RegistryBackend, or has coroutines but may not."""
+    name = type(backend).__name__
+    needed = [method for method in vars(RegistryBackend) if not method.startswith("_")]
+    missing = [method for method in needed if not callable(getattr(backend, method, None))]
+    if missing:
+        raise ConfigurationError(
+            f"{name} is no backend: it has no {', '.join(missing)}",
+            hint="rsreg.RegistryBackend says what a backend has; one made for CGSE's server is "
+            "another thing",
+        )
+    if not coroutines and any(inspect.iscoroutinefunction(getattr(backend, one)) for one in needed):
+        raise ConfigurationError(
+            f"{name} has methods that are coroutines", hint="AsyncRegistryServer takes it"
+        )
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("AsyncInMemoryBackend", "AsyncRegistryServer", "AsyncSQLiteBackend"):
+    if name.startswith("Async") and name in __all__:
         from rsreg import aioserver
 
         return getattr(aioserver, name)

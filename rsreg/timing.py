@@ -13,7 +13,7 @@ Clock = Callable[[], float]
 
 
 def _steady() -> Clock:
-    if hasattr(time, "CLOCK_BOOTTIME"):
+    if sys.platform != "win32" and hasattr(time, "CLOCK_BOOTTIME"):
         return functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     if sys.platform == "darwin":
         # There it is Python's own monotonic clock that stops while the machine sleeps.

@@ -227,6 +227,7 @@ def test_a_server_that_cannot_start_says_why(endpoint: str) -> None:
         server = AsyncRegistryServer(port, 0, backend=backend, bind="127.0.0.1")
         with pytest.raises(PortInUse, match=f"port {port} is in use by the registry with pid"):
             await server.start()
+        await backend.close()
 
     asyncio.run(main())
 

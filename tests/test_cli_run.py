@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import Running, Terminal, rs_cs
-from helpers import ServerProcess, serving, wait_until
+from commands import MODULE, Running, Terminal, rs_cs
+from helpers import ServerProcess, need, serving, wait_until
 
 from rsreg import InMemoryBackend, RegistryClient
 
@@ -170,9 +170,79 @@ def test_the_registry_may_come_later(tmp_path: Path, port: int, program: list[st
             assert client.list_services() == []
 
 
+def test_a_start_script_that_leaves_its_program_in_the_background(
+    quick: RegistryClient, port: int, program: list[str], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    script = f'"$@" & read line < {gate}'
+    here = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
+    with Running(*words(port), "sh", "-c", script, "sh", *program, str(port), **here) as running:
+        pid = int(running.line())
+        try:
+            assert quick.discover_service("TEMP", wait=20)
+            gate.write_text("end\n")
+            assert running.process.wait(20) == 0
+            said = running.remark()
+            assert said.startswith(
+                f"sh ended but port {port} still answers: a program that it left"
+            )
+            assert 'with "exec"' in said
+            assert alive(pid)
+            assert quick.list_services() == []
+        finally:
+            os.kill(pid, signal.SIGKILL)
+
+
+#: Leaves processes that end behind, says how many of them are not reaped, and then what it is sent.
+ORPHANS = """
+import os, sys
+for _ in range(3):
+    if not os.fork():
+        if not os.fork():
+            os._exit(0)
+        os._exit(0)
+for _ in range(3):
+    os.wait()
+def unreaped():
+    found = [open(f"/proc/{pid}/stat").read() for pid in os.listdir("/proc") if pid.isdigit()]
+    return sum(stat.rpartition(")")[2].split()[0] == "Z" for stat in found)
+import time
+until = time.monotonic() + 10
+while unreaped() and time.monotonic() < until:
+    time.sleep(0.02)
+print(os.getppid(), unreaped(), flush=True)
+"""
+
+
+def test_the_first_process_of_a_container_reaps_what_is_left_to_it(
+    quick: RegistryClient, port: int, tmp_path: Path
+) -> None:
+    need("unshare", root=True)
+    space = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    path = tmp_path / "program.py"
+    path.write_text(ORPHANS + PROGRAM)
+    here = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
+    command = [sys.executable, str(path), str(port)]
+    with Running(*words(port), *command, command=[*space, *MODULE], **here) as running:
+        assert running.line() == "1 0"
+        running.line()
+        assert quick.discover_service("TEMP", wait=20)
+        unshare = running.process.pid
+        first = int(Path(f"/proc/{unshare}/task/{unshare}/children").read_text())
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            os.kill(first, number)
+            assert running.line() == number.name
+        os.kill(first, signal.SIGTERM)
+        assert running.line() == "ends"
+        assert running.process.wait(20) == 7
+    assert quick.list_services() == []
+
+
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
+        (["sh", "-c", "sleep 0.5 &"], 0, "sh ended before port {port} answered: a program that"),
         (["sh", "-c", "exit 3"], 3, "sh ended before port"),
         (["sh", "-c", "kill -9 $$"], 137, "sh ended before port"),
         (["/no/such/program"], 127, "error: can't run /no/such/program: No such file"),
@@ -184,7 +254,7 @@ def test_a_program_that_does_not_get_that_far(
 ) -> None:
     done = rs_cs(*words(port), *command, RSREG_ENDPOINT=endpoint)
     assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(said.format(port=port))
     assert client.events_since()["seq"] == 0
 
 

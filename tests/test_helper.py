@@ -141,7 +141,8 @@ def test_it_ends_if_its_driver_ended_before_it_said_a_word() -> None:
     with here, there:
         code = """
 import os, subprocess
-helper = subprocess.Popen([sys.executable, "-m", "rsreg.helper", str(os.getpid())], stdin=0)
+helper = subprocess.Popen([sys.executable, "-m", "rsreg.helper", str(os.getpid())],
+                          stdin=0, stdout=subprocess.DEVNULL)
 print(helper.pid, flush=True)
 os._exit(0)
 """

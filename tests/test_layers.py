@@ -20,7 +20,7 @@ PACKAGE = ROOT / "rsreg"
 CLIENT = [
     ("errors", "timing", "native", "text"),
     ("config", "writing", "lasting", "names"),
-    ("records", "wire", "owner", "vitals"),
+    ("records", "wire", "owner", "vitals", "child"),
     ("exchange", "sockets", "filters"),
     ("calls", "channel", "aiochannel", "line"),
     ("waiting", "follower", "address", "peers"),
@@ -73,11 +73,14 @@ GUESTS = {
     "gevent": {"watch", "channel", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend", "compact", "copying", "place", "restoring"},
+    "psutil": {"owner", "address"},
     "asyncio": {"watch", "aiochannel", "aiolistener", "aioregistered", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},
     "IPython": {"cli"},
     "pytest": {"pytest_plugin"},
+    # For type checkers alone: the `typing` of Python 3.10 has no Unpack.
+    "typing_extensions": {"registered", "aioregistered", "client", "aio"},
 }
 
 

@@ -52,11 +52,17 @@ class World:
 
     def open(self) -> None:
         """A server on a new store."""
+        self.close()
         self.store = ForgetfulStore()
         self.registry = Registry(self.store, clock=self.clock)
         self.registry.open()
         self.dispatcher = Dispatcher(self.registry, self.clock, dict, pytest.fail)
         self.waiting: list[Record] = []
+
+    def close(self) -> None:
+        """Close the store, if there is one."""
+        if hasattr(self, "store"):
+            self.store.close()
 
     def register(
         self,
@@ -169,6 +175,9 @@ class MirrorMachine(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self.mirror = self.world.mirror
+
+    def teardown(self) -> None:
+        self.world.close()
 
     @rule(
         service_id=IDS,
@@ -338,14 +347,15 @@ TestMirror.settings = settings(max_examples=100, stateful_step_count=40, deadlin
 
 
 @pytest.fixture
-def world() -> World:
+def world() -> Iterator[World]:
     """A mirror that has listed a service with a ttl of 30, and one with a ttl of 1."""
     world = World()
     world.register("slow", ttl=30)
     world.register("quick", ttl=1)
     world.deliver()
     world.catch_up()
-    return world
+    yield world
+    world.close()
 
 
 def test_the_first_question_is_a_list_and_then_come_events(world: World) -> None:

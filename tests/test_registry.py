@@ -902,6 +902,7 @@ def test_a_journal_that_cannot_be_read_is_an_error(house: House) -> None:
 
 def test_a_journal_that_was_emptied_says_so(house: House) -> None:
     house.register()
+    house.store.close()
     house.store.store = InMemoryBackend()
     house.store.initialize()
     assert seqs(house.registry.events_since(0, None, 10)) == ([], True)

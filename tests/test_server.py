@@ -8,6 +8,7 @@ import signal
 import socket as tcp
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_a_clean_stop_stores_the_heartbeats(process: ServerProcess) -> None:
     assert process.store is not None
     with RegistryClient(process.endpoint, timeout=10) as client:
         service_id = client.register("puna_cs", "egse3", 5000)
-        with sqlite3.connect(process.store) as database:
+        with closing(sqlite3.connect(process.store)) as database:
             [[registered]] = database.execute("SELECT last_heartbeat FROM service")
 
         def renewed() -> Any:
@@ -148,7 +149,7 @@ def test_a_clean_stop_stores_the_heartbeats(process: ServerProcess) -> None:
         wait_until(renewed)
         process.signal(signal.SIGTERM)
         process.wait()
-        with sqlite3.connect(process.store) as database:
+        with closing(sqlite3.connect(process.store)) as database:
             [[stored]] = database.execute("SELECT last_heartbeat FROM service")
         assert stored > registered
 
@@ -426,6 +427,7 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> No
     assert [event.type for event in published] == ["critical", "expire"] * 300
     assert [event.seq for event in published] == list(range(451, 1_051))
     assert len(registry) == 150
+    registry.close()
 
 
 def test_timers_have_their_turn_while_many_services_expire(clock: HandClock) -> None:
@@ -449,6 +451,7 @@ def test_timers_have_their_turn_while_many_services_expire(clock: HandClock) -> 
     timer.close()
     assert len(seen) >= 10
     assert len(set(seen)) > 5, "each batch may have been followed by a turn of the timer"
+    registry.close()
 
 
 def test_a_batch_is_one_transaction_and_answered_after_it() -> None:

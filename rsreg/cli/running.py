@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -26,17 +27,15 @@ from rsreg.cli.options import (
 from rsreg.cli.output import note
 from rsreg.errors import PortInUse, RegistryError, TransportError
 
-#: What is passed on to the program. SIGINT goes to it by itself where it comes from the keyboard.
-_PASSED_ON = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
+#: What is passed on to the program, as far as the system has it. SIGINT goes to it by itself where
+#: it comes from the keyboard.
+_PASSED_ON = [
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+]
 #: What the keyboard sends to all programs in the foreground.
-_FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+_FROM_KEYBOARD = (signal.SIGINT, getattr(signal, "SIGQUIT", None))
 #: Seconds between two looks whether the port answers, and that one look may take.
 _PAUSE, _LOOK = 0.1, 1.0
 #: Seconds that a program may take to end when its registration is refused.
@@ -64,7 +63,8 @@ def run(settings: Settings, /, command: tuple[str, ...], mode: str | None, **ser
 
     It is registered when its port answers, beaten for while it runs, and deregistered when it ends.
     Signals are passed on, and its exit code is that of this command; 126 and 127 as from a shell, 5
-    if something answers on the port already. The registry may come later.
+    if something answers on the port already. The registry may come later. What the program leaves
+    in the background when it ends is not watched: start scripts end with "exec".
     """
     process.log_to_stderr("warning")
     with settings.client(mode=mode) as registry:
@@ -72,8 +72,9 @@ def run(settings: Settings, /, command: tuple[str, ...], mode: str | None, **ser
         _check_free(service["host"], service["port"])
         with _Program(command) as program:
             if not _answers(program, service["host"], service["port"]):
-                note(f"{command[0]} ended before port {service['port']} answered")
-                return program.exit_code()
+                code, before = program.exit_code(), f"before port {service['port']} answered"
+                note(f"{command[0]} ended {before}" if code else _left_behind(command[0], before))
+                return code
             try:
                 registered.enter()
             except RegistryError:
@@ -83,6 +84,8 @@ def run(settings: Settings, /, command: tuple[str, ...], mode: str | None, **ser
                 return program.exit_code()
             finally:
                 registered.leave()
+                if _listens(service["host"], service["port"]):
+                    note(_left_behind(command[0], f"but port {service['port']} still answers"))
 
 
 COMMANDS = (run,)
@@ -101,6 +104,9 @@ class _Program:
                 f"can't run {command[0]}: {error.strerror}",
                 _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE,
             ) from error
+        if sys.platform == "linux" and os.getpid() == 1:
+            signal.signal(signal.SIGCHLD, lambda *_: self._reap_others())
+            self._reap_others()
         _on_signals(self._pass_on)
         for number in early:
             self._pass_on(number, None)
@@ -130,6 +136,17 @@ class _Program:
         if self.runs_on(_END):
             self._child.kill()
 
+    def _reap_others(self) -> None:
+        """As the first process of a container: what its other processes leave behind is ours."""
+        if sys.platform != "linux":
+            return
+        with contextlib.suppress(ChildProcessError):
+            # The program itself stays for who waits for it, and all are found once it is gone.
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid == self._child.pid:
+                    break
+                os.waitpid(ended.si_pid, 0)
+
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         if number not in _FROM_KEYBOARD or not _in_foreground():
             self._child.send_signal(number)
@@ -144,10 +161,19 @@ def _on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
 
 def _in_foreground() -> bool:
     """Whether a terminal's keys interrupt us, and with us the program."""
+    if sys.platform == "win32":
+        return True  # Nothing else sends these there.
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     except (OSError, ValueError):
         return False
+
+
+def _left_behind(program: str, when: str) -> str:
+    return (
+        f"{program} ended {when}: a program that it left in the background is not watched, and so "
+        'not registered; start it in the foreground, or with "exec"'
+    )
 
 
 def _check_free(host: str | None, port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from typing import Any
@@ -84,12 +85,12 @@ def _ipython_shell(ipython: Any, names: dict[str, Any], banner: str) -> None:
 def _plain_shell(names: dict[str, Any], banner: str) -> None:
     from code import InteractiveConsole
 
-    try:
-        import readline
-        import rlcompleter
-    except ImportError:
-        pass
-    else:
-        readline.set_completer(rlcompleter.Completer(names).complete)
-        readline.parse_and_bind("tab: complete")
+    # Windows has none, and a shell that completes by itself.
+    if sys.platform != "win32":
+        with contextlib.suppress(ImportError):
+            import readline
+            import rlcompleter
+
+            readline.set_completer(rlcompleter.Completer(names).complete)
+            readline.parse_and_bind("tab: complete")
     InteractiveConsole(names).interact(banner=banner, exitmsg="")
