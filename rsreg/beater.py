@@ -65,6 +65,15 @@ class Beater:
         if self._thread is not None:
             self._thread.join(_JOIN)
 
+    def add(self, pulse: Pulse, why: RegistryError | None = None) -> None:
+        """Beat for one, too, after what failed at first."""
+        pulse.outage = self.outage
+        if why is not None:
+            pulse.lost(why)
+        pulse.begin()
+        pulse.presence.wake = functools.partial(self.look_at, pulse)
+        self.look_at(pulse)
+
     def look_at(self, pulse: Pulse) -> None:
         """Look at one soon; from any thread, and from signal handlers."""
         self._rung[pulse] = None
@@ -179,14 +188,9 @@ def _of_this_process() -> _Beaters:
 
 def begin(pulse: Pulse, why: RegistryError | None = None) -> None:
     """Beat for it from now on, after what failed at first; raises Disconnected for no thread."""
+    # It may have ended before.
     pulse.over, pulse.gone = Stop(), Stop()
-    beater = _of_this_process().join(pulse)
-    pulse.outage = beater.outage
-    if why is not None:
-        pulse.lost(why)
-    pulse.begin()
-    pulse.presence.wake = functools.partial(beater.look_at, pulse)
-    beater.look_at(pulse)
+    _of_this_process().join(pulse).add(pulse, why)
 
 
 def end(pulse: Pulse) -> None:

@@ -1,4 +1,6 @@
-"""Many services for tests, with a heartbeat each: prints their ids, then what heartbeats log.
+"""Many services for tests, as if each had a process of its own, with a thread and a connection.
+
+Prints their ids, then what their heartbeats log.
 
     fleet.py ENDPOINT COUNT TTL
 
@@ -10,8 +12,9 @@ import logging
 import sys
 
 from rsreg import RegistryClient, calls
-from rsreg.heartbeat import Heartbeat
+from rsreg.beater import Beater
 from rsreg.presence import Presence
+from rsreg.pulse import Pulse
 
 endpoint, count, ttl = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 ids = []
@@ -22,7 +25,9 @@ with RegistryClient(endpoint, timeout=20) as client:
         wanted = calls.registration(*what, service_id=ids[-1])
         presence = Presence(wanted)
         presence.registered(wanted, ids[-1])
-        Heartbeat(presence, endpoint).start()
+        beater = Beater(endpoint)
+        beater.start()
+        beater.add(Pulse(presence, endpoint))
 sys.stdout.write(json.dumps(ids) + "\n")
 sys.stdout.flush()
 logging.basicConfig(stream=sys.stdout, level="INFO", format="%(message)s")
