@@ -85,7 +85,8 @@ class HeartbeatProcess(Heartbeat):
                 again.reset()
             if self._stop.wait(again.next()):
                 break
-            log.warning("%s: its heartbeat process ended, another starts", self._name)
+            if self._greeted:
+                log.warning("%s: its heartbeat process ended, another starts", self._name)
         self._end()
 
     def stop(self) -> None:
