@@ -137,7 +137,9 @@ class HeartbeatProcess(Heartbeat):
                 self._again.reset()
             if self._stop.wait(self._again.next()):
                 return
-            say(log, logging.WARNING, "%s: its heartbeat process ended, another starts", self._name)
+            if self._greeted:
+                text = "%s: its heartbeat process ended, another starts"
+                say(log, logging.WARNING, text, self._name)
         with self._process_lock:
             if self._stop.is_set():
                 return
