@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from typing import Any, TypeVar
 
 import zmq
@@ -50,6 +51,21 @@ class Channel:
 
     def run(self, call: Call[T], timeout: float) -> T:
         """The call's answer, or what `exchange` raises; Disconnected if the socket fails."""
+        steps = self.steps(call, timeout)
+        try:
+            while True:
+                next(steps)
+        except StopIteration as done:
+            answer: T = done.value
+            return answer
+
+    def steps(
+        self, call: Call[T], timeout: float, moment: float = math.inf
+    ) -> Generator[None, None, T]:
+        """What `run` does, for who has more to do: gives way after each `moment` seconds in vain.
+
+        Closed before its end, it gives the call up.
+        """
         self.open()
         flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=timing.steady)
         try:
@@ -57,11 +73,11 @@ class Channel:
             while True:
                 if step.frames:
                     self._socket.send_multipart(step.frames, zmq.DONTWAIT)
-                step = flow.send(self._receive(step.wait))
+                step = flow.send((yield from self._receive(step.wait, moment)))
         except StopIteration as done:
             answer: T = done.value
             return answer
-        except RequestTimeout:
+        except (RequestTimeout, GeneratorExit):
             # What is still queued would be sent, stale, when the registry is back.
             self.close()
             raise
@@ -69,9 +85,13 @@ class Channel:
             self.close()
             raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
 
-    def _receive(self, seconds: float) -> list[bytes] | None:
-        if not readable(self._socket, seconds, self._stop):
-            return None
+    def _receive(self, seconds: float, moment: float) -> Generator[None, None, list[bytes] | None]:
+        until = timing.steady() + seconds
+        while not readable(self._socket, min(seconds, moment), self._stop):
+            seconds = until - timing.steady()
+            if seconds <= 0 or moment == math.inf:
+                return None
+            yield
         frames: list[bytes] = self._socket.recv_multipart(zmq.DONTWAIT)
         return frames
 

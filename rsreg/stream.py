@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Generator
 from typing import Any
@@ -21,14 +22,18 @@ from rsreg.native import Stop
 LEAST = 0.5
 #: Events that are read at once, at most.
 BATCH = 100
+#: Seconds without an answer to a question after which it is looked whether events have come.
+MOMENT = 0.1
 
 
 class EventStream:
     """Brings the events of one registry to a follower, and its questions to the registry.
 
     Used by one thread or greenlet at a time; sockets are opened when needed. Where the events are
-    published is asked of the registry, if the settings don't say it. With a `stop`, waiting ends
-    with Disconnected soon after it is set.
+    published is asked of the registry, if the settings don't say it. Events that come while a
+    question is not answered are handed on; the first that has to wait for the answer, since there
+    is a gap before it, is kept for then, and those after it stay in the socket. With a `stop`,
+    waiting ends with Disconnected soon after it is set.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class EventStream:
         self._context = context
         self._stop = stop
         self._channel = Channel(settings.req_endpoint, context, stop)
+        self._question: Generator[list[Record], None, list[Record]] | None = None
+        self._kept: Record | None = None
 
     def open(self) -> list[Record]:
         """Follow from now on; the events of the first answer. Raises RegistryError."""
@@ -59,15 +66,24 @@ class EventStream:
 
         A question that is under way then may take half a second more.
         """
-        silence = self._listening.silence
-        if silence > 0:
-            if readable(self._opened(), min(silence, timeout), self._stop):
-                return self._received()
-            if silence > timeout:
-                return []
+        if self._question is None:
+            silence = self._listening.silence
+            if silence > 0:
+                if readable(self._opened(), min(silence, timeout), self._stop):
+                    return self._received()
+                if silence > timeout:
+                    return []
+            self._question = self._asking(
+                min(self._settings.timeout, max(LEAST, timeout - silence))
+            )
         try:
-            return self._ask(min(self._settings.timeout, max(LEAST, timeout - silence)))
+            return next(self._question)
+        except StopIteration as done:
+            self._question = None
+            events: list[Record] = done.value
+            return events
         except RegistryError as error:
+            self._question = None
             if self._stop is not None and self._stop.is_set():
                 raise Disconnected("it was closed while it waited") from error
             self._listening.unanswered(error)
@@ -79,6 +95,9 @@ class EventStream:
 
     def close(self) -> None:
         """Close the sockets."""
+        if self._question is not None:
+            self._question.close()
+            self._question = None
         self._channel.close()
         if self._socket is not None:
             self._socket.close()
@@ -103,6 +122,32 @@ class EventStream:
         if not self._subscribed:
             self._subscribe(timeout)
         return self._listening.answered(self._channel.run(self._listening.question(), timeout))
+
+    def _asking(self, timeout: float) -> Generator[list[Record], None, list[Record]]:
+        """Ask; gives the events that come meanwhile, and at last those of the answer."""
+        if not self._subscribed:
+            self._subscribe(timeout)
+        self._kept = None
+        steps = self._channel.steps(self._listening.question(), timeout, MOMENT)
+        with contextlib.closing(steps):
+            try:
+                while True:
+                    next(steps)
+                    events = self._meanwhile()
+                    if events:
+                        yield events
+            except StopIteration as done:
+                events = self._listening.answered(done.value)
+        return events if self._kept is None else events + self._listening.published(self._kept)
+
+    def _meanwhile(self) -> list[Record]:
+        events: list[Record] = []
+        while self._kept is None and len(events) < BATCH and self._socket.poll(0):
+            event = wire.read_event(self._socket.recv_multipart(zmq.DONTWAIT))
+            told = self._listening.published(event) if event else []
+            self._kept = None if told else event
+            events += told
+        return events
 
     def _received(self) -> list[Record]:
         events = []
