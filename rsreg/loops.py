@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +36,9 @@ STALL = 1.0
 _FIRST = 2
 #: A plain number: the arithmetic of enums costs as much as reading the socket.
 _READABLE = int(zmq.POLLIN)
+#: Seconds between two lines in the log about too long requests from one address, and how many
+#: addresses are kept in mind: nobody floods the log.
+_TOLD_EVERY, _TOLD_MOST = 60.0, 1000
 #: Services that expire in one transaction.
 EXPIRE_BATCH = 100
 #: Events that are published before others have their turn.
@@ -116,6 +120,8 @@ class RequestLoop:
         self._cgse_reply = cgse_reply
         self._ready = Readiness(sockets, TICK)
         self._awake = clock()
+        #: Address -> when the log last told of a too long request from it.
+        self._told: dict[str, float] = {}
 
     def run(self, stop: Flag) -> None:
         """Serve until `stop` is set."""
@@ -185,8 +191,24 @@ class RequestLoop:
         return batch, replies, emptied
 
     def _answer(self, request: Request, failure: StoreError | None) -> bytes:
-        answer = self._dispatcher.answer
-        return wire.encode(answer(request.envelope.payload, request.peer, failure))
+        payload = request.envelope.payload
+        if len(payload) > wire.MAX_REQUEST:
+            self._tell_of(request.peer(), len(payload))
+        return wire.encode(self._dispatcher.answer(payload, request.peer, failure))
+
+    def _tell_of(self, peer: str, size: int) -> None:
+        now = self._clock()
+        if now < self._told.get(peer, -math.inf) + _TOLD_EVERY:
+            return
+        if len(self._told) == _TOLD_MOST:
+            self._told.clear()
+        self._told[peer] = now
+        log.warning(
+            "refused a request of %d bytes from %s: at most %d are taken",
+            size,
+            peer,
+            wire.MAX_REQUEST,
+        )
 
     def _send(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
         try:
