@@ -69,7 +69,7 @@ GUESTS = {
     "gevent": {"watch", "loops", "server", "aioserver", "process", "testing"},
     "peewee": {"model", "backend"},
     "sqlite3": {"backend"},
-    "asyncio": {"watch", "aiochannel", "aioregistered", "aio", "aioserver"},
+    "asyncio": {"watch", "aiochannel", "aiostream", "aioregistered", "aio", "aioserver"},
     "click": {"cli"},
     "rich": {"cli"},
     "IPython": {"cli"},
