@@ -8,15 +8,17 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import struct
-from _socket import AF_INET, AF_INET6, SOCK_DGRAM, socket
+from _socket import AF_INET, AF_INET6, AI_NUMERICHOST, SOCK_DGRAM, getaddrinfo, socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import zmq
 
-from rsreg import calls
-from rsreg.errors import ConfigurationError, Disconnected
+from rsreg import calls, channel
+from rsreg.config import DEFAULT_TIMEOUT
+from rsreg.errors import ConfigurationError, Disconnected, UnknownHost
 from rsreg.exchange import Call
+from rsreg.names import Numeric
 from rsreg.native import original
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -46,33 +48,38 @@ class Finder:
         #: Whether the registry takes only connections of its own machine, once it is known.
         self._for_itself: bool | None = None
 
-    def find(self, ask: Callable[[Call[Any]], Any]) -> str:
+    def find(
+        self,
+        ask: Callable[[Call[Any]], Any],
+        timeout: float = DEFAULT_TIMEOUT,
+        context: zmq.Context[Any] | None = None,
+    ) -> str:
         """The address now; `ask` carries a call to the registry, if that has to say something.
 
-        Raises Disconnected without a route, ConfigurationError without an address in `network`.
+        To find where the registry is may take `timeout` seconds; other greenlets of a green
+        `context` go on meanwhile. Raises Disconnected without a route, ConfigurationError without
+        an address in `network`.
         """
         if self.network is not None:
             return _local_in(self.network)
-        found = self._route()
+        found = self._route(timeout, context)
         if not ipaddress.ip_address(found).is_loopback:
             return found
         if self._for_itself is None:
             self._for_itself = _is_loopback(str(ask(calls.info(services=False)).get("bind", "*")))
         return found if self._for_itself else _outward() or found
 
-    def _route(self) -> str:
+    def _route(self, timeout: float, context: zmq.Context[Any] | None) -> str:
         """The local address of the route to the registry."""
-        host, _, port = self.endpoint.partition("://")[2].rpartition(":")
         if not self.endpoint.startswith("tcp://"):
             return "127.0.0.1"
         try:
             if self._target is None:
                 # A name is looked up once, and again only after it led nowhere.
-                lookup = original("socket", "getaddrinfo")
-                kind = AF_INET6 if host.startswith("[") else AF_INET
-                self._target = kind, lookup(host.strip("[]"), int(port), kind, SOCK_DGRAM)[0][4]
+                self._target = _target(channel.find(self.endpoint, timeout, context))
             return _source(*self._target)
-        except OSError as error:
+        except (OSError, UnknownHost) as error:
+            # A silent name server is an OSError, too: it is a timeout.
             self._target = None
             raise Disconnected(f"there is no way to {self.endpoint}: {error}") from error
 
@@ -153,6 +160,14 @@ def _of_interfaces() -> Iterator[str]:
                 yield str(address)
     finally:
         asking.close()
+
+
+def _target(endpoint: Numeric) -> tuple[int, Any]:
+    """The kind of an address, and the address as a socket takes it."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    kind = AF_INET6 if host.startswith("[") else AF_INET
+    found = getaddrinfo(host.strip("[]"), int(port), kind, SOCK_DGRAM, 0, AI_NUMERICHOST)
+    return kind, found[0][4]
 
 
 def _source(kind: int, target: Any) -> str:

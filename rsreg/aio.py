@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +15,7 @@ import zmq.asyncio
 
 from rsreg import calls, config, peers, records, sockets, timing
 from rsreg.aiochannel import AsyncChannel
+from rsreg.aiolistener import AsyncListener
 from rsreg.aioregistered import AsyncRegistered, Done
 from rsreg.aiostream import AsyncEventStream
 from rsreg.calls import Changes, Details, Record, Registration
@@ -32,6 +31,7 @@ from rsreg.filters import (
     checked_wait,
     chosen,
     narrowed,
+    pooled,
 )
 from rsreg.follower import Follower, Listening
 from rsreg.heartbeat import Heartbeats
@@ -45,8 +45,6 @@ from rsreg.watch import Handler, Handlers, ServiceCache
 if TYPE_CHECKING:
     from typing import Unpack
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 
@@ -55,6 +53,9 @@ class AsyncRegistryClient:
 
     Event handlers may be functions or coroutines. `connect()` may be called or awaited. Tasks may
     share a client; their calls are carried one after the other.
+
+    A client may be used in one event loop after the other: with its first call there it goes over,
+    and its event handlers with it. While the loop before still runs, that is a RuntimeError.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class AsyncRegistryClient:
         self._channel = AsyncChannel(self.settings.req_endpoint, self._context)
         self._handlers = Handlers()
         self._heartbeats = Heartbeats(self.settings)
-        self._listener: asyncio.Task[None] | None = None
+        self._listener = AsyncListener(self._handlers, self._stream)
         self._over = Stop()
         # On a thread of its own, like the heartbeat: it is up to date after the loop was blocked.
         self._cache = ClientCache(self.settings, None) if cache else None
@@ -299,9 +300,17 @@ class AsyncRegistryClient:
     ) -> Any:
         """See RegistryClient; a socket of zmq.asyncio."""
         peers.check(kind, timeout)
-        service = peers.found(await self.discover_service(service_type, **choice), service_type)
-        context = self._context
-        return await peers.connect_async(context, kind, service, endpoint, timeout)
+        first = peers.found(await self.discover_service(service_type, **choice), service_type)
+        asked = pooled(choice, self.settings.mode)
+
+        async def others(seconds: float) -> list[ServiceRecord]:
+            with contextlib.suppress(RegistryError):
+                known = await self._run(calls.list_services(service_type, asked), seconds)
+                return peers.others(first, known, asked.get("mode"))
+            return []
+
+        race = peers.racing(self._context, kind, first, endpoint, timeout)
+        return await peers.connect_async(race, others)
 
     async def find_service(self, name: str) -> ServiceRecord | None:
         """See RegistryClient."""
@@ -371,25 +380,18 @@ class AsyncRegistryClient:
 
     async def on(self, event_type: str, handler: Handler) -> Handler:
         """See RegistryClient; no decorator here, since it has to be awaited."""
-        if self._listener is None:
+        if not self._listener.go_on():
             await self.start_event_listener()
         self._handlers.add(event_type, handler)
         return handler
 
     async def start_event_listener(self) -> None:
         """See RegistryClient; handlers run in a task of this loop."""
-        await self.stop_event_listener()
-        stream = self._stream(Follower(timing.steady))
-        await self._hand_on(await stream.open())
-        self._listener = asyncio.create_task(self._listen(stream))
+        await self._listener.start()
 
     async def stop_event_listener(self) -> None:
         """See RegistryClient."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.cancel()
-            if listener is not asyncio.current_task():
-                await asyncio.wait([listener])
+        await self._listener.stop()
 
     async def events_since(self, seq: int | None = None, epoch: str | None = None) -> Record:
         """See RegistryClient."""
@@ -402,25 +404,8 @@ class AsyncRegistryClient:
         check_watch(type, since, epoch)
         return self._stream(Follower(timing.steady, since, epoch)).events(type)
 
-    async def _listen(self, stream: AsyncEventStream) -> None:
-        try:
-            while True:
-                await self._hand_on(await stream.next())
-        finally:
-            stream.close()
-
     def _stream(self, listening: Listening) -> AsyncEventStream:
         return AsyncEventStream(listening, self.settings, self._context, self._over)
-
-    async def _hand_on(self, events: list[Record]) -> None:
-        for event in events:
-            for handler, said in self._handlers.wanted(event):
-                try:
-                    result = handler(said)
-                    if inspect.isawaitable(result):
-                        await result
-                except Exception:
-                    log.exception("a handler of %r events failed", event["type"])
 
     # -- carrying calls
 
@@ -439,6 +424,7 @@ class AsyncRegistryClient:
         return waiting.result()
 
     async def _run(self, call: Call[T], timeout: float | None = None) -> T:
+        self._listener.go_on()
         limit = self.settings.timeout
         return await self._channel.run(call, limit if timeout is None else min(timeout, limit))
 

@@ -1,4 +1,4 @@
-"""The asyncio driver of an exchange: one DEALER, one call at a time."""
+"""The asyncio driver of an exchange: one DEALER, one call and one event loop at a time."""
 
 from __future__ import annotations
 
@@ -9,21 +9,41 @@ from typing import Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from rsreg import sockets, timing
-from rsreg.errors import Disconnected, RequestTimeout
+from rsreg import names, sockets, timing
+from rsreg.errors import Disconnected, RequestTimeout, ServerError
 from rsreg.exchange import Call, exchange
+from rsreg.names import Numeric
+from rsreg.native import Stop
 
 T = TypeVar("T")
 
 
+class _Line:
+    """What belongs to one event loop: the socket, and whose turn it is."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.turn = asyncio.Lock()
+        self.socket: Any = None
+
+    def drop(self) -> None:
+        """Close the socket; the next call opens another."""
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+
+
 class AsyncChannel:
-    """Carries calls to one endpoint, one at a time; opened when needed."""
+    """Carries calls to one endpoint, one at a time; opened when needed.
+
+    It goes over to another event loop with a call from there, if its own does not run any more;
+    RuntimeError is raised if that does.
+    """
 
     def __init__(self, endpoint: str, context: zmq.asyncio.Context) -> None:
         self.endpoint = endpoint
         self._context = context
-        self._socket: Any = None
-        self._turn = asyncio.Lock()
+        self._line: _Line | None = None
         self._closed = False
 
     def open(self) -> None:
@@ -33,33 +53,59 @@ class AsyncChannel:
     def close(self) -> None:
         """Take no more calls; one that is under way comes to its end, and closes the socket."""
         self._closed = True
-        if not self._turn.locked():
-            self._drop_socket()
+        line = self._line
+        if line is not None and not (line.turn.locked() and line.loop.is_running()):
+            line.drop()
+
+    async def reopened(self, timeout: float) -> bool:
+        """See Channel."""
+        line = self._here()
+        if line.socket is not None:
+            return False
+        await self._open(line, timeout)
+        return True
 
     async def run(self, call: Call[T], timeout: float) -> T:
-        """The call's answer, or what `exchange` raises; Disconnected if the socket fails."""
-        start = timing.steady()
+        """See Channel."""
+        line, until = self._here(), timing.steady() + timeout
         try:
             # Without the wait where there is none: it costs as much as the call.
-            if self._turn.locked():
-                await asyncio.wait_for(self._turn.acquire(), timeout)
+            if line.turn.locked():
+                await asyncio.wait_for(line.turn.acquire(), timeout)
             else:
-                await self._turn.acquire()
+                await line.turn.acquire()
         except asyncio.TimeoutError:
             raise RequestTimeout(f"other tasks kept this client busy for {timeout:g} s") from None
         try:
-            return await self._exchange(call, max(0.0, timeout - (timing.steady() - start)))
+            return await self._run(line, call, until)
         finally:
             if self._closed:
-                self._drop_socket()
-            self._turn.release()
+                line.drop()
+            line.turn.release()
 
-    async def _exchange(self, call: Call[T], timeout: float) -> T:
+    async def _run(self, line: _Line, call: Call[T], until: float) -> T:
         if self._closed:
             raise Disconnected("this client is closed", hint="call connect() to use it again")
-        if self._socket is None:
-            self._socket = sockets.dealer(self._context, self.endpoint)
-        socket = self._socket
+        try:
+            if line.socket is None:
+                await self._open(line, timing.left(until))
+            return await self._exchange(line.socket, call, timing.left(until))
+        except ServerError:
+            # It is an answer, too.
+            raise
+        except zmq.ZMQError as error:
+            line.drop()
+            raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
+        except BaseException:
+            # What is still queued would be sent, stale, when the registry is back.
+            line.drop()
+            raise
+
+    async def _open(self, line: _Line, timeout: float) -> None:
+        address = await find(self.endpoint, timeout)
+        line.socket = sockets.dealer(self._context, address)
+
+    async def _exchange(self, socket: Any, call: Call[T], timeout: float) -> T:
         flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=timing.steady)
         try:
             step = next(flow)
@@ -71,15 +117,32 @@ class AsyncChannel:
         except StopIteration as done:
             answer: T = done.value
             return answer
-        except (RequestTimeout, asyncio.CancelledError):
-            # What is still queued would be sent, stale, when the registry is back.
-            self._drop_socket()
-            raise
-        except zmq.ZMQError as error:
-            self._drop_socket()
-            raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
 
-    def _drop_socket(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+    def _here(self) -> _Line:
+        """The line of the running loop; another one's is given up, with what waits there."""
+        loop, line = asyncio.get_running_loop(), self._line
+        if line is None or line.loop is not loop:
+            if line is not None:
+                check_left(line.loop)
+                line.drop()
+            line = self._line = _Line(loop)
+        return line
+
+
+def check_left(loop: asyncio.AbstractEventLoop) -> None:
+    """Raises RuntimeError if an event loop still runs: then nothing goes over to another."""
+    if loop.is_running():
+        raise RuntimeError(
+            "this AsyncRegistryClient is used in another event loop, which still runs: "
+            "give each event loop a client of its own"
+        )
+
+
+async def find(endpoint: str, timeout: float, stop: Stop | None = None) -> Numeric:
+    """See channel.find."""
+    finding = names.Finding(endpoint, timeout)
+    while pause := finding.pause():
+        if stop is not None and stop.is_set():
+            raise Disconnected("it was closed while it waited")
+        await asyncio.sleep(pause)
+    return finding.address()

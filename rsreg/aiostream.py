@@ -10,13 +10,14 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from rsreg import calls, config, follower, sockets, wire
-from rsreg.aiochannel import AsyncChannel
+from rsreg import calls, config, follower, sockets, timing, wire
+from rsreg.aiochannel import AsyncChannel, find
 from rsreg.calls import Record
 from rsreg.channel import STOP_LATENCY
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError
 from rsreg.follower import Listening
+from rsreg.names import Numeric
 from rsreg.native import Stop
 from rsreg.stream import BATCH, LEAST, MOMENT
 
@@ -32,7 +33,7 @@ class AsyncEventStream:
         stop: Stop,
     ) -> None:
         self._socket: Any = None
-        self._subscribed = False
+        self._address: Numeric | None = None
         self._listening = listening
         self._settings = settings
         self._context = context
@@ -45,7 +46,7 @@ class AsyncEventStream:
         """See EventStream."""
         try:
             return self._listening.answered(await self._reply(self._settings.timeout))
-        except RegistryError:
+        except BaseException:
             self.close()
             raise
 
@@ -63,8 +64,7 @@ class AsyncEventStream:
             self._question = asyncio.create_task(self._reply(patience))
         question = self._question
         while not (await asyncio.wait({question}, timeout=MOMENT))[0]:
-            events = await self._meanwhile()
-            if events:
+            if events := await self._meanwhile():
                 return events
         self._question = None
         try:
@@ -94,15 +94,13 @@ class AsyncEventStream:
             self._question.cancel()
             self._question = None
         self._channel.close()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-            self._subscribed = False
+        self._drop()
 
     async def _reply(self, timeout: float) -> Any:
-        if not self._subscribed:
-            await self._subscribe(timeout)
-        return await self._channel.run(self._listening.question(), timeout)
+        until = timing.steady() + timeout
+        if await self._channel.reopened(timeout) or self._address is None:
+            await self._subscribe(until)
+        return await self._channel.run(self._listening.question(), timing.left(until))
 
     async def _meanwhile(self) -> list[Record]:
         events: list[Record] = []
@@ -132,15 +130,24 @@ class AsyncEventStream:
                 return False
         raise Disconnected("it was closed while it waited")
 
-    async def _subscribe(self, timeout: float) -> None:
+    async def _subscribe(self, until: float) -> None:
         endpoint = self._settings.sub_endpoint
         if endpoint is None:
-            about = await self._channel.run(calls.info(services=False), timeout)
+            about = await self._channel.run(calls.info(services=False), timing.left(until))
             endpoint = config.on_port(self._settings.req_endpoint, about["pub_port"])
-        sockets.connect(self._opened(), endpoint)
-        self._subscribed = True
+        address = await find(endpoint, timing.left(until), self._stop)
+        if address != self._address:
+            if self._address is not None:
+                self._drop()
+            sockets.connect(self._opened(), address)
+            self._address = address
 
     def _opened(self) -> Any:
         if self._socket is None:
             self._socket = sockets.subscriber(self._context)
         return self._socket
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket, self._address = None, None

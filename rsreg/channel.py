@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Generator
 from typing import Any, TypeVar
 
 import zmq
 
-from rsreg import sockets, timing
-from rsreg.errors import Disconnected, RequestTimeout
+from rsreg import names, native, sockets, timing
+from rsreg.errors import Disconnected, ServerError, TransportError
 from rsreg.exchange import Call, exchange
+from rsreg.names import Numeric
 from rsreg.native import Stop
 
 T = TypeVar("T")
@@ -35,9 +37,24 @@ class Channel:
         self._stop = stop
 
     def open(self) -> None:
-        """Open the socket now, not at the first call; raises ConfigurationError."""
-        if self._socket is None:
-            self._socket = sockets.dealer(self._context or sockets.own_context(), self.endpoint)
+        """Open the socket now, if no name has to be found for that; raises ConfigurationError.
+
+        Else the first call does it.
+        """
+        with contextlib.suppress(TransportError):
+            self.reopened(0.0)
+
+    def reopened(self, timeout: float) -> bool:
+        """Open the socket if it is not; whether it was not.
+
+        To find its host may take `timeout` seconds; raises UnknownHost, RequestTimeout,
+        Disconnected, ConfigurationError.
+        """
+        if self._socket is not None:
+            return False
+        address = find(self.endpoint, timeout, self._context, self._stop)
+        self._socket = sockets.dealer(self._context or sockets.own_context(), address)
+        return True
 
     def close(self) -> None:
         """Close the socket; the next call opens another."""
@@ -50,7 +67,10 @@ class Channel:
         self.close()
 
     def run(self, call: Call[T], timeout: float) -> T:
-        """The call's answer, or what `exchange` raises; Disconnected if the socket fails."""
+        """The call's answer, or what `exchange` raises; Disconnected if the socket fails.
+
+        Whatever else ends it, nothing of it is sent later.
+        """
         steps = self.steps(call, timeout)
         try:
             while True:
@@ -66,7 +86,24 @@ class Channel:
 
         Closed before its end, it gives the call up.
         """
-        self.open()
+        try:
+            if self._socket is None:
+                until = timing.steady() + timeout
+                self.reopened(timeout)
+                timeout = timing.left(until)
+            return (yield from self._exchange(call, timeout, moment))
+        except ServerError:
+            # It is an answer, too.
+            raise
+        except zmq.ZMQError as error:
+            self.close()
+            raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
+        except BaseException:
+            # What is still queued would be sent, stale, when the registry is back.
+            self.close()
+            raise
+
+    def _exchange(self, call: Call[T], timeout: float, moment: float) -> Generator[None, None, T]:
         flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=timing.steady)
         try:
             step = next(flow)
@@ -77,13 +114,6 @@ class Channel:
         except StopIteration as done:
             answer: T = done.value
             return answer
-        except (RequestTimeout, GeneratorExit):
-            # What is still queued would be sent, stale, when the registry is back.
-            self.close()
-            raise
-        except zmq.ZMQError as error:
-            self.close()
-            raise Disconnected(f"can't reach the registry on {self.endpoint}: {error}") from error
 
     def _receive(self, seconds: float, moment: float) -> Generator[None, None, list[bytes] | None]:
         until = timing.steady() + seconds
@@ -94,6 +124,30 @@ class Channel:
             yield
         frames: list[bytes] = self._socket.recv_multipart(zmq.DONTWAIT)
         return frames
+
+
+def find(
+    endpoint: str, timeout: float, context: zmq.Context[Any] | None, stop: Stop | None = None
+) -> Numeric:
+    """Where to connect to for an endpoint, within `timeout` seconds; other greenlets go on.
+
+    Raises UnknownHost, RequestTimeout; Disconnected once `stop` is set.
+    """
+    finding = names.Finding(endpoint, timeout)
+    while pause := finding.pause():
+        if stop is not None and stop.is_set():
+            raise Disconnected("it was closed while it waited")
+        _sleep(context, pause)
+    return finding.address()
+
+
+def _sleep(context: object, seconds: float) -> None:
+    if sockets.is_green(context):
+        import gevent
+
+        gevent.sleep(seconds)
+    else:
+        native.original("time", "sleep")(seconds)
 
 
 def readable(socket: Any, seconds: float, stop: Stop | None) -> bool:

@@ -27,6 +27,7 @@ from rsreg.filters import (
     checked_wait,
     chosen,
     narrowed,
+    pooled,
 )
 from rsreg.follower import Follower, Listening
 from rsreg.heartbeat import Heartbeats
@@ -353,17 +354,26 @@ class RegistryClient(Carrier):
     ) -> Any:
         """A socket of this kind, connected to one passing service of a type.
 
-        It returns when the service has answered the handshake, so what is sent next arrives. To
-        connect, to send and to receive take `timeout` seconds each at most, then zmq.Again is
-        raised (a green socket does not know that: use gevent.Timeout). Nothing is queued for a
-        service that is gone; a REQ socket may send again after a timeout, and drops late replies.
-        `endpoint` and `choice` are as in `get_endpoint`. The socket is the caller's, to close too.
-        Raises NoService, Unreachable.
+        It returns when the service has answered the handshake, so what is sent next arrives. Where
+        the one that the strategy chooses does not, others of the type are tried. To connect, to
+        send and to receive take `timeout` seconds each at most, then zmq.Again is raised (a green
+        socket does not know that: use gevent.Timeout). Nothing is queued for a service that is
+        gone; a REQ socket may send again after a timeout, and drops late replies. `endpoint` and
+        `choice` are as in `get_endpoint`; a service without that endpoint is passed over. The
+        socket is the caller's, to close too. Raises NoService, Unreachable.
         """
         peers.check(kind, timeout)
-        service = peers.found(self.discover_service(service_type, **choice), service_type)
+        first = peers.found(self.discover_service(service_type, **choice), service_type)
+        asked = pooled(choice, self.settings.mode)
+
+        def others(seconds: float) -> list[ServiceRecord]:
+            with contextlib.suppress(RegistryError):
+                known = self._run(calls.list_services(service_type, asked), seconds)
+                return peers.others(first, known, asked.get("mode"))
+            return []
+
         context = self._given_context or sockets.own_context()
-        return peers.connect(context, kind, service, endpoint, timeout)
+        return peers.connect(peers.racing(context, kind, first, endpoint, timeout), others)
 
     def find_service(self, name: str) -> ServiceRecord | None:
         """The record that an id, a name, or the start of either means, or None.

@@ -4,6 +4,7 @@
     ├── ConfigurationError           an argument or setting is wrong          (also ValueError)
     ├── TransportError               question or answer got lost
     │   ├── RequestTimeout           no answer within the timeout             (also TimeoutError)
+    │   ├── UnknownHost              no name server knows the registry's host
     │   ├── Disconnected             the client is closed, or nothing can be sent
     │   ├── Stale                    a cache got no answer for too long
     │   └── Unreachable              a service is not where it says       (also TimeoutError)
@@ -52,6 +53,10 @@ class TransportError(RegistryError):
 
 class RequestTimeout(TransportError, TimeoutError):
     """The registry gave no answer within the timeout."""
+
+
+class UnknownHost(TransportError):
+    """The name of the registry's host is known to no name server, now at least."""
 
 
 class Disconnected(TransportError):

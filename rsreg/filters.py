@@ -66,6 +66,11 @@ def chosen(kind: str, choice: Choice, mode: str | None) -> tuple[dict[str, Any],
     return (asked | {"strategy": strategy} if strategy else asked), wait
 
 
+def pooled(choice: Choice, mode: str | None) -> dict[str, Any]:
+    """The parameters that ask for all services among which a choice is made."""
+    return _checked(choice, mode)
+
+
 def checked_wait(seconds: float, name: str) -> float:
     """A length of time to wait; raises ConfigurationError."""
     if not _is_number(seconds) or not 0 <= seconds <= MAX_WAIT:

@@ -10,6 +10,7 @@ from typing import Any
 import zmq
 
 from rsreg.errors import ConfigurationError
+from rsreg.names import Numeric
 from rsreg.wire import MAX_FRAME, MAX_REPLY, MAX_REQUEST
 
 #: Seconds of silence after which the kernel probes a connection, and between two probes: a cut
@@ -48,7 +49,7 @@ def is_green(context: object) -> bool:
     return any(cls.__module__.startswith("zmq.green") for cls in type(context).__mro__)
 
 
-def dealer(context: zmq.Context[Any], endpoint: str) -> Any:
+def dealer(context: zmq.Context[Any], endpoint: Numeric) -> Any:
     """A client's socket for requests. It sets no identity: two of one get each other's mail."""
     socket = _asking(context, zmq.DEALER)
     connect(socket, endpoint)
@@ -65,8 +66,11 @@ def subscriber(context: zmq.Context[Any]) -> Any:
     return socket
 
 
-def connect(socket: Any, endpoint: str) -> None:
-    """Have a socket connect; raises ConfigurationError, with the socket closed."""
+def connect(socket: Any, endpoint: Numeric) -> None:
+    """Have a socket connect; raises ConfigurationError, with the socket closed.
+
+    A name would be looked up on libzmq's thread, and stop all sockets there: see `names`.
+    """
     # Only where it is asked for: a name that has addresses of both kinds is mostly served on IPv4.
     socket.ipv6 = "[" in endpoint
     try:

@@ -9,12 +9,14 @@ from typing import Any
 
 import zmq
 
-from rsreg import calls, config, follower, sockets, wire
+from rsreg import calls, config, follower, sockets, timing, wire
 from rsreg.calls import Record
-from rsreg.channel import Channel, readable
+from rsreg.channel import Channel, find, readable
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError
+from rsreg.exchange import Call
 from rsreg.follower import Listening
+from rsreg.names import Numeric
 from rsreg.native import Stop
 
 #: Seconds that a question may take, at least, whatever the time for which events are waited for: a
@@ -30,10 +32,11 @@ class EventStream:
     """Brings the events of one registry to a follower, and its questions to the registry.
 
     Used by one thread or greenlet at a time; sockets are opened when needed. Where the events are
-    published is asked of the registry, if the settings don't say it. Events that come while a
-    question is not answered are handed on; the first that has to wait for the answer, since there
-    is a gap before it, is kept for then, and those after it stay in the socket. With a `stop`,
-    waiting ends with Disconnected soon after it is set.
+    published is asked of the registry, if the settings don't say it; after a question without an
+    answer it is asked anew, for the registry may have moved. Events that come while a question is
+    not answered are handed on; the first that has to wait for the answer, since there is a gap
+    before it, is kept for then, and those after it stay in the socket. With a `stop`, waiting ends
+    with Disconnected soon after it is set.
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class EventStream:
         stop: Stop | None = None,
     ) -> None:
         self._socket: Any = None
-        self._subscribed = False
+        #: What the socket is connected to.
+        self._address: Numeric | None = None
         self._listening = listening
         self._settings = settings
         self._context = context
@@ -55,11 +59,15 @@ class EventStream:
 
     def open(self) -> list[Record]:
         """Follow from now on; the events of the first answer. Raises RegistryError."""
+        events: list[Record] = []
+        self._question = self._asking(self._settings.timeout)
         try:
-            return self._ask(self._settings.timeout)
-        except RegistryError:
+            while self._question is not None:
+                events += self._answer()
+        except BaseException:
             self.close()
             raise
+        return events
 
     def next(self, timeout: float = math.inf) -> list[Record]:
         """The events that come next, in order; none after a silence, or `timeout` seconds.
@@ -77,13 +85,8 @@ class EventStream:
                 min(self._settings.timeout, max(LEAST, timeout - silence))
             )
         try:
-            return next(self._question)
-        except StopIteration as done:
-            self._question = None
-            events: list[Record] = done.value
-            return events
+            return self._answer()
         except RegistryError as error:
-            self._question = None
             if self._stop is not None and self._stop.is_set():
                 raise Disconnected("it was closed while it waited") from error
             self._listening.unanswered(error)
@@ -99,10 +102,7 @@ class EventStream:
             self._question.close()
             self._question = None
         self._channel.close()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-            self._subscribed = False
+        self._drop()
 
     def __del__(self) -> None:
         # A generator that nobody began to iterate over is forgotten, not closed.
@@ -118,31 +118,42 @@ class EventStream:
         finally:
             self.close()
 
-    def _ask(self, timeout: float) -> list[Record]:
-        if not self._subscribed:
-            self._subscribe(timeout)
-        return self._listening.answered(self._channel.run(self._listening.question(), timeout))
+    def _answer(self) -> list[Record]:
+        """The next events that the question brings; it is None once it is answered, or in vain."""
+        question, self._question = self._question, None
+        assert question is not None
+        try:
+            events = next(question)
+        except StopIteration as done:
+            last: list[Record] = done.value
+            return last
+        self._question = question
+        return events
 
     def _asking(self, timeout: float) -> Generator[list[Record], None, list[Record]]:
         """Ask; gives the events that come meanwhile, and at last those of the answer."""
-        if not self._subscribed:
-            self._subscribe(timeout)
+        until = timing.steady() + timeout
         self._kept = None
-        steps = self._channel.steps(self._listening.question(), timeout, MOMENT)
+        if self._channel.reopened(timeout) or self._address is None:
+            yield from self._subscribe(until)
+        reply = yield from self._reply(self._listening.question(), until)
+        events = self._listening.answered(reply)
+        return events if self._kept is None else events + self._listening.published(self._kept)
+
+    def _reply(self, call: Call[Any], until: float) -> Generator[list[Record], None, Any]:
+        steps = self._channel.steps(call, timing.left(until), MOMENT)
         with contextlib.closing(steps):
             try:
                 while True:
                     next(steps)
-                    events = self._meanwhile()
-                    if events:
+                    if events := self._meanwhile():
                         yield events
             except StopIteration as done:
-                events = self._listening.answered(done.value)
-        return events if self._kept is None else events + self._listening.published(self._kept)
+                return done.value
 
     def _meanwhile(self) -> list[Record]:
         events: list[Record] = []
-        while self._kept is None and len(events) < BATCH and self._socket.poll(0):
+        while self._kept is None and len(events) < BATCH and self._opened().poll(0):
             event = wire.read_event(self._socket.recv_multipart(zmq.DONTWAIT))
             told = self._listening.published(event) if event else []
             self._kept = None if told else event
@@ -159,16 +170,26 @@ class EventStream:
                 break
         return events
 
-    def _subscribe(self, timeout: float) -> None:
+    def _subscribe(self, until: float) -> Generator[list[Record], None, None]:
+        """Connect to where the events are now; the socket stays as it is where that is the same."""
         endpoint = self._settings.sub_endpoint
         if endpoint is None:
-            about = self._channel.run(calls.info(services=False), timeout)
+            about = yield from self._reply(calls.info(services=False), until)
             endpoint = config.on_port(self._settings.req_endpoint, about["pub_port"])
-        sockets.connect(self._opened(), endpoint)
-        self._subscribed = True
+        address = find(endpoint, timing.left(until), self._context, self._stop)
+        if address != self._address:
+            if self._address is not None:
+                self._drop()
+            sockets.connect(self._opened(), address)
+            self._address = address
 
     def _opened(self) -> Any:
         """The socket for events; it can be waited on before it is connected."""
         if self._socket is None:
             self._socket = sockets.subscriber(self._context or sockets.own_context())
         return self._socket
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket, self._address = None, None

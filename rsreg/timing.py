@@ -25,6 +25,11 @@ def _steady() -> Clock:
 steady: Clock = _steady()
 
 
+def left(until: float) -> float:
+    """Seconds until a moment of `steady`; 0.0 after it."""
+    return max(0.0, until - steady())
+
+
 class Backoff:
     """Growing delays with jitter, so that many clients don't come back in step.
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from rsreg.calls import Record
-from rsreg.errors import RegistryError, RequestTimeout
+from rsreg.errors import RegistryError, RequestTimeout, UnknownHost
 from rsreg.exchange import Call
 from rsreg.records import ServiceRecord
 from rsreg.timing import Backoff, Clock
@@ -76,7 +76,7 @@ class Waiting:
 
     def unanswered(self, error: RegistryError) -> None:
         """A registry that is not there yet is asked again soon; raises any other error."""
-        if not isinstance(error, RequestTimeout):
+        if not isinstance(error, RequestTimeout | UnknownHost):
             raise error
         self._failure = error
         self._next_round(self._backoff.next())

@@ -287,6 +287,7 @@ class NetworkSpace:
     def __init__(self) -> None:
         need("ip", root=True)
         self.name = f"rsreg-{os.getpid()}-{id(self):x}"
+        self._etc = Path("/etc/netns") / self.name
 
     @property
     def inside(self) -> list[str]:
@@ -296,6 +297,11 @@ class NetworkSpace:
     def ip(self, *words: str) -> None:
         """Change it."""
         subprocess.run(["ip", "-n", self.name, *words], check=True)
+
+    def etc(self, name: str, text: str) -> None:
+        """Have another file in /etc: at once if it is another already, else in new processes."""
+        self._etc.mkdir(parents=True, exist_ok=True)
+        (self._etc / name).write_text(text)
 
     def __enter__(self) -> NetworkSpace:
         if subprocess.run(["ip", "netns", "add", self.name], check=False).returncode:
@@ -307,3 +313,4 @@ class NetworkSpace:
 
     def __exit__(self, *_exc: object) -> None:
         subprocess.run(["ip", "netns", "delete", self.name], check=True)
+        shutil.rmtree(self._etc, ignore_errors=True)
