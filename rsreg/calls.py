@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypedDict
 
-from rsreg import owner
+from rsreg import owner, wire
 from rsreg.config import MODES
 from rsreg.errors import ConfigurationError, NoService, UnknownService
 from rsreg.exchange import Call
@@ -58,8 +58,10 @@ class Registration:
         return replace(self, service_id=service_id)
 
     def changed(self, changes: Mapping[str, Any]) -> Registration:
-        """The same with other values in some fields."""
-        return replace(self, info={**self.info, **changes})
+        """The same with other values in some fields; ConfigurationError if that is too long."""
+        info = {**self.info, **changes}
+        wire.check_registration(info)
+        return replace(self, info=info)
 
     @property
     def name(self) -> str:
@@ -130,6 +132,9 @@ def registration(
         "owner": owner.this_process() if owned else None,
     }
     info = {field: value for field, value in asked.items() if value is not None}
+    if metadata or tags or endpoints:
+        # With the registry away a heartbeat would find it out, where nobody hears of it.
+        wire.check_registration(info)
     return Registration(info, ttl, service_id)
 
 

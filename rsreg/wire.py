@@ -18,6 +18,8 @@ from rsreg.errors import ConfigurationError, InvalidJSON, InvalidRequest
 
 #: Bytes in a request.
 MAX_REQUEST = 64 * 1024
+#: Bytes that a registration leaves for what goes with it when it is sent again: an id, a report.
+_ROOM = 4096
 #: Bytes in a frame: who sends a longer request is told so up to here, then loses the connection.
 MAX_FRAME = 4 * MAX_REQUEST
 #: Bytes of a reply or event that a client takes: a list of 100,000 services has 35 million.
@@ -166,8 +168,16 @@ def encode(body: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode(body)
 
 
-def request_frames(message: Mapping[str, Any]) -> list[bytes]:
-    """The frames of a request from a DEALER of ours; ConfigurationError if it can't be one."""
+def check_registration(info: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for a `service_info` that can't be sent, at once and later."""
+    request_frames({"service_info": info}, _ROOM)
+
+
+def request_frames(message: Mapping[str, Any], room: int = 0) -> list[bytes]:
+    """The frames of a request from a DEALER of ours; ConfigurationError if it can't be one.
+
+    With `room` there is to be place for so many bytes more.
+    """
     try:
         payload = json.dumps(message, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -175,9 +185,9 @@ def request_frames(message: Mapping[str, Any]) -> list[bytes]:
             f"this request can't be written as JSON: {error}",
             hint="metadata holds texts, finite numbers, booleans, None, lists and dicts",
         ) from error
-    if len(payload) > MAX_REQUEST:
+    if len(payload) > MAX_REQUEST - room:
         raise ConfigurationError(
-            f"this request has {len(payload)} bytes, the registry takes {MAX_REQUEST}",
+            f"this request has {len(payload)} bytes, the registry takes {MAX_REQUEST - room}",
             hint="metadata is for small facts; put large data elsewhere and register where it is",
         )
     try:
