@@ -98,6 +98,8 @@ class AsyncEventStream:
 
     async def _reply(self, timeout: float) -> Any:
         until = timing.steady() + timeout
+        # It may have been closed, after a first try in vain.
+        self._channel.open()
         if await self._channel.reopened(timeout) or self._address is None:
             await self._subscribe(until)
         return await self._channel.run(self._listening.question(), timing.left(until))

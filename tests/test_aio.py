@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +331,151 @@ def test_a_registry_that_is_away_does_not_block_the_loop(process: ServerProcess)
             assert await client.list_services() == []
 
     asyncio.run(main())
+
+
+# -- one client, several event loops
+
+
+def concurrent(client: AsyncRegistryClient) -> Callable[[], Coroutine[Any, Any, int]]:
+    """Calls of many tasks, each of which has to wait for its turn; how many were answered."""
+
+    async def calls() -> int:
+        return sum(await asyncio.gather(*(client.health_check() for _ in range(20))))
+
+    return calls
+
+
+def test_a_client_goes_from_loop_to_loop(endpoint: str) -> None:
+    client = AsyncRegistryClient(endpoint, timeout=10)
+    heard: list[str] = []
+
+    async def begin() -> None:
+        await client.register("puna", "egse3", 5000, "PUNA", ttl=2)
+        await client.start_heartbeat()
+        await client.on("register", lambda data: heard.append(data["service_info"]["name"]))
+        await client.register("a", "egse3", 5000, owned=False)
+        await until(lambda: heard == ["a"])
+
+    async def go_on() -> None:
+        # What happened between the two loops is not missed.
+        await client.health_check()
+        await until(lambda: heard == ["a", "b"])
+        await client.register("c", "egse3", 5000, owned=False)
+        await until(lambda: heard == ["a", "b", "c"])
+        assert await client.find_service("puna")
+
+    async def end() -> None:
+        await client.close()
+        with pytest.raises(Disconnected):
+            await client.list_services()
+
+    asyncio.run(begin())
+    with RegistryClient(endpoint, timeout=10) as other:
+        other.register("b", "egse3", 5000, owned=False)
+    asyncio.run(go_on())
+    for _ in range(3):
+        assert asyncio.run(concurrent(client)()) == 20
+    asyncio.run(end())
+
+
+def test_what_is_asked_to_hear_of_in_a_second_loop_is_heard(endpoint: str) -> None:
+    client = AsyncRegistryClient(endpoint, timeout=10)
+    heard: list[str] = []
+
+    async def listen(name: str) -> None:
+        def handler(data: dict[str, Any]) -> None:
+            heard.append(f"{name} {data['service_info']['name']}")
+
+        await client.on("register", handler)
+        await client.register(name, "egse3", 5000, owned=False)
+        await until(lambda: heard[-1:] == [f"{name} {name}"])
+
+    asyncio.run(listen("a"))
+    asyncio.run(listen("b"))
+    assert heard == ["a a", "a b", "b b"]
+    asyncio.run(client.close())
+
+
+def test_a_fixture_of_a_session_is_used_in_the_loops_of_its_tests(process: ServerProcess) -> None:
+    """As pytest-asyncio does it: the loop of the fixture rests meanwhile, and is not closed."""
+    process.start()
+    session = asyncio.new_event_loop()
+    heard: list[str] = []
+
+    async def set_up() -> AsyncRegistryClient:
+        client = AsyncRegistryClient(process.endpoint, timeout=10)
+        await client.on("register", lambda data: heard.append(data["service_info"]["name"]))
+        return client
+
+    async def test(name: str) -> None:
+        await client.register(name, "egse3", 5000, owned=False)
+        await until(lambda: heard[-1:] == [name])
+
+    async def interrupted() -> None:
+        await client.discover_service("PUNA", wait=60)
+
+    client = session.run_until_complete(set_up())
+    for name in ("a", "b"):
+        asyncio.run(test(name))
+        assert asyncio.run(concurrent(client)()) == 20
+    # A task that is in the middle of a call when its loop comes to rest is told so there.
+    under_way = session.create_task(interrupted())
+    session.run_until_complete(asyncio.sleep(0.1))
+    asyncio.run(test("c"))
+    session.run_until_complete(test("d"))
+    under_way.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        session.run_until_complete(under_way)
+    assert heard == ["a", "b", "c", "d"]
+    session.run_until_complete(client.close())
+    session.run_until_complete(asyncio.sleep(0))
+    assert asyncio.all_tasks(session) == set()
+    session.close()
+
+
+def test_two_loops_at_once_are_refused(endpoint: str) -> None:
+    client = AsyncRegistryClient(endpoint, timeout=10)
+
+    async def other_loop() -> None:
+        for each in (client.health_check, client.stop_event_listener):
+            with pytest.raises(RuntimeError, match="give each event loop a client of its own"):
+                await each()
+
+    async def main() -> None:
+        await client.start_event_listener()
+        await asyncio.to_thread(asyncio.run, other_loop())
+        assert await client.health_check()
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_a_call_that_its_loop_left_does_not_stop_the_next_loop() -> None:
+    """Also if nobody ended it: a loop that was closed by hand cancels nothing."""
+    client: AsyncRegistryClient
+
+    async def begin() -> None:
+        await client.discover_service("A")
+
+    async def ask() -> Any:
+        return await client.discover_service("B")
+
+    with scripted_server(slow_once(0.8)) as endpoint:
+        client = AsyncRegistryClient(endpoint, timeout=10)
+        left = asyncio.new_event_loop()
+        task = left.create_task(begin())
+        left.run_until_complete(asyncio.sleep(0.1))
+        assert asyncio.run(ask()) == {"name": "B"}
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            left.run_until_complete(task)
+        left.close()
+        asyncio.run(client.close())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until it is true; fails after 20 s."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)

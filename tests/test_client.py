@@ -321,8 +321,8 @@ def test_a_green_client_lets_other_greenlets_run(process: ServerProcess) -> None
     with RegistryClient(
         process.endpoint, timeout=10, context=zmq.green.Context.instance()
     ) as client:
-        client.on_event("register", lambda data: heard.append(data["service_info"]["name"]))
         client.on_event("register", lambda _data: client.health_check())
+        client.on_event("register", lambda data: heard.append(data["service_info"]["name"]))
         client.start_event_listener()
         client.register("puna_cs", "egse3", 5000)
         with gevent.Timeout(20):

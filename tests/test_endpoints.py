@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import gevent
 import pytest
@@ -211,6 +212,7 @@ def test_what_can_not_be_connected_is_refused_before_anything_is_sent() -> None:
 def test_attempts_leave_nothing_behind(client: RegistryClient, port: int, nobody: int) -> None:
     client.register("puna", "127.0.0.1", port, "PUNA")
     client.register("gone", "127.0.0.1", nobody, "GONE")
+    client.register("lost", "no-such-host.invalid", 1, "GONE")
 
     def attempts() -> None:
         client.connect_to("PUNA").close()
@@ -262,3 +264,131 @@ def test_an_asyncio_socket(endpoint: str, port: int, nobody: int) -> None:
                 await client.connect_to("NOTHING")
 
     asyncio.run(main())
+
+
+# -- one of several
+
+
+@contextmanager
+def hung() -> Iterator[int]:
+    """A port of a program that stands still: it takes connections, and says nothing."""
+    with tcp.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        yield silent.getsockname()[1]
+
+
+def ways(endpoint: str) -> dict[str, Callable[..., str]]:
+    """Each kind of client as a function that connects, asks one thing, and gives the answer."""
+
+    def ask(client: RegistryClient, *arguments: Any, **named: Any) -> str:
+        with client.connect_to(*arguments, **named) as socket:
+            socket.send_string("home")
+            return str(socket.recv_string())
+
+    def blocking(*arguments: Any, **named: Any) -> str:
+        with RegistryClient(endpoint, timeout=10) as client:
+            return ask(client, *arguments, **named)
+
+    def green(*arguments: Any, **named: Any) -> str:
+        with RegistryClient(endpoint, timeout=10, context=zmq.green.Context.instance()) as client:
+            return ask(client, *arguments, **named)
+
+    def cooperative(*arguments: Any, **named: Any) -> str:
+        async def main() -> str:
+            async with AsyncRegistryClient(endpoint, timeout=10) as client:
+                with await client.connect_to(*arguments, **named) as socket:
+                    await socket.send_string("home")
+                    return str(await socket.recv_string())
+
+        return asyncio.run(main())
+
+    return {"blocking": blocking, "green": green, "asyncio": cooperative}
+
+
+WAYS = ["blocking", "green", "asyncio"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_dead_one_of_several_is_passed_over(
+    client: RegistryClient, endpoint: str, port: int, nobody: int, way: str
+) -> None:
+    """However they are dead: nobody listens, nothing is said, there is no such host."""
+    with hung() as silent:
+        client.register("dead", "127.0.0.1", nobody, "PUNA")
+        client.register("hung", "127.0.0.1", silent, "PUNA")
+        client.register("lost", "no-such-host.invalid", 5000, "PUNA")
+        client.register("well", "127.0.0.1", port, "PUNA")
+        before = client.events_since()["seq"]
+        connect = ways(endpoint)[way]
+        for _ in range(12):
+            assert connect("PUNA", timeout=20, strategy="round-robin") == "done: home"
+        assert len(client.list_services("PUNA")) == 4
+        assert client.events_since()["seq"] == before, "the registry was told something"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_none_of_several_is_said_of_all(
+    client: RegistryClient, endpoint: str, nobody: int, way: str
+) -> None:
+    with hung() as silent:
+        client.register("dead", "127.0.0.1", nobody, "PUNA")
+        client.register("hung", "127.0.0.1", silent, "PUNA")
+        started = time.monotonic()
+        with pytest.raises(Unreachable, match="none of 2 services can be reached") as gone:
+            ways(endpoint)[way]("PUNA", timeout=1)
+        assert 1 <= time.monotonic() - started < 4
+        assert f"dead can't be reached on tcp://127.0.0.1:{nobody}: nothing" in str(gone.value)
+        assert f"hung can't be reached on tcp://127.0.0.1:{silent}: what" in str(gone.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_without_that_endpoint_is_passed_over(
+    client: RegistryClient, endpoint: str, port: int, way: str
+) -> None:
+    client.register("old", "127.0.0.1", port, "PUNA")
+    connect = ways(endpoint)[way]
+    with pytest.raises(ConfigurationError, match="old has no endpoint 'command'"):
+        connect("PUNA", zmq.REQ, "command")
+    client.register("new", "127.0.0.1", port, "PUNA", endpoints={"command": port})
+    for _ in range(6):
+        assert connect("PUNA", zmq.REQ, "command", strategy="round-robin") == "done: home"
+
+
+def test_the_one_that_is_chosen_comes_first(client: RegistryClient) -> None:
+    with answering(lambda said: "a") as first, answering(lambda said: "b") as second:
+        client.register("a", "127.0.0.1", first, "PUNA")
+        client.register("b", "127.0.0.1", second, "PUNA")
+        said = []
+        for _ in range(10):
+            with client.connect_to("PUNA", timeout=20, strategy="round-robin") as socket:
+                socket.send_string("who")
+                said.append(socket.recv_string())
+    assert said in (["a", "b"] * 5, ["b", "a"] * 5)
+
+
+def test_nobody_gets_another_than_was_asked_for(
+    client: RegistryClient, port: int, nobody: int
+) -> None:
+    """No simulator in the place of hardware, and none that lacks a tag, or is not passing."""
+    client.register("dead", "127.0.0.1", nobody, "PUNA", tags=["blue"])
+    client.register("simulated", "127.0.0.1", port, "PUNA", tags=["blue"], mode="simulator")
+    client.register("red", "127.0.0.1", port, "PUNA", tags=["red"])
+    client.register("not ready", "127.0.0.1", port, "PUNA", tags=["blue"], ready=False)
+    with pytest.raises(Unreachable, match=r"^dead can't be reached"):
+        client.connect_to("PUNA", timeout=1, tags=["blue"])
+    with client.connect_to("PUNA", timeout=10, mode="simulator"):
+        pass
+
+
+def test_many_dead_ones_are_passed_over(client: RegistryClient, port: int, nobody: int) -> None:
+    for number in range(30):
+        client.register(f"dead-{number}", "127.0.0.1", nobody, "PUNA", owned=False)
+    client.register("well", "127.0.0.1", port, "PUNA")
+    for _ in range(3):
+        with client.connect_to("PUNA", timeout=20):
+            pass
+    client.deregister()
+    with pytest.raises(Unreachable, match="none of 30 services") as gone:
+        client.connect_to("PUNA", timeout=1)
+    assert str(gone.value).count("nothing there") == 5
