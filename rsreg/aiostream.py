@@ -90,9 +90,10 @@ class AsyncEventStream:
 
     def close(self) -> None:
         """See EventStream."""
-        if self._question is not None:
-            self._question.cancel()
-            self._question = None
+        question, self._question = self._question, None
+        # In a loop that is closed it has come to its end.
+        if question is not None and not question.get_loop().is_closed():
+            question.cancel()
         self._channel.close()
         self._drop()
 
