@@ -222,6 +222,8 @@ class AsyncRegistryClient:
     async def update(self, **changes: Unpack[Changes]) -> bool:
         """See RegistryClient."""
         presence, changed = self._heartbeats.of_last(), calls.changes(**changes)
+        # Before anything is told: it has to fit into a registration, too.
+        presence.registration.changed(changed)
         service_id = presence.service_id
         known = service_id is not None and await self._change(calls.update(service_id, changed))
         presence.change(changed, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -18,7 +19,7 @@ from rsreg.errors import Disconnected, RegistryError
 from rsreg.follower import Listening
 from rsreg.names import Numeric
 from rsreg.native import Stop
-from rsreg.stream import BATCH, LEAST
+from rsreg.stream import BATCH, LEAST, MOMENT
 
 
 class AsyncEventStream:
@@ -38,28 +39,40 @@ class AsyncEventStream:
         self._context = context
         self._stop = stop
         self._channel = AsyncChannel(settings.req_endpoint, context)
+        self._question: asyncio.Task[Any] | None = None
+        self._kept: Record | None = None
 
     async def open(self) -> list[Record]:
         """See EventStream."""
         try:
-            return await self._ask(self._settings.timeout)
+            return self._listening.answered(await self._reply(self._settings.timeout))
         except BaseException:
             self.close()
             raise
 
     async def next(self, timeout: float = math.inf) -> list[Record]:
         """See EventStream."""
-        silence = self._listening.silence
-        if silence > 0:
-            if await self._readable(min(silence, timeout)):
-                return await self._received()
-            if silence > timeout:
-                return []
+        if self._question is None:
+            silence = self._listening.silence
+            if silence > 0:
+                if await self._readable(min(silence, timeout)):
+                    return await self._received()
+                if silence > timeout:
+                    return []
+            patience = min(self._settings.timeout, max(LEAST, timeout - silence))
+            self._kept = None
+            self._question = asyncio.create_task(self._reply(patience))
+        question = self._question
+        while not (await asyncio.wait({question}, timeout=MOMENT))[0]:
+            if events := await self._meanwhile():
+                return events
+        self._question = None
         try:
-            return await self._ask(min(self._settings.timeout, max(LEAST, timeout - silence)))
+            events = self._listening.answered(question.result())
         except RegistryError as error:
             self._listening.unanswered(error)
             return []
+        return events if self._kept is None else events + self._listening.published(self._kept)
 
     async def events(self, kind: str | None) -> AsyncGenerator[Record, None]:
         """See EventStream; it is opened at the first step."""
@@ -77,17 +90,29 @@ class AsyncEventStream:
 
     def close(self) -> None:
         """See EventStream."""
+        question, self._question = self._question, None
+        # In a loop that is closed it has come to its end.
+        if question is not None and not question.get_loop().is_closed():
+            question.cancel()
         self._channel.close()
         self._drop()
 
-    async def _ask(self, timeout: float) -> list[Record]:
+    async def _reply(self, timeout: float) -> Any:
         until = timing.steady() + timeout
         # It may have been closed, after a first try in vain.
         self._channel.open()
         if await self._channel.reopened(timeout) or self._address is None:
             await self._subscribe(until)
-        reply = await self._channel.run(self._listening.question(), timing.left(until))
-        return self._listening.answered(reply)
+        return await self._channel.run(self._listening.question(), timing.left(until))
+
+    async def _meanwhile(self) -> list[Record]:
+        events: list[Record] = []
+        while self._kept is None and len(events) < BATCH and await self._opened().poll(0):
+            event = wire.read_event(await self._socket.recv_multipart(zmq.DONTWAIT))
+            told = self._listening.published(event) if event else []
+            self._kept = None if told else event
+            events += told
+        return events
 
     async def _received(self) -> list[Record]:
         events = []

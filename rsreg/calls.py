@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypedDict
 
-from rsreg import owner, records
+from rsreg import owner, records, wire
 from rsreg.config import MODES
 from rsreg.errors import ConfigurationError, JudgeFirst, NoService, UnknownService
 from rsreg.exchange import Call, Verb
@@ -59,8 +59,10 @@ class Registration:
         return Registration(self.info, self.ttl, service_id)
 
     def changed(self, changes: Mapping[str, Any]) -> Registration:
-        """The same with other values in some fields."""
-        return Registration({**self.info, **changes}, self.ttl, self.service_id)
+        """The same with other values in some fields; ConfigurationError if that is too long."""
+        info = {**self.info, **changes}
+        wire.check_registration(info)
+        return Registration(info, self.ttl, self.service_id)
 
     @property
     def name(self) -> str:
@@ -131,6 +133,9 @@ def registration(
         "owner": owner.this_process() if owned else None,
     }
     info = {field: value for field, value in asked.items() if value is not None}
+    if metadata or tags or endpoints:
+        # With the registry away a heartbeat would find it out, where nobody hears of it.
+        wire.check_registration(info)
     return Registration(info, ttl, service_id)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Generator
 from typing import Any, TypeVar
 
 import zmq
@@ -70,12 +71,27 @@ class Channel:
 
         Whatever else ends it, nothing of it is sent later.
         """
+        steps = self.steps(call, timeout)
+        try:
+            while True:
+                next(steps)
+        except StopIteration as done:
+            answer: T = done.value
+            return answer
+
+    def steps(
+        self, call: Call[T], timeout: float, moment: float = math.inf
+    ) -> Generator[None, None, T]:
+        """What `run` does, for who has more to do: gives way after each `moment` seconds in vain.
+
+        Closed before its end, it gives the call up.
+        """
         try:
             if self._socket is None:
                 until = timing.steady() + timeout
                 self.reopened(timeout)
                 timeout = timing.left(until)
-            return self._exchange(call, timeout)
+            return (yield from self._exchange(call, timeout, moment))
         except ServerError:
             # It is an answer, too.
             raise
@@ -87,21 +103,25 @@ class Channel:
             self.close()
             raise
 
-    def _exchange(self, call: Call[T], timeout: float) -> T:
+    def _exchange(self, call: Call[T], timeout: float, moment: float) -> Generator[None, None, T]:
         flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=timing.steady)
         try:
             step = next(flow)
             while True:
                 if step.frames:
                     self._socket.send_multipart(step.frames, zmq.DONTWAIT)
-                step = flow.send(self._receive(step.wait))
+                step = flow.send((yield from self._receive(step.wait, moment)))
         except StopIteration as done:
             answer: T = done.value
             return answer
 
-    def _receive(self, seconds: float) -> list[bytes] | None:
-        if not readable(self._socket, seconds, self._stop):
-            return None
+    def _receive(self, seconds: float, moment: float) -> Generator[None, None, list[bytes] | None]:
+        until = timing.steady() + seconds
+        while not readable(self._socket, min(seconds, moment), self._stop):
+            seconds = until - timing.steady()
+            if seconds <= 0 or moment == math.inf:
+                return None
+            yield
         frames: list[bytes] = self._socket.recv_multipart(zmq.DONTWAIT)
         return frames
 

@@ -263,6 +263,8 @@ class RegistryClient(Carrier):
         know the service now: then it is told with the next registration.
         """
         presence, changed = self._own(), calls.changes(**changes)
+        # Before anything is told: it has to fit into a registration, too.
+        presence.registration.changed(changed)
         service_id = presence.service_id
         known = service_id is not None and self._change(calls.update(service_id, changed))
         presence.change(changed, known)

@@ -112,7 +112,7 @@ class Dispatcher:
         try:
             request = wire.read_request(payload)
             request_id = wire.request_id_of(request)
-            wire.check_depth(payload, request)
+            wire.check_limits(payload, request)
             body = self._handle(request, peer, failure)
         except ServerError as error:
             body = error.body()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -39,6 +40,9 @@ STALL = 1.0
 _FIRST = 2
 #: A plain number: the arithmetic of enums costs as much as reading the socket.
 _READABLE = int(zmq.POLLIN)
+#: Seconds between two lines in the log about too long requests from one address, and how many
+#: addresses are kept in mind: nobody floods the log.
+_TOLD_EVERY, _TOLD_MOST = 60.0, 1000
 #: Services that expire in one transaction.
 EXPIRE_BATCH = 100
 #: Seconds between two looks after the store: how long it may go unnoticed that it is gone.
@@ -125,6 +129,8 @@ class RequestLoop:
         #: Requests whose replies are being worked on.
         self._waiting: list[tuple[Request, Later]] = []
         self._threads: list[Any] = []
+        #: Address -> when the log last told of a too long request from it.
+        self._told: dict[str, float] = {}
 
     def run(self, stop: Flag) -> None:
         """Serve until `stop` is set."""
@@ -218,8 +224,25 @@ class RequestLoop:
         return batch, replies, emptied
 
     def _answer(self, request: Request, failure: StoreError | None) -> bytes | Later:
-        answer = self._dispatcher.answer(request.envelope.payload, request.peer, failure)
+        payload = request.envelope.payload
+        if len(payload) > wire.MAX_REQUEST:
+            self._tell_of(request.peer(), len(payload))
+        answer = self._dispatcher.answer(payload, request.peer, failure)
         return answer if isinstance(answer, Later) else wire.encode(answer)
+
+    def _tell_of(self, peer: str, size: int) -> None:
+        now = self._clock()
+        if now < self._told.get(peer, -math.inf) + _TOLD_EVERY:
+            return
+        if len(self._told) == _TOLD_MOST:
+            self._told.clear()
+        self._told[peer] = now
+        log.warning(
+            "refused a request of %d bytes from %s: at most %d are taken",
+            size,
+            peer,
+            wire.MAX_REQUEST,
+        )
 
     def _send(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
         try:

@@ -160,6 +160,8 @@ class Mirror(Follower):
         self._picture = Picture(())
         self._sure = Certainty(-math.inf, 0.0, {})
         self._asked = self._due = -math.inf
+        #: Whose lease began since the last question, and the ttl: its answer may be from before.
+        self._begun: dict[str, float] = {}
         #: Ids whose services were replaced; they go when the one in their place comes.
         self._replaced: set[str] = set()
 
@@ -173,9 +175,10 @@ class Mirror(Follower):
     def question(self) -> Call[Record]:
         """What to ask after a silence."""
         self._asked = self._clock()
-        return (
-            calls.picture() if self._seq is None else calls.news(self._seq, self._epoch, self._mark)
-        )
+        self._begun.clear()
+        if self._seq is None:
+            return calls.picture()
+        return calls.news(self._seq, self._epoch, self._mark)
 
     def answered(self, reply: Mapping[str, Any]) -> list[Record]:
         """Take in an answer to the last question; the events in it that are new."""
@@ -194,7 +197,10 @@ class Mirror(Follower):
             self._apply(event)
         if self._ask_at > -math.inf:
             leases = reply["leases"]
-            self._sure = Certainty(self._asked, leases["within"], leases["ends"])
+            sure = Certainty(self._asked, leases["within"], leases["ends"])
+            for service_id, ttl in self._begun.items():
+                sure.ends[service_id] = min(sure.until(service_id), self._asked + ttl)
+            self._sure = sure
             self._due = self._asked + SILENCE_MOST
             self._ask_before(self._sure.first_end())
         return events
@@ -243,6 +249,7 @@ class Mirror(Follower):
         How long the event was on its way, nobody knows; but it was not there at the last answer.
         """
         self._sure.ends[record["id"]] = end = self._sure.asked + record["ttl"]
+        self._begun[record["id"]] = record["ttl"]
         self._ask_before(end)
 
     def _ask_before(self, end: float) -> None:

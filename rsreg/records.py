@@ -75,6 +75,10 @@ _HOST_NAME = re.compile(r"\w[\w-]*(?:\.[\w-]+)*\.?")
 _FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 
 
+#: In PHP, R and Lua an empty list and an empty object are the same, and written as one of the two.
+_EMPTY: Mapping[str, Any] = {"metadata": {}, "where": {}, "tags": []}
+
+
 class Owner(Struct, frozen=True, kw_only=True):
     """The process that registered a service, as it says itself.
 
@@ -527,6 +531,8 @@ def checked(value: object, kind: Any, label: str) -> Any:
     try:
         return msgspec.convert(_whole(value), kind)
     except msgspec.ValidationError as error:
+        if (meant := _emptied(value)) is not value:
+            return checked(meant, kind, label)
         what, _, path = str(error).replace("`key` in ", "").partition(" - at `$")
         field = label + path.strip(".`")
         known = re.sub(r"\[.*", "", field).rpartition(".")[2]
@@ -601,6 +607,18 @@ def _no_name(host: str) -> str | None:
     except (OSError, UnicodeError):
         return None
     return "no host, but all addresses of a machine" if means_all else None
+
+
+def _emptied(value: object) -> object:
+    """The same, or a copy in which each empty container of the wrong kind is one of the right."""
+    if not isinstance(value, dict):
+        return value
+    meant = {
+        field: empty
+        for field, empty in _EMPTY.items()
+        if value.get(field) in ([], {}) and value[field] != empty
+    }
+    return {**value, **meant} if meant else value
 
 
 def kinds_of(kind: str | None, tags: Iterable[str], metadata: Mapping[str, Any]) -> set[str]:

@@ -193,6 +193,8 @@ class Registered:
     def update(self, **changes: Unpack[Changes]) -> bool:
         """See `RegistryClient.update`; with the registry away the heartbeat does it later."""
         presence, changed = self._presence(), calls.changes(**changes)
+        # Before anything is told: it has to fit into a registration, too.
+        presence.registration.changed(changed)
         known = False
         if presence.service_id is not None:
             try:

@@ -12,7 +12,7 @@ import zmq
 
 from rsreg.errors import ConfigurationError, Disconnected
 from rsreg.names import Numeric
-from rsreg.wire import MAX_REPLY, MAX_REQUEST
+from rsreg.wire import MAX_FRAME, MAX_REPLY, MAX_REQUEST
 
 #: Seconds of silence after which the kernel probes a connection, and between two probes: a cut
 #: cable sends no FIN. ZMTP heartbeats would tell too, but libzmq 4.3.5 aborts the process if one is
@@ -25,9 +25,9 @@ _HANDSHAKE_IVL = 5_000
 #: Milliseconds to connect, before it is tried anew: the kernel's own tries are up to a minute apart
 #: after a long outage, and so much later would a client notice its end.
 _CONNECT_TIMEOUT = 3_000
-#: Messages queued for each peer of a ROUTER, either way. With `MAX_REQUEST` it bounds the memory
-#: that one peer can take.
-_ROUTER_HWM = 200
+#: Requests queued from each peer of a ROUTER, and replies queued for it. With `MAX_FRAME` the first
+#: bounds the memory that one peer can take: 13 MB. More wait at the peer; more replies are lost.
+_REQUESTS_HWM, _REPLIES_HWM = 50, 200
 #: Events queued for one slow subscriber; it learns from `seq` what it lost.
 _PUB_HWM = 10_000
 
@@ -157,8 +157,8 @@ def router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     """
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER, socket_class=zmq.Socket)
     _guard(socket)
-    socket.maxmsgsize = MAX_REQUEST
-    socket.rcvhwm = socket.sndhwm = _ROUTER_HWM
+    socket.maxmsgsize = MAX_FRAME
+    socket.rcvhwm, socket.sndhwm = _REQUESTS_HWM, _REPLIES_HWM
     socket.backlog = 1024
     # CGSE's clients reconnect under their own identity; the newest connection has it.
     socket.router_handover = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Generator
 from typing import Any
@@ -13,6 +14,7 @@ from rsreg.calls import Record
 from rsreg.channel import Channel, find, readable
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError
+from rsreg.exchange import Call
 from rsreg.follower import Listening
 from rsreg.names import Numeric
 from rsreg.native import Stop
@@ -22,6 +24,8 @@ from rsreg.native import Stop
 LEAST = 0.5
 #: Events that are read at once, at most.
 BATCH = 100
+#: Seconds without an answer to a question after which it is looked whether events have come.
+MOMENT = 0.1
 
 
 class EventStream:
@@ -29,8 +33,10 @@ class EventStream:
 
     Used by one thread or greenlet at a time; sockets are opened when needed. Where the events are
     published is asked of the registry, if the settings don't say it; after a question without an
-    answer it is asked anew, for the registry may have moved. With a `stop`, waiting ends with
-    Disconnected soon after it is set.
+    answer it is asked anew, for the registry may have moved. Events that come while a question is
+    not answered are handed on; the first that has to wait for the answer, since there is a gap
+    before it, is kept for then, and those after it stay in the socket. With a `stop`, waiting ends
+    with Disconnected soon after it is set.
     """
 
     def __init__(
@@ -48,28 +54,38 @@ class EventStream:
         self._context = context
         self._stop = stop
         self._channel = Channel(settings.req_endpoint, context, stop)
+        self._question: Generator[list[Record], None, list[Record]] | None = None
+        self._kept: Record | None = None
 
     def open(self) -> list[Record]:
         """Follow from now on; the events of the first answer. Raises RegistryError."""
+        events: list[Record] = []
+        self._question = self._asking(self._settings.timeout)
         try:
-            return self._ask(self._settings.timeout)
+            while self._question is not None:
+                events += self._answer()
         except BaseException:
             self.close()
             raise
+        return events
 
     def next(self, timeout: float = math.inf) -> list[Record]:
         """The events that come next, in order; none after a silence, or `timeout` seconds.
 
         A question that is under way then may take half a second more.
         """
-        silence = self._listening.silence
-        if silence > 0:
-            if readable(self._opened(), min(silence, timeout), self._stop):
-                return self._received()
-            if silence > timeout:
-                return []
+        if self._question is None:
+            silence = self._listening.silence
+            if silence > 0:
+                if readable(self._opened(), min(silence, timeout), self._stop):
+                    return self._received()
+                if silence > timeout:
+                    return []
+            self._question = self._asking(
+                min(self._settings.timeout, max(LEAST, timeout - silence))
+            )
         try:
-            return self._ask(min(self._settings.timeout, max(LEAST, timeout - silence)))
+            return self._answer()
         except RegistryError as error:
             if self._stop is not None and self._stop.is_set():
                 raise Disconnected("it was closed while it waited") from error
@@ -82,6 +98,9 @@ class EventStream:
 
     def close(self) -> None:
         """Close the sockets."""
+        if self._question is not None:
+            self._question.close()
+            self._question = None
         self._channel.close()
         self._drop()
 
@@ -99,12 +118,47 @@ class EventStream:
         finally:
             self.close()
 
-    def _ask(self, timeout: float) -> list[Record]:
+    def _answer(self) -> list[Record]:
+        """The next events that the question brings; it is None once it is answered, or in vain."""
+        question, self._question = self._question, None
+        assert question is not None
+        try:
+            events = next(question)
+        except StopIteration as done:
+            last: list[Record] = done.value
+            return last
+        self._question = question
+        return events
+
+    def _asking(self, timeout: float) -> Generator[list[Record], None, list[Record]]:
+        """Ask; gives the events that come meanwhile, and at last those of the answer."""
         until = timing.steady() + timeout
+        self._kept = None
         if self._channel.reopened(timeout) or self._address is None:
-            self._subscribe(until)
-        reply = self._channel.run(self._listening.question(), timing.left(until))
-        return self._listening.answered(reply)
+            yield from self._subscribe(until)
+        reply = yield from self._reply(self._listening.question(), until)
+        events = self._listening.answered(reply)
+        return events if self._kept is None else events + self._listening.published(self._kept)
+
+    def _reply(self, call: Call[Any], until: float) -> Generator[list[Record], None, Any]:
+        steps = self._channel.steps(call, timing.left(until), MOMENT)
+        with contextlib.closing(steps):
+            try:
+                while True:
+                    next(steps)
+                    if events := self._meanwhile():
+                        yield events
+            except StopIteration as done:
+                return done.value
+
+    def _meanwhile(self) -> list[Record]:
+        events: list[Record] = []
+        while self._kept is None and len(events) < BATCH and self._opened().poll(0):
+            event = wire.read_event(self._socket.recv_multipart(zmq.DONTWAIT))
+            told = self._listening.published(event) if event else []
+            self._kept = None if told else event
+            events += told
+        return events
 
     def _received(self) -> list[Record]:
         events = []
@@ -116,11 +170,11 @@ class EventStream:
                 break
         return events
 
-    def _subscribe(self, until: float) -> None:
+    def _subscribe(self, until: float) -> Generator[list[Record], None, None]:
         """Connect to where the events are now; the socket stays as it is where that is the same."""
         endpoint = self._settings.sub_endpoint
         if endpoint is None:
-            about = self._channel.run(calls.info(services=False), timing.left(until))
+            about = yield from self._reply(calls.info(services=False), until)
             endpoint = config.on_port(self._settings.req_endpoint, about["pub_port"])
         address = find(endpoint, timing.left(until), self._context, self._stop)
         if address != self._address:

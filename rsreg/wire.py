@@ -12,11 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from rsreg.errors import ConfigurationError, InvalidJSON, InvalidRequest
 
-#: Bytes in a request, and in any one of its frames.
+#: Bytes in a request.
 MAX_REQUEST = 64 * 1024
+#: Bytes that a registration leaves for what goes with it when it is sent again: an id, a report.
+_ROOM = 4096
+#: Bytes in a frame: who sends a longer request is told so up to here, then loses the connection.
+MAX_FRAME = 4 * MAX_REQUEST
 #: Bytes of a reply or event that a client takes: a list of 100,000 services has 35 million.
 MAX_REPLY = 256 * 1024 * 1024
 #: Frames in a request, without the identity.
@@ -43,6 +48,15 @@ class Envelope(NamedTuple):
     reply_to: list[bytes] | None
 
 
+class _Named(Struct):
+    """All that is read of a request that is too long."""
+
+    request_id: str | None = None
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
 def open_request(frames: Sequence[bytes], cgse_reply: bytes = CGSE_REPLY) -> Envelope | None:
     """The envelope of what a ROUTER received, or None for a framing that can't be answered.
 
@@ -56,6 +70,9 @@ def open_request(frames: Sequence[bytes], cgse_reply: bytes = CGSE_REPLY) -> Env
             return Envelope(rest[1], None)
     if b"" in rest[:MAX_FRAMES]:
         end = rest.index(b"") + 1
+        # They are kept until the reply is read.
+        if sum(map(len, rest[:end])) > MAX_REQUEST:
+            return None
         payload = rest[end] if len(rest) == end + 1 and len(rest) <= MAX_FRAMES else b""
         return Envelope(payload, [identity, *rest[:end]])
     if len(rest) == 1:
@@ -64,11 +81,12 @@ def open_request(frames: Sequence[bytes], cgse_reply: bytes = CGSE_REPLY) -> Env
 
 
 def read_request(payload: bytes) -> dict[str, Any]:
-    """The JSON object of a request; raises InvalidJSON or InvalidRequest."""
+    """The JSON object of a request; raises InvalidJSON or InvalidRequest.
+
+    Of one that is too long, only its `request_id`: `check_limits` then refuses it.
+    """
     if len(payload) > MAX_REQUEST:
-        raise InvalidRequest(
-            f"The request has {len(payload)} bytes", hint=f"at most {MAX_REQUEST} are taken"
-        )
+        return {"request_id": _request_id_in(payload)}
     try:
         request = msgspec.json.decode(payload)
     except RecursionError:
@@ -80,8 +98,24 @@ def read_request(payload: bytes) -> dict[str, Any]:
     return request
 
 
-def check_depth(payload: bytes, request: Mapping[str, Any]) -> None:
-    """Raise InvalidRequest for too many levels; apart, since its refusal echoes a `request_id`."""
+def _request_id_in(payload: bytes) -> str | None:
+    try:
+        return _named.decode(payload).request_id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def check_limits(payload: bytes, request: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest for too many bytes or levels.
+
+    Apart from `read_request`, since this refusal echoes a `request_id`.
+    """
+    if len(payload) > MAX_REQUEST:
+        raise InvalidRequest(
+            f"The request is too long: it has {len(payload)} bytes",
+            hint=f"a request has at most {MAX_REQUEST} bytes; put large data elsewhere, and "
+            "register where it is",
+        )
     # Fewer brackets than levels allowed, which is so for nearly all requests, can't be too deep.
     if payload.count(b"{") + payload.count(b"[") > MAX_DEPTH and _depth(request) > MAX_DEPTH:
         raise _too_deep()
@@ -142,8 +176,16 @@ def encode(body: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode(body)
 
 
-def request_frames(message: Mapping[str, Any]) -> list[bytes]:
-    """The frames of a request from a DEALER of ours; ConfigurationError if it can't be one."""
+def check_registration(info: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for a `service_info` that can't be sent, at once and later."""
+    request_frames({"service_info": info}, _ROOM)
+
+
+def request_frames(message: Mapping[str, Any], room: int = 0) -> list[bytes]:
+    """The frames of a request from a DEALER of ours; ConfigurationError if it can't be one.
+
+    With `room` there is to be place for so many bytes more.
+    """
     payload = _plain(message)
     plain = payload is not None
     try:
@@ -153,13 +195,13 @@ def request_frames(message: Mapping[str, Any]) -> list[bytes]:
             f"this request can't be written as JSON: {error}",
             hint="metadata holds texts, finite numbers, booleans, None, lists and dicts",
         ) from error
-    if len(payload) > MAX_REQUEST:
+    if len(payload) > MAX_REQUEST - room:
         raise ConfigurationError(
-            f"this request has {len(payload)} bytes, the registry takes {MAX_REQUEST}",
+            f"this request has {len(payload)} bytes, the registry takes {MAX_REQUEST - room}",
             hint="metadata is for small facts; put large data elsewhere and register where it is",
         )
     try:
-        check_depth(payload, message if plain else read_request(payload))
+        check_limits(payload, message if plain else read_request(payload))
     except InvalidRequest as error:
         raise ConfigurationError(f"the registry does not take this: {error}") from error
     return [b"", payload]

@@ -595,7 +595,7 @@ def test_a_refusal(
         (b"[]", "A request is a JSON object, not an array", "invalid-request"),
         (b"null", "A request is a JSON object, not null", "invalid-request"),
         (b"[" * 60_000, "The request is nested deeper than 32 levels", "invalid-request"),
-        (b" " * 65_537, "The request has 65537 bytes", "invalid-request"),
+        (b" " * 65_537, "The request is too long: it has 65537 bytes", "invalid-request"),
         (b'{"action":"health","request_id":7}', "Invalid request_id", "invalid-request"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,3 +204,18 @@ def test_the_tree_of_errors_is_the_real_one() -> None:
                 assert not code or code == "error" or found[4] == code, line
                 drawn.append(f"{depth} {found[3]}")
         assert drawn == [line.rsplit(" ", line.count(" ") - 1)[0] for line in lines]
+
+
+def test_the_unit_for_systemd(tmp_path: Path) -> None:
+    files = blocks(ROOT / "docs" / "operations.md", "ini")
+    unit = next(text for text in files if "ExecStart" in text)
+    said = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
+    assert said["Wants"] == said["After"], "to be after a target does not start it"
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    path = tmp_path / "rsreg.service"
+    path.write_text(unit.replace(said["ExecStart"].split()[0], sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

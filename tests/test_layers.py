@@ -74,7 +74,9 @@ GUESTS = {
     "peewee": {"model", "backend"},
     "sqlite3": {"backend", "compact", "copying", "place", "restoring"},
     "psutil": {"owner", "address"},
-    "asyncio": {"watch", "aiochannel", "aiolistener", "aioregistered", "aio", "aioserver"},
+    "asyncio": {
+        *("watch", "aiochannel", "aiostream", "aiolistener", "aioregistered", "aio", "aioserver"),
+    },
     "click": {"cli"},
     "rich": {"cli"},
     "IPython": {"cli"},

@@ -46,6 +46,8 @@ class World:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.mirror = Mirror(self.clock)
+        #: The answer that is on its way.
+        self.reply: Any = None
         #: Id -> when the registry last changed it, which the mirror may not have heard of.
         self.changed: dict[str, float] = {}
         self.open()
@@ -122,14 +124,23 @@ class World:
 
     def ask(self, on_the_way: float = 0.0, limit: int = 1_000) -> list[Record]:
         """The mirror's question is answered, `on_the_way` seconds later."""
+        self.send(on_the_way, limit)
+        self.clock.advance(on_the_way)
+        return self.take()
+
+    def send(self, on_the_way: float = 0.0, limit: int = 1_000) -> None:
+        """The mirror's question reaches the registry; its answer is on its way."""
         call = self.mirror.question()
         self.clock.advance(on_the_way)
         self.commit()
         request = {"action": call.action, **call.params, "limit": limit}
         body = self.dispatcher.answer(json.dumps(request).encode(), str)
-        reply = json.loads(wire.encode(body))
-        self.clock.advance(on_the_way)
-        return self.mirror.answered(call.read(reply))
+        self.reply = call.read(json.loads(wire.encode(body)))
+
+    def take(self) -> list[Record]:
+        """The answer arrives."""
+        reply, self.reply = self.reply, None
+        return self.mirror.answered(reply)
 
     def catch_up(self) -> None:
         """The mirror asks until it has no question left for now."""
@@ -279,16 +290,30 @@ class MirrorMachine(RuleBasedStateMachine):
 
     @rule(on_the_way=st.sampled_from([0.0, 0.2, 3]), limit=st.sampled_from([1, 1_000]))
     def ask(self, on_the_way: float, limit: int) -> None:
+        self.take()
         self.world.ask(on_the_way, limit)
+
+    @rule(on_the_way=st.sampled_from([0.0, 0.2, 3]), limit=st.sampled_from([1, 1_000]))
+    def send(self, on_the_way: float, limit: int) -> None:
+        """What happens next may be told before the answer is there."""
+        self.take()
+        self.world.send(on_the_way, limit)
+
+    @rule()
+    def take(self) -> None:
+        if self.world.reply is not None:
+            self.world.take()
 
     @rule()
     def ask_in_vain(self) -> None:
+        self.take()
         self.mirror.question()
         self.mirror.unanswered(RequestTimeout("away"))
 
     @rule()
     def catch_up(self) -> None:
         """Then the two are equal, health included."""
+        self.take()
         world, mirror = self.world, self.mirror
         world.catch_up()
         assert mirror.stale() is None
@@ -571,6 +596,19 @@ def test_a_service_that_recovers_is_passing_at_once(world: World) -> None:
     assert mirror.silence < 1, "how long it stays so has to be asked soon"
     world.catch_up()
     assert ids(mirror.list_services(None)) == ["quick", "slow"]
+
+
+def test_an_event_that_overtakes_an_answer_is_no_news_to_it(world: World) -> None:
+    """The answer knows nothing of the lease that began after it was given."""
+    world.catch_up()
+    world.send()
+    world.register("brief", ttl=2)
+    world.deliver()
+    assert world.mirror.get("brief") == world.services()[-1]
+    world.take()
+    assert "brief" in ids(world.mirror.list_services(None))
+    world.clock.advance(2.1)
+    assert "brief" not in ids(world.mirror.list_services(None))
 
 
 def test_an_update_leaves_the_lease(world: World) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsreg import records
+from rsreg.choosing import read_filter
 from rsreg.errors import AmbiguousName, InvalidRequest
 from rsreg.records import Service, ServiceList, ServiceRecord
 
@@ -77,8 +78,8 @@ def test_what_the_registry_computes_is_not_taken_from_a_service() -> None:
         ("host", ["", "x" * 257, 5, None, {}]),
         ("port", [0, 65536, -1, 10**30, -(10**30), "5000", 5.5, True, None, []]),
         ("type", ["", "x" * 257, 5, []]),
-        ("tags", ["optics", 5, {}, ["a"] * 65]),
-        ("metadata", ["x", 5, [], True]),
+        ("tags", ["optics", 5, {"a": 1}, ["a"] * 65]),
+        ("metadata", ["x", 5, ["x"], True]),
         ("id", ["", "x" * 513, 5]),
         ("singleton", [1, "yes", []]),
         ("allow_duplicate_service_type", [0, "no"]),
@@ -119,6 +120,18 @@ def test_a_host_that_no_client_can_connect_to_is_refused(host: str, why: str) ->
             read()
         assert why in str(caught.value)
         assert "others reach it" in str(caught.value.hint)
+
+
+def test_an_empty_list_and_an_empty_object_are_taken_for_each_other() -> None:
+    """In some languages they are one, written as one of the two."""
+    info, extra = records.read_service_info({**ASKED, "metadata": [], "tags": {}, "notes": []})
+    assert (info.metadata, info.tags) == ({}, [])
+    assert extra == {"notes": []}, "what the protocol does not know is kept as it is"
+    change, _ = records.read_change({"metadata": [], "tags": {}})
+    assert change == {"metadata": {}, "tags": []}
+    assert not read_filter({"tags": {}, "where": []}).narrows
+    with pytest.raises(InvalidRequest, match=r"^Invalid service_info.port: "):
+        records.read_service_info({**ASKED, "metadata": [], "port": "x"})
 
 
 @pytest.mark.parametrize("tag", ["", "x" * 257, 5, None])

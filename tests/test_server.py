@@ -25,7 +25,7 @@ from helpers import (
     wait_until,
 )
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend, sockets
 from rsreg.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -35,6 +35,7 @@ from rsreg.errors import (
 )
 from rsreg.loops import EXPIRE_BATCH, PUBLISH_BATCH, Publisher, Reaper, RequestLoop
 from rsreg.records import Event, Service
+from rsreg.wire import MAX_FRAME
 
 
 def ask(socket: zmq.Socket[bytes], **request: Any) -> dict[str, Any]:
@@ -311,9 +312,79 @@ def test_whatever_can_be_answered_is_answered(server: RegistryServer) -> None:
 def test_too_much_for_a_frame_ends_only_that_connection(server: RegistryServer) -> None:
     endpoint = f"tcp://127.0.0.1:{server.req_port}"
     with raw_socket(zmq.DEALER, endpoint) as big, raw_socket(zmq.REQ, endpoint) as other:
-        big.send_multipart([b"", b"x" * 70_000])
+        big.send_multipart([b"", b"x" * (MAX_FRAME + 1)])
         assert ask(other, action="health")["status"] == "ok"
         assert not big.poll(100)
+
+
+def test_a_request_that_is_too_long_is_told_so_and_the_log_says_whose(
+    server: RegistryServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = {"name": "psu", "host": "lab", "port": 1}
+    long = "x" * 200_000
+    brackets: Any = []
+    for _ in range(900):
+        brackets = [brackets]
+    asked: list[dict[str, Any]] = [
+        {"action": "register", "service_info": {**info, "name": long}},
+        {"action": "register", "service_info": {**info, "id": long}},
+        {"action": "register", "service_info": {**info, "metadata": {"curve": [0.5] * 50_000}}},
+        {"action": "register", "service_info": {**info, "metadata": {"a": [brackets] * 111}}},
+        {"action": "get", "service_id": long},
+        {"action": "list", "where": {"a": long}},
+        {"action": "renew", "service_id": "a", "report": {"status": {"text": long}}},
+    ]
+    with raw_socket(zmq.REQ, f"tcp://127.0.0.1:{server.req_port}") as socket:
+        for request in asked:
+            size = len(json.dumps(request))
+            assert 200_000 <= size <= MAX_FRAME
+            reply = ask(socket, **request)
+            assert reply["error"] == f"The request is too long: it has {size} bytes"
+            assert reply["code"] == "invalid-request"
+        assert ask(socket, action="get", service_id=long, request_id="7")["request_id"] == "7"
+        socket.send(b"[" * MAX_FRAME)
+        assert "too long" in json.loads(received(socket)[0])["error"]
+        socket.send(b"\xff" * MAX_FRAME)
+        assert "too long" in json.loads(received(socket)[0])["error"]
+        assert ask(socket, action="list")["services"] == []
+    (told,) = [each for each in caplog.messages if "refused" in each]
+    assert told.startswith("refused a request of 200"), "the first; one a minute is enough"
+    assert told.endswith(" bytes from 127.0.0.1: at most 65536 are taken")
+
+
+def test_the_log_tells_of_too_long_requests_once_a_minute_and_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = HandClock()
+    with (
+        serving(backend=InMemoryBackend(), clock=clock) as server,
+        raw_socket(zmq.REQ, f"tcp://127.0.0.1:{server.req_port}") as near,
+        raw_socket(zmq.REQ, f"tcp://127.0.0.2:0;127.0.0.1:{server.req_port}") as far,
+    ):
+
+        def tell(socket: zmq.Socket[bytes]) -> int:
+            caplog.clear()
+            socket.send(b" " * 70_000)
+            received(socket)
+            return len([each for each in caplog.messages if "refused" in each])
+
+        assert [tell(near), tell(near), tell(far), tell(far)] == [1, 0, 1, 0]
+        clock.advance(59)
+        assert tell(near) == 0
+        clock.advance(2)
+        assert [tell(near), tell(near)] == [1, 0]
+
+
+def test_what_one_client_sends_fills_no_memory_while_nobody_reads() -> None:
+    """The kernel's buffers take some, the queue 50 messages of the longest."""
+    with zmq.Context() as context, sockets.router(context) as router:
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        with raw_socket(zmq.DEALER, f"tcp://127.0.0.1:{port}", sndhwm=1) as client:
+            taken = 0
+            while client.poll(500, zmq.POLLOUT) and taken < 60e6:
+                client.send_multipart([b"", bytes(MAX_FRAME)])
+                taken += MAX_FRAME
+    assert 13e6 < taken < 30e6
 
 
 def test_a_client_that_never_reads_harms_nobody(server: RegistryServer) -> None:

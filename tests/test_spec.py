@@ -33,7 +33,7 @@ from helpers import (
 )
 
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer
-from rsreg.wire import MAX_REQUEST
+from rsreg.wire import MAX_FRAME, MAX_REQUEST
 
 HEALTH = b'{"action": "health"}'
 
@@ -594,11 +594,11 @@ def test_other_sockets_do_no_harm(kind: int, port: str, server: RegistryServer) 
 @pytest.mark.parametrize("port", ["req_port", "hb_port"])
 def test_a_frame_that_is_too_long_ends_the_connection(port: str, server: RegistryServer) -> None:
     with raw_socket(zmq.DEALER, f"tcp://127.0.0.1:{getattr(server, port)}") as peer:
-        padding = b" " * (MAX_REQUEST - len(HEALTH))
-        peer.send_multipart([b"", HEALTH + padding])
-        assert json.loads(received(peer)[1])["success"] is True
+        for size, taken in ((MAX_REQUEST, True), (MAX_REQUEST + 1, False), (MAX_FRAME, False)):
+            peer.send_multipart([b"", HEALTH.ljust(size)])
+            assert json.loads(received(peer)[1])["success"] is taken
         with closing(peer.get_monitor_socket(zmq.EVENT_DISCONNECTED)) as monitor:
-            peer.send_multipart([b"", HEALTH + padding + b" "])
+            peer.send_multipart([b"", HEALTH.ljust(MAX_FRAME + 1)])
             assert monitor.poll(10_000)
             peer.disable_monitor()
     assert undisturbed(server)

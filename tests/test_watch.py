@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import gevent
 import pytest
 import zmq.green
-from helpers import ServerProcess, serving, wait_until
+from helpers import ServerProcess, received, scripted_server, serving, wait_until
 
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient
 from rsreg.calls import Record
@@ -129,6 +130,84 @@ def test_a_registry_that_goes_away_is_waited_for(
         assert not thread.is_alive(), "a watch ends when its client is closed"
     wait_until(lambda: "the registry answers again" in caplog.text)
     assert len(caplog.records) == 2, caplog.text
+
+
+class Unanswered:
+    """A registry that publishes, and lets every question but the first wait until `answer` is set.
+
+    It is at event 5 when it is first asked; later answers tell of the events 6 to 9.
+    """
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.answer = threading.Event()
+        self._first = True
+        self._publisher: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
+        self._publisher.linger = 0
+        self.pub_port = self._publisher.bind_to_random_port("tcp://127.0.0.1")
+        self._serving = scripted_server(self._answer)
+        self.endpoint = ""
+
+    def __enter__(self) -> Unanswered:
+        self.endpoint = self._serving.__enter__()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.answer.set()
+        self._serving.__exit__(None, None, None)
+        self._publisher.close()
+
+    def publish_when_asked(self, *seqs: int) -> None:
+        """Send events of these numbers once a question waits."""
+        assert self.asked.wait(20)
+        for seq in seqs:
+            self._publisher.send_multipart([b"register", json.dumps(numbered(seq)).encode()])
+
+    def has_subscriber(self) -> bool:
+        """Wait for one."""
+        return received(self._publisher) == [b"\x01"]
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request["action"] == "info":
+            return {"success": True, "pub_port": self.pub_port}
+        seqs: list[int] = []
+        if self._first:
+            self._first = False
+        else:
+            self.asked.set()
+            self.answer.wait(60)
+            seqs = [seq for seq in range(6, 10) if seq > request["since"]]
+        seq = max([*seqs, request.get("since", 5)])
+        events = [numbered(each) for each in seqs]
+        return {"success": True, "events": events, "reset": False, "seq": seq, "epoch": "e"}
+
+
+def numbered(seq: int) -> Record:
+    """An event as it is sent."""
+    about = {"type": None, "tags": [], "metadata": {}}
+    data = {"service_id": str(seq), "service_info": about}
+    return {"type": "register", "timestamp": 1, "data": data, "seq": seq, "epoch": "e"}
+
+
+@pytest.mark.parametrize("green", [False, True])
+def test_events_do_not_wait_for_answers(green: bool) -> None:
+    """In order, once each: what has no gap before it at once, the rest after the answer."""
+    context = zmq.green.Context.instance() if green else None
+    with Unanswered() as registry:
+        client = RegistryClient(registry.endpoint, timeout=60, context=context)
+        events = client.watch()
+        assert registry.has_subscriber()
+        # Asked when a first silence is over, in the client's first step.
+        publishing = threading.Thread(target=registry.publish_when_asked, args=(6, 7, 9, 10))
+        publishing.start()
+        started = time.monotonic()
+        assert [next(events)["seq"] for _ in range(2)] == [6, 7]
+        assert time.monotonic() - started < 15, "not only when the question is sent again"
+        publishing.join()
+        registry.answer.set()
+        assert [next(events)["seq"] for _ in range(3)] == [8, 9, 10]
+        events.close()
+        client.close()
 
 
 def test_a_watch_leaves_nothing_behind(client: RegistryClient) -> None:
@@ -261,6 +340,23 @@ def test_an_async_watch(endpoint: str, client: RegistryClient) -> None:
         await other.close()
 
     asyncio.run(main())
+
+
+def test_async_events_do_not_wait_for_answers() -> None:
+    async def main(registry: Unanswered) -> None:
+        async with AsyncRegistryClient(registry.endpoint, timeout=60) as client:
+            events = client.watch()
+            first = asyncio.ensure_future(anext(events))
+            assert await asyncio.to_thread(registry.has_subscriber)
+            await asyncio.to_thread(registry.publish_when_asked, 6, 7, 9, 10)
+            assert (await asyncio.wait_for(first, 15))["seq"] == 6
+            assert (await asyncio.wait_for(anext(events), 15))["seq"] == 7
+            registry.answer.set()
+            assert [(await anext(events))["seq"] for _ in range(3)] == [8, 9, 10]
+            await events.aclose()
+
+    with Unanswered() as registry:
+        asyncio.run(main(registry))
 
 
 def test_async_on_listens(endpoint: str, client: RegistryClient) -> None:

@@ -7,6 +7,7 @@ import datetime
 import decimal
 import enum
 import json
+import time
 import uuid
 from typing import Any
 
@@ -74,6 +75,8 @@ def test_a_request_of_cgse_that_says_nothing_is_answered_in_its_framing() -> Non
         ([b""], [b""]),
         ([b"x", b""], [b"x", b""]),
         ([b"", *[b"x"] * 10], [b""]),
+        # As much as is echoed.
+        ([b"x" * 65_536, b"", b""], None),
         # Nine frames.
         ([b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"", JSON], None),
     ],
@@ -97,6 +100,8 @@ def test_broken_framing_that_can_be_answered_is_refused(
         [b"REQ", JSON, JSON],
         [b"x"] * 3,
         [b"x"] * 8 + [b"", JSON],
+        [b"x" * 65_537, b"", JSON],
+        [b"x" * 30_000] * 3 + [b"", JSON],
     ],
 )
 def test_other_framings_are_dropped(frames: list[bytes]) -> None:
@@ -201,10 +206,47 @@ def test_size_limit() -> None:
     frame = b'{"a":"%s"}'
     largest = frame % (b"x" * (wire.MAX_REQUEST - len(frame) + 2))
     assert len(largest) == wire.MAX_REQUEST == 65536
-    assert wire.read_request(largest)
-    with pytest.raises(InvalidRequest, match=r"^The request has 65537 bytes$") as caught:
-        wire.read_request(largest + b" ")
-    assert caught.value.hint == "at most 65536 are taken"
+    wire.check_limits(largest, wire.read_request(largest))
+    longer = largest + b" "
+    with pytest.raises(
+        InvalidRequest, match=r"^The request is too long: it has 65537 bytes$"
+    ) as caught:
+        wire.check_limits(longer, wire.read_request(longer))
+    assert caught.value.hint
+    assert caught.value.hint.startswith("a request has at most 65536 bytes; ")
+
+
+LONG = b" " * wire.MAX_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("payload", "request_id"),
+    [
+        (b'{"action":"health","request_id":"7"}', "7"),
+        (b'{"a":%s,"request_id":"7"}' % (b"[" * 900 + b"]" * 900), "7"),
+        (b'{"service_info":{"request_id":"8"},"request_id":"7"}', "7"),
+        (b'{"service_info":{"request_id":"8"}}', None),
+        (b'{"request_id":null}', None),
+        (b'{"request_id":7}', None),
+        (b'{"request_id":[%s1]}' % (b"[]," * 60_000), None),
+        (b'["request_id","7"]', None),
+        (b'{"request_id":"7"', None),
+        (b"{" + b"[" * 200_000, None),
+        (b"\xff", None),
+        (b'{"a":"%s"}' % ("é" * 90_000).encode(), None),
+        (b"[" * (wire.MAX_FRAME - len(LONG)), None),
+    ],
+)
+def test_only_the_request_id_is_read_of_what_is_too_long(
+    payload: bytes, request_id: str | None
+) -> None:
+    payload += LONG
+    started = time.thread_time()
+    request = wire.read_request(payload)
+    with pytest.raises(InvalidRequest, match=rf"it has {len(payload)} bytes$"):
+        wire.check_limits(payload, request)
+    assert time.thread_time() - started < 0.01, "less than a request of the longest"
+    assert request == {"request_id": request_id}
 
 
 def nested(levels: int, opening: bytes, closing: bytes) -> bytes:
@@ -215,15 +257,15 @@ def nested(levels: int, opening: bytes, closing: bytes) -> bytes:
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
 def test_depth_limit(opening: bytes, closing: bytes) -> None:
     payload = nested(32, opening, closing)[:-1] + b',"b":[[]]}'
-    wire.check_depth(payload, wire.read_request(payload))
+    wire.check_limits(payload, wire.read_request(payload))
     payload = nested(33, opening, closing)
     with pytest.raises(InvalidRequest, match=r"^The request is nested deeper than 32 levels$"):
-        wire.check_depth(payload, wire.read_request(payload))
+        wire.check_limits(payload, wire.read_request(payload))
 
 
 def test_brackets_beside_each_other_are_not_deep() -> None:
     payload = b'{"a":[' + b"[],{}," * 100 + b'"[[[[{{{{"]}'
-    wire.check_depth(payload, wire.read_request(payload))
+    wire.check_limits(payload, wire.read_request(payload))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +274,7 @@ def test_brackets_beside_each_other_are_not_deep() -> None:
 )
 def test_bottomless_nesting_is_refused(payload: bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"nested deeper than 32 levels|has \d+ bytes"):
-        wire.read_request(payload)
+        wire.check_limits(payload, wire.read_request(payload))
 
 
 @given(st.binary(max_size=60))
@@ -424,7 +466,7 @@ def test_the_registry_reads_what_we_send(message: dict[str, Any]) -> None:
     envelope = wire.open_request([ID, *frames])
     assert envelope is not None
     request = wire.read_request(envelope.payload)
-    wire.check_depth(envelope.payload, request)
+    wire.check_limits(envelope.payload, request)
     assert request == message
     reply = wire.close_reply(envelope.reply_to or [], wire.encode(request))
     assert reply[0] == ID

@@ -131,9 +131,10 @@ class Hostile:
         return self._random.randbytes(self._random.choice([0, 1, 10, 200, 5_000]))
 
     def _nested(self) -> bytes:
-        depth = self._random.choice([31, 32, 33, 100, 5_000, 60_000])
+        """Many levels; the deepest make a request that is too long, but not for an answer."""
+        depth = self._random.choice([31, 32, 33, 100, 5_000, 60_000, 250_000])
         opening, closing = self._random.choice([(b"[", b"]"), (b'{"a":', b"}")])
-        depth = min(depth, 60_000 // len(opening + closing))
+        depth = min(depth, 250_000 // len(opening + closing))
         inside = opening * depth + b"1" + (closing * depth if self._random.random() < 0.7 else b"")
         return self._random.choice([inside, b'{"action":"health","x":' + inside + b"}"])
 
@@ -142,4 +143,6 @@ def is_answered(frames: Sequence[bytes]) -> bool:
     """Whether docs/protocol.md promises an answer to these frames of a DEALER."""
     if len(frames) == 2 and frames[0] in (b"REQ", b"REQ_NO_REPLY", b"NO-REQ"):
         return frames[0] == b"REQ"
-    return len(frames) == 1 or b"" in frames[:8]
+    if len(frames) == 1:
+        return True
+    return b"" in frames[:8] and sum(map(len, frames[: frames.index(b"")])) <= 64 * 1024

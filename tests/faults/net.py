@@ -165,13 +165,14 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def connections(pid: int, address: str) -> int:
-    """Established TCP connections with an address that there are in a process's network."""
+def connections(pid: int, address: str, port: int | None = None) -> int:
+    """Established TCP connections with an address, to a port, that a process's network has."""
+    near = "" if port is None else f":{port:04X}"
     far = tcp.inet_aton(address)[::-1].hex().upper()
     lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
     return sum(
-        state == _ESTABLISHED and remote.startswith(far)
-        for _, _, remote, state, *_ in map(str.split, lines)
+        state == _ESTABLISHED and remote.startswith(far) and local.endswith(near)
+        for _, local, remote, state, *_ in map(str.split, lines)
     )
 
 
