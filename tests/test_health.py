@@ -93,7 +93,7 @@ def test_a_restart_makes_nobody_well(on_file: House, killed: bool) -> None:
     on_file.report(hung, fed=12, watchdog=5)
     assert on_file.health(hung) == "critical"
     on_file.registry.renew(lapsed)
-    on_file.registry.renew(hung, records.read_report({"fed": 0, "watchdog": 5}))
+    on_file.registry.renew(hung, records.read_report({"fed": 0, "watchdog": 5}, 0))
     assert on_file.tell() == [("recovered", lapsed), ("recovered", hung)]
     on_file.restart(killed=killed)
     assert {on_file.health(one) for one in (lapsed, hung, well)} == {"passing"}

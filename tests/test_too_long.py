@@ -77,7 +77,7 @@ def test_a_change_that_fits_but_makes_the_registration_too_long_is_refused(
     client.register("psu", "lab", 1, metadata={"a": "x" * 40_000})
     before = client.get_service()
     with pytest.raises(ConfigurationError, match=r"the registry takes 61440$"):
-        client.update(tags=[*tags[:60]], metadata={"a": "x" * 46_000})
+        client.update(tags=tags[:60], metadata={"a": "x" * 47_000})
     with pytest.raises(ConfigurationError, match=r"the registry takes 61440$"):
         client.update(metadata={"a": "x" * 62_000})
     assert client.get_service() == before

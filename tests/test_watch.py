@@ -83,6 +83,7 @@ def test_a_past_that_the_journal_has_forgotten_is_said() -> None:
                 "data": {},
                 "seq": 100,
                 "epoch": position["epoch"],
+                "mark": position["mark"],
             }
             events.close()
 
