@@ -8,13 +8,15 @@ import importlib
 import importlib.abc
 import os
 import signal
+import subprocess
 import sys
 import time
 import uuid
 
 import psutil
 
-OTHERS = """asyncio click.shell_completion email.message msgspec multiprocessing rich.console
+OTHERS = """asyncio click.shell_completion concurrent.futures.thread email.message msgspec
+    multiprocessing rich.console
     rich.table rich.text subprocess zmq.asyncio"""
 MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios"}
 FUNCTIONS = {
@@ -49,6 +51,8 @@ def _kill(pid: int, number: int, _kill=os.kill) -> None:
 for name in OTHERS.split():
     importlib.import_module(name)
 uuid.getnode()
+# Else Python's own start of a program would need it.
+subprocess._USE_POSIX_SPAWN = False
 for name in MODULES & set(sys.modules):
     del sys.modules[name]
 sys.meta_path.insert(0, _Missing())
