@@ -23,7 +23,7 @@ FUNCTIONS = {
     os: """chown chroot ctermid fchown fork forkpty getegid geteuid getgid getgrouplist getgroups
         getloadavg getpgid getpgrp getpriority getresuid getsid getuid initgroups killpg lchown
         mkfifo mknod nice openpty posix_spawn posix_spawnp pread pwrite register_at_fork sync
-        sched_getaffinity sched_yield sendfile setegid seteuid setgid setpgid setsid setuid statvfs
+        sched_yield sendfile setegid seteuid setgid setpgid setsid setuid statvfs
         sysconf sysconf_names tcgetpgrp tcsetpgrp ttyname uname wait wait3 wait4 waitid P_ALL P_PID
         POSIX_SPAWN_DUP2 WEXITED WNOWAIT O_CLOEXEC O_NOFOLLOW O_DIRECTORY O_NONBLOCK""",
     signal: """SIGALRM SIGCHLD SIGCONT SIGHUP SIGIO SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGTTIN SIGTTOU
