@@ -129,6 +129,8 @@ def _claim(path: Path) -> socket.socket | None:
 
 def _listener(name: str) -> tuple[int, int] | None:
     """Process and user that have a name; None if there is none any more."""
+    if sys.platform != "linux":
+        return None
     with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):
         asking.setblocking(False)
         asking.connect(name)

@@ -8,20 +8,22 @@ import importlib
 import importlib.abc
 import os
 import signal
+import subprocess
 import sys
 import time
 import uuid
 
 import psutil
 
-OTHERS = """asyncio click.shell_completion email.message msgspec multiprocessing rich.console
+OTHERS = """asyncio click.shell_completion concurrent.futures.thread email.message msgspec
+    multiprocessing rich.console
     rich.table rich.text subprocess zmq.asyncio"""
 MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios"}
 FUNCTIONS = {
     os: """chown chroot ctermid fchown fork forkpty getegid geteuid getgid getgrouplist getgroups
         getloadavg getpgid getpgrp getpriority getresuid getsid getuid initgroups killpg lchown
         mkfifo mknod nice openpty posix_spawn posix_spawnp pread pwrite register_at_fork sync
-        sched_getaffinity sched_yield sendfile setegid seteuid setgid setpgid setsid setuid statvfs
+        sched_yield sendfile setegid seteuid setgid setpgid setsid setuid statvfs
         sysconf sysconf_names tcgetpgrp tcsetpgrp ttyname uname wait wait3 wait4 waitid P_ALL P_PID
         POSIX_SPAWN_DUP2 WEXITED WNOWAIT O_CLOEXEC O_NOFOLLOW O_DIRECTORY O_NONBLOCK""",
     signal: """SIGALRM SIGCHLD SIGCONT SIGHUP SIGIO SIGPIPE SIGQUIT SIGSTOP SIGTSTP SIGTTIN SIGTTOU
@@ -49,6 +51,8 @@ def _kill(pid: int, number: int, _kill=os.kill) -> None:
 for name in OTHERS.split():
     importlib.import_module(name)
 uuid.getnode()
+# Else Python's own start of a program would need it.
+subprocess._USE_POSIX_SPAWN = False
 for name in MODULES & set(sys.modules):
     del sys.modules[name]
 sys.meta_path.insert(0, _Missing())
