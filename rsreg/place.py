@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rsreg.errors import StoreLost
 
+#: Whether it can be asked what this process may do now, not who started it.
+_EFFECTIVE = os.access in os.supports_effective_ids
 #: Size and time of the last write of the database, and of its log.
 _Contents = tuple[tuple[int, int], tuple[int, int]]
 
@@ -63,7 +65,7 @@ class Place:
         for name in self._ours:
             self._look(name)
         self.check()
-        if not os.access(self._database, os.W_OK):
+        if not os.access(self._database, os.W_OK, effective_ids=_EFFECTIVE):
             raise StoreLost(
                 f"{self._database} may not be written any more",
                 hint="make it writable again, and its file system too",

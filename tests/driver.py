@@ -1,6 +1,7 @@
 """A driver for tests: registers, beats, prints its id, and then blocks in the way asked for."""
 
 import ctypes
+import socket
 import sys
 from importlib import import_module
 
@@ -11,7 +12,10 @@ if patched:
 time, rsreg = import_module("time"), import_module("rsreg")
 
 client = rsreg.RegistryClient(endpoint, timeout=10)
-service_id = client.register(f"{way}{patched}", "127.0.0.1", 5000, way, ttl=ttl)
+# A port of its own, as each driver has one.
+listening = socket.create_server(("127.0.0.1", 0))
+port = listening.getsockname()[1]
+service_id = client.register(f"{way}{patched}", "127.0.0.1", port, way, ttl=ttl)
 client.start_heartbeat()
 sys.stdout.write(service_id + "\n")
 sys.stdout.flush()

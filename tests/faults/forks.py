@@ -19,7 +19,7 @@ inherited: RegistryClient | None = None
 def ask(endpoint: str) -> list[Any]:
     """What a worker does, forked or not: uses a client of its own, and has a heartbeat."""
     with RegistryClient(endpoint, timeout=20) as client:
-        own = client.register("worker", "127.0.0.1", 5000, ttl=30)
+        own = client.register("worker", "127.0.0.1", 1024 + os.getpid() % 60_000, ttl=30)
         client.start_heartbeat(0.05)
         client.start_event_listener()
         return [client.renew(), client.deregister(own)]
