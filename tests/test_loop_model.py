@@ -230,7 +230,7 @@ class Bench:
         answered = model.answered.get(token := json.dumps(request))
         if answered is not None and self.still_so(request, known):
             if known is not None:
-                self.renew(model, key)
+                self.keep(model, key)
             return answered
         if action == "register":
             ttl = request["ttl"]
@@ -248,10 +248,7 @@ class Bench:
             model.answered[token] = {"success": True}
             return model.answered[token]
         if action == "renew":
-            self.renew(model, key)
-            new = model.journal[self.begun :]
-            if key not in {each for kind, each in new if kind in ("register", "deregister")}:
-                self.renewed.add(key)
+            self.keep(model, key)
             return {"success": True}
         return {"success": True, "service": self.record(key)}
 
@@ -261,6 +258,13 @@ class Bench:
             return request["action"] == "deregister" and known is None
         asked = (request["service_info"]["port"], request["ttl"])
         return asked == (known.port, known.ttl)
+
+    def keep(self, model: Model, key: str) -> None:
+        """A fresh ttl; it stays in a batch that is refused, unless that changed it before."""
+        self.renew(model, key)
+        new = model.journal[self.begun :]
+        if key not in {each for kind, each in new if kind in ("register", "deregister")}:
+            self.renewed.add(key)
 
     def renew(self, model: Model, key: str) -> None:
         """A fresh ttl."""

@@ -355,11 +355,18 @@ def test_a_look_into_the_file_that_fails_is_not_for_good(tmp_path: Path) -> None
         fill(store, 3)
         other.execute("CREATE TABLE notes (text)")
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) - 1, limit[1]))
+        # Without a gap below: a new descriptor has the lowest free number.
+        most = max(map(int, os.listdir("/dev/fd"))) + 1
+        filling = [os.open(os.devnull, os.O_RDONLY)]
+        while filling[-1] < most:
+            filling.append(os.open(os.devnull, os.O_RDONLY))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (filling[-1], limit[1]))
         try:
             with pytest.raises(StoreLost, match="changed by another program: unable to open"):
                 store.tend()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+            for descriptor in filling:
+                os.close(descriptor)
         store.tend()
         store.commit({}, [event(4)])

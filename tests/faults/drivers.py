@@ -106,7 +106,8 @@ class OneService:
             self._ends = time.monotonic() + random.expovariate(1 / plan.mean)
         elif random.random() < plan.part:
             self._ends = time.monotonic() + random.uniform(0, plan.last)
-        what = (name, "127.0.0.1", 1 + slot, f"KIND-{slot % KINDS}", {"of": plan.name}, plan.ttl)
+        host = f"host-of-{plan.name}"  # Each process has addresses of its own.
+        what = (name, host, 1 + slot, f"KIND-{slot % KINDS}", {"of": plan.name}, plan.ttl)
         self._wanted = calls.registration(*what, service_id=service_id)
 
     def sent(self) -> None:

@@ -9,6 +9,7 @@ Ends with its standard input.
 
 import json
 import logging
+import os
 import sys
 
 from rsreg import RegistryClient, calls
@@ -20,7 +21,7 @@ endpoint, count, ttl = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 ids = []
 with RegistryClient(endpoint, timeout=20) as client:
     for number in range(count):
-        what = (f"fleet {number}", "127.0.0.1", 5000, "FLEET", None, ttl)
+        what = (f"fleet {number}", f"host-of-{os.getpid()}", 5000, "FLEET", None, ttl)
         ids.append(client.register(*what))
         wanted = calls.registration(*what, service_id=ids[-1])
         presence = Presence(wanted)

@@ -600,12 +600,17 @@ def test_a_log_that_was_lost(process: ServerProcess, figure: Figure, damage: str
     before = History()
     for name, action in events:
         before.note(name, action, "done")
-    assert broken(before, snapshot) == []
+    # The server can tell, by what the last one noted: its followers are told to list anew.
+    epochs = {event["epoch"] for event in snapshot.events}
+    assert len(epochs) == bool(events)
+    assert snapshot.epoch not in epochs
+    another = [f"events of another epoch than {snapshot.epoch}"] if events else []
+    assert broken(before, snapshot) == another
     figure(
         f"-wal {damage}",
         "after SIGKILL",
-        "4",
-        f"SQLite can't tell: the state after {len(events)} of {len(made)} changes, consistent",
+        "4, 15",
+        f"the state after {len(events)} of {len(made)} changes, consistent, in a new epoch",
     )
 
 
