@@ -450,9 +450,9 @@ class Registry:
             and (lease.service.owner or {}).get("boot") == boot
         ]
         if namesakes:
-            records = [msgspec.Raw(lease.record()) for lease in namesakes]
+            found = [msgspec.Raw(lease.record()) for lease in namesakes]
             raise JudgeFirst(
-                f"There are entries of the name {info.name}", details={"namesakes": records}
+                f"There are entries of the name {info.name}", details={"namesakes": found}
             )
 
     def _dead_ones(self, info: ServiceInfo, replaces: Mapping[str, object]) -> list[Lease]:
