@@ -21,27 +21,32 @@ class Addresses:
     def __init__(self) -> None:
         self._at: dict[tuple[str, int], Lease | dict[str, Lease]] = {}
 
-    def add(self, lease: Lease) -> None:
-        """Its process is alive."""
+    def add(self, lease: Lease) -> bool:
+        """Its process is alive; whether there are others at its addresses."""
+        shared = False
         for address in lease.service.addresses():
-            there = self._at.get(address)
-            if there is None:
-                self._at[address] = lease
-            elif isinstance(there, dict):
+            there = self._at.setdefault(address, lease)
+            if isinstance(there, dict):
                 there[lease.service.id] = lease
-            else:
+                shared = True
+            elif there is not lease:
                 self._at[address] = {there.service.id: there, lease.service.id: lease}
+                shared = True
+        return shared
 
-    def remove(self, lease: Lease) -> None:
-        """Its process is dead, or it left."""
+    def remove(self, lease: Lease) -> bool:
+        """Its process is dead, or it left; whether there are others at its addresses."""
+        shared = False
         for address in lease.service.addresses():
             there = self._at[address]
             if isinstance(there, dict):
                 del there[lease.service.id]
                 if len(there) == 1:
                     (self._at[address],) = there.values()
+                shared = True
             else:
                 del self._at[address]
+        return shared
 
     def neighbours(self, service: Service) -> list[Lease]:
         """The other leases at its addresses, at most 64 at each."""

@@ -295,11 +295,13 @@ class LiveView:
         if lease.housed == alive:
             return
         lease.housed = alive
-        (self._addresses.add if alive else self._addresses.remove)(lease)
-        self._look_for_rivals(lease)
-        for neighbour in self._addresses.neighbours(lease.service):
-            self._look_for_rivals(neighbour)
-            self._judge(neighbour)
+        if (self._addresses.add if alive else self._addresses.remove)(lease):
+            self._look_for_rivals(lease)
+            for neighbour in self._addresses.neighbours(lease.service):
+                self._look_for_rivals(neighbour)
+                self._judge(neighbour)
+        else:
+            lease.rival = None
 
     def _look_for_rivals(self, lease: Lease) -> None:
         rivals = self._addresses.rivals(lease.service)

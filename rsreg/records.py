@@ -5,10 +5,11 @@ These are `ServiceInfo`, `Service`, `ServiceRecord` and `Event`.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from keyword import iskeyword
 from typing import Annotated, Any, Literal, NamedTuple
@@ -72,6 +73,8 @@ _MISPLACED = {
 }
 #: Of what a host name consists; `\w` has the letters of all languages, and "_".
 _HOST_NAME = re.compile(r"\w[\w-]*(?:\.[\w-]+)*\.?")
+#: How each host that means the machine itself is spelled.
+_LOOPBACK = "localhost"
 _FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 
 
@@ -257,16 +260,18 @@ class Service(Struct, frozen=True, kw_only=True):
         """What the service is found under: its type, its tags and `metadata.type`."""
         return kinds_of(self.type, self.tags, self.metadata)
 
-    def addresses(self) -> set[tuple[str, int]]:
+    def addresses(self) -> Collection[tuple[str, int]]:
         """The hosts and ports at which it says that it is, in one spelling.
 
         A loopback host is another one on each machine. Ports in the metadata do not count: they may
         be those of a broker or a database that several services use.
         """
         host = _spelled(self.host)
-        if _is_loopback(host):
-            host = str((self.owner or {}).get("boot", "localhost"))
-        return {(host, port) for port in (self.port, *self.extra.get("endpoints", {}).values())}
+        if host == _LOOPBACK:
+            host = str((self.owner or {}).get("boot", host))
+        if "endpoints" not in self.extra:
+            return ((host, self.port),)
+        return {(host, port) for port in (self.port, *self.extra["endpoints"].values())}
 
     def is_of_another_process(self, other: Service) -> bool:
         """Whether two services are surely of two processes: both say which theirs is."""
@@ -542,18 +547,16 @@ def checked(value: object, kind: Any, label: str) -> Any:
 
 
 def _spelled(host: str) -> str:
-    """One spelling of a host: names and IPv6 addresses have several."""
+    """One spelling of a host: names and IPv6 addresses have several, and so has the loopback."""
     bare = host.strip("[]").removesuffix(".").lower()
+    if bare == _LOOPBACK or bare.startswith("127."):
+        return _LOOPBACK
     if ":" in bare:
-        try:
-            return str(ipaddress.ip_address(bare))
-        except ValueError:
-            return bare
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(bare)
+            return _LOOPBACK if address.is_loopback else str(address)
+    # Not the copy, which would cost memory for each service.
     return host if host == bare else bare
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _whole(value: Any) -> Any:
