@@ -62,8 +62,11 @@ def _started(use: str) -> zmq.Context[Any]:
         context.socket(zmq.DEALER).close(0)
     except (zmq.ZMQError, OSError) as error:
         raise failed("no connection can be made", error) from error
-    # Another thread may have been faster.
-    return _own.setdefault((os.getpid(), use), context)
+    first = _own.setdefault((os.getpid(), use), context)
+    if first is not context:
+        # Another thread was faster.
+        context.term()
+    return first
 
 
 def failed(what: str, error: OSError | zmq.ZMQError) -> Disconnected:

@@ -389,3 +389,29 @@ def test_what_ends_a_program_is_not_caught() -> None:
         raise KeyboardInterrupt
     with pytest.raises(SystemExit), Caught():
         raise SystemExit
+
+
+def test_threads_that_come_at_once_get_one_context() -> None:
+    """Those that were made in vain are closed: Python would warn of them, or wait for them."""
+    code = """
+import gc, threading
+from rsreg import sockets
+ready, found = threading.Barrier(20), []
+def ask(use):
+    ready.wait()
+    found.append(sockets.own_context(use))
+for use in map(str, range(10)):
+    threads = [threading.Thread(target=ask, args=[use]) for _ in range(20)]
+    for each in threads: each.start()
+    for each in threads: each.join()
+gc.collect()
+print(len(set(map(id, found))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("10\n", "")

@@ -16,7 +16,7 @@ import uuid
 import psutil
 
 OTHERS = """asyncio click.shell_completion concurrent.futures.thread email.message msgspec
-    multiprocessing rich.console
+    multiprocessing rich.console shutil tempfile
     rich.table rich.text subprocess zmq.asyncio"""
 MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios"}
 FUNCTIONS = {
