@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -27,7 +28,8 @@ def children(pid: int) -> list[int]:
         return []
     # What a thread has started is that thread's here.
     for task in Path(f"/proc/{pid}/task").iterdir():
-        text += " " + (task / "children").read_text()
+        with contextlib.suppress(FileNotFoundError):
+            text += " " + (task / "children").read_text()
     return sorted({int(child) for child in text.split()})
 
 

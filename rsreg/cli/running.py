@@ -16,6 +16,7 @@ import click
 
 from rsreg import channel, process
 from rsreg.cli.options import (
+    SIGNAL_LATENCY,
     CantRun,
     Settings,
     common_options,
@@ -127,6 +128,9 @@ class _Program:
 
     def exit_code(self) -> int:
         """Wait for its end; what a shell would report of it."""
+        # Not a wait without an end: a signal that comes just before it would not be passed on.
+        while self.runs_on(SIGNAL_LATENCY):
+            pass
         code = self._child.wait()
         return code if code >= 0 else _BY_SIGNAL - code
 
