@@ -204,9 +204,13 @@ for _ in range(3):
         os._exit(0)
 for _ in range(3):
     os.wait()
+def state(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
+    except OSError:  # It is gone, as it should be.
+        return None
 def unreaped():
-    found = [open(f"/proc/{pid}/stat").read() for pid in os.listdir("/proc") if pid.isdigit()]
-    return sum(stat.rpartition(")")[2].split()[0] == "Z" for stat in found)
+    return sum(state(pid) == "Z" for pid in os.listdir("/proc") if pid.isdigit())
 import time
 until = time.monotonic() + 10
 while unreaped() and time.monotonic() < until:
