@@ -295,17 +295,21 @@ class LiveView:
         if lease.housed == alive:
             return
         lease.housed = alive
-        if (self._addresses.add if alive else self._addresses.remove)(lease):
-            self._look_for_rivals(lease)
-            for neighbour in self._addresses.neighbours(lease.service):
-                self._look_for_rivals(neighbour)
-                self._judge(neighbour)
+        lease.rival = None
+        if not (self._addresses.add if alive else self._addresses.remove)(lease):
+            return
+        if alive:
+            for rival in self._addresses.rivals(lease.service):
+                lease.rival = lease.rival or rival.service.name
+                if rival.rival is None:
+                    rival.rival = lease.service.name
+                    self._judge(rival)
         else:
-            lease.rival = None
-
-    def _look_for_rivals(self, lease: Lease) -> None:
-        rivals = self._addresses.rivals(lease.service)
-        lease.rival = rivals[0].service.name if rivals else None
+            for neighbour in self._addresses.neighbours(lease.service):
+                if neighbour.rival == lease.service.name:
+                    rivals = self._addresses.rivals(neighbour.service)
+                    neighbour.rival = rivals[0].service.name if rivals else None
+                    self._judge(neighbour)
 
     def _judge(self, lease: Lease) -> None:
         before = lease.discovered
