@@ -19,7 +19,7 @@ from helpers import LIMIT_FILES, printed, python_process
 
 from rsreg import InMemoryBackend, RegistryBackend, SQLiteBackend
 from rsreg.errors import ConfigurationError, StoreError, StoreInUse
-from rsreg.records import Event, Service
+from rsreg.records import Event, Service, Told
 
 KINDS: dict[str, Callable[[Path], SQLiteBackend]] = {
     "file": lambda path: SQLiteBackend(path),
@@ -681,3 +681,28 @@ def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(path: P
     Path(f"{path}-wal").unlink()
     with opened(path) as store:
         assert store.load().services == []
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date(filled: Path) -> None:
+    """It knows nothing of what was told of a service's health, of turns, and of marks."""
+    outside(
+        filled,
+        "ALTER TABLE service DROP COLUMN told",
+        "ALTER TABLE service DROP COLUMN reason",
+        "ALTER TABLE event DROP COLUMN turn",
+        "PRAGMA user_version = 1",
+    )
+    with opened(filled) as store:
+        before = store.load()
+        assert (before.seq, before.told, before.turns) == (500, {}, {})
+        told = Told("critical", "stalled")
+        known = before.services[0].id
+        body = b'{"mark": "m"}'
+        event = Event(seq=501, type="critical", service_id=known, body=body, told=told, turn="a#7")
+        store.commit({}, [event])
+    with opened(filled) as store:
+        after = store.load()
+        assert (after.told, after.turns) == ({known: told}, {known: "a#7"})
+        assert [service.id for service in after.services] == [one.id for one in before.services]
+        assert after.epoch == before.epoch
+    assert outside(filled, "PRAGMA user_version") == [[(2,)]]
