@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -43,6 +45,20 @@ def wait_until(condition: Callable[[], T], timeout: float = 20.0) -> T:
         time.sleep(0.02)
 
 
+def kept_port() -> int:
+    """A free port for a server that is started again on it.
+
+    The system would pick one from those that it gives to outgoing connections, too (Linux: from
+    32768 on): one of them may have it when the server is started again.
+    """
+    while True:
+        # Not by `random`, which has the same seed in each process of the suite.
+        port = 15_000 + secrets.randbelow(17_000)
+        with socket.socket() as trying, suppress(OSError):
+            trying.bind(("", port))
+            return port
+
+
 class ServerProcess:
     """A real server process, on ports that it keeps over restarts.
 
@@ -65,7 +81,7 @@ class ServerProcess:
         self.under = under
         self.log = log
         self.journal = journal
-        self.ports: list[int | None] = [0, 0, 0]
+        self.ports: list[int | None] = [kept_port() for _ in range(3)]
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> ServerProcess:
