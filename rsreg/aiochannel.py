@@ -18,7 +18,7 @@ from rsreg.native import Stop
 T = TypeVar("T")
 
 
-class _Line:
+class _LoopSocket:
     """What belongs to one event loop: the socket, and whose turn it is."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -43,7 +43,7 @@ class AsyncChannel:
     def __init__(self, endpoint: str, context: zmq.asyncio.Context) -> None:
         self.endpoint = endpoint
         self._context = context
-        self._line: _Line | None = None
+        self._held: _LoopSocket | None = None
         self._closed = False
 
     def open(self) -> None:
@@ -53,57 +53,57 @@ class AsyncChannel:
     def close(self) -> None:
         """Take no more calls; one that is under way comes to its end, and closes the socket."""
         self._closed = True
-        line = self._line
-        if line is not None and not (line.turn.locked() and line.loop.is_running()):
-            line.drop()
+        held = self._held
+        if held is not None and not (held.turn.locked() and held.loop.is_running()):
+            held.drop()
 
     async def reopened(self, timeout: float) -> bool:
         """See Channel."""
-        line = self._here()
-        if line.socket is not None:
+        held = self._here()
+        if held.socket is not None:
             return False
-        await self._open(line, timeout)
+        await self._open(held, timeout)
         return True
 
     async def run(self, call: Call[T], timeout: float) -> T:
         """See Channel."""
-        line, until = self._here(), timing.steady() + timeout
+        held, until = self._here(), timing.steady() + timeout
         try:
             # Without the wait where there is none: it costs as much as the call.
-            if line.turn.locked():
-                await asyncio.wait_for(line.turn.acquire(), timeout)
+            if held.turn.locked():
+                await asyncio.wait_for(held.turn.acquire(), timeout)
             else:
-                await line.turn.acquire()
+                await held.turn.acquire()
         except asyncio.TimeoutError:
             raise RequestTimeout(f"other tasks kept this client busy for {timeout:g} s") from None
         try:
-            return await self._run(line, call, until)
+            return await self._run(held, call, until)
         finally:
             if self._closed:
-                line.drop()
-            line.turn.release()
+                held.drop()
+            held.turn.release()
 
-    async def _run(self, line: _Line, call: Call[T], until: float) -> T:
+    async def _run(self, held: _LoopSocket, call: Call[T], until: float) -> T:
         if self._closed:
             raise Disconnected("this client is closed", hint="call connect() to use it again")
         try:
-            if line.socket is None:
-                await self._open(line, timing.left(until))
-            return await self._exchange(line.socket, call, timing.left(until))
+            if held.socket is None:
+                await self._open(held, timing.left(until))
+            return await self._exchange(held.socket, call, timing.left(until))
         except ServerError:
             # It is an answer, too.
             raise
         except zmq.ZMQError as error:
-            line.drop()
+            held.drop()
             raise sockets.failed(f"can't reach the registry on {self.endpoint}", error) from error
         except BaseException:
             # What is still queued would be sent, stale, when the registry is back.
-            line.drop()
+            held.drop()
             raise
 
-    async def _open(self, line: _Line, timeout: float) -> None:
+    async def _open(self, held: _LoopSocket, timeout: float) -> None:
         address = await find(self.endpoint, timeout)
-        line.socket = sockets.dealer(self._context, address)
+        held.socket = sockets.dealer(self._context, address)
 
     async def _exchange(self, socket: Any, call: Call[T], timeout: float) -> T:
         flow = exchange(call, timeout=timeout, endpoint=self.endpoint, clock=timing.steady)
@@ -118,15 +118,18 @@ class AsyncChannel:
             answer: T = done.value
             return answer
 
-    def _here(self) -> _Line:
-        """The line of the running loop; another one's is given up, with what waits there."""
-        loop, line = asyncio.get_running_loop(), self._line
-        if line is None or line.loop is not loop:
-            if line is not None:
-                check_left(line.loop)
-                line.drop()
-            line = self._line = _Line(loop)
-        return line
+    def _here(self) -> _LoopSocket:
+        """What belongs to the running loop.
+
+        What belongs to another one is given up, with the calls that wait there.
+        """
+        loop, held = asyncio.get_running_loop(), self._held
+        if held is None or held.loop is not loop:
+            if held is not None:
+                check_left(held.loop)
+                held.drop()
+            held = self._held = _LoopSocket(loop)
+        return held
 
 
 def check_left(loop: asyncio.AbstractEventLoop) -> None:

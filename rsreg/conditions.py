@@ -69,7 +69,7 @@ def same(one: Any, other: Any) -> bool:
     """Whether two values are the same: 8 and 8.0 and "8", true and "true", but not true and 1."""
     if isinstance(one, str) != isinstance(other, str):
         text, value = (one, other) if isinstance(one, str) else (other, one)
-        return _alike(_spelled(text), value)
+        return _alike(_decoded(text), value)
     return _alike(one, other)
 
 
@@ -181,7 +181,7 @@ def _version(value: Any) -> Version | None:
         return None
 
 
-def _spelled(text: str) -> Any:
+def _decoded(text: str) -> Any:
     """What a text is in JSON, or the text."""
     found = number(text)
     if found is not None:
