@@ -63,7 +63,7 @@ _TURNS = (
     f"LIMIT {MAX_ANSWERED}"
 )
 _CONTENTS = "SELECT (SELECT count(*) FROM service), (SELECT max(seq) FROM event)"
-_NEWEST = "SELECT max(seq) FROM event"
+_NEWEST = f"SELECT {model.columns(model.Event)} FROM event ORDER BY seq DESC LIMIT 1"
 _QUICK_CHECK = "PRAGMA quick_check(1)"
 _FORGET_EVENTS = "DELETE FROM event WHERE seq <= ?"
 _DELETE_SERVICE = "DELETE FROM service WHERE id = ?"
@@ -197,7 +197,7 @@ class SQLiteBackend:
         self.path = Path(path)
         self.journal = Journal(journal_events, journal_bytes)
         self._lock: FileLock | None = None
-        self._known_epoch = ""
+        self._newest = Position("", 0, None)
         self._place: Place | None = None
         self._copying: sqlite3.Connection | None = None
         self._database: Any = SqliteDatabase(
@@ -285,7 +285,8 @@ class SQLiteBackend:
                 cursor.execute(_FORGET_EVENTS, (forgotten,))
         self.journal = journal
         if events and self._lock is not None:
-            self._lock.note(Position(self._known_epoch, events[-1].seq, events[-1].mark))
+            self._newest = Position(self._newest.epoch, events[-1].seq, events[-1].mark)
+            self._lock.note(self._newest)
 
     def events(self, since: int, limit: int) -> list[Event]:
         """See RegistryBackend."""
@@ -385,15 +386,18 @@ class SQLiteBackend:
 
     def _verify(self, path: Path) -> str | None:
         """What is wrong with the file, for a server that would be started now; see Place."""
-        newest = self.journal.newest
+        _, newest, mark = self._newest
         with contextlib.closing(copying.read_only(path)) as fresh:
-            verdict, seq = (
-                fresh.execute(question).fetchone()[0] for question in (_QUICK_CHECK, _NEWEST)
-            )
-        if verdict != "ok":
-            return str(verdict.splitlines()[-1])
-        if (seq or 0) != newest:
+            verdict = fresh.execute(_QUICK_CHECK).fetchone()[0]
+            if verdict != "ok":
+                return str(verdict.splitlines()[-1])
+            row = fresh.execute(_NEWEST).fetchone()
+        last = _event(row) if row else None
+        seq = last.seq if last else 0
+        if seq != newest:
             return f"its last event has number {seq}, ours has {newest}"
+        if last and last.mark != mark:
+            return f"its last event, number {seq}, is not ours"
         return None
 
     def _undo(self) -> None:
@@ -495,8 +499,8 @@ class SQLiteBackend:
             with self._transaction():
                 self._database.execute_sql(_PUT_META, (_EPOCH, epoch))
         last = self.events(seq - 1, 1) if seq else []
-        self._known_epoch = epoch
-        self._lock.begin(Position(epoch, seq, last[0].mark if last else None))
+        self._newest = Position(epoch, seq, last[0].mark if last else None)
+        self._lock.begin(self._newest)
 
     def _holds(self, position: Position) -> bool:
         """Whether the journal has come to a position, and still has its event."""

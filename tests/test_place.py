@@ -73,17 +73,29 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         yield made
 
 
-def checkpoint(lab: Lab) -> None:
+def checkpoint(store: Path) -> None:
     """Another program has all changes moved from the log into the file: that is no harm."""
-    with closing(sqlite3.connect(lab.store)) as other:
+    with closing(sqlite3.connect(store)) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def copied_over(lab: Lab) -> None:
     """`cp copy.db registry.db`: the same file with other contents."""
-    checkpoint(lab)
+    checkpoint(lab.store)
     lab.client.health_check()
     lab.store.write_bytes((lab.store.parent.parent / "copy.db").read_bytes())
+
+
+def other_copied_over(lab: Lab) -> None:
+    """`cp ../other.db registry.db`: as many events, but those of another registry."""
+    checkpoint(lab.store)
+    lab.client.health_check()
+    other = lab.aside.parent / "other.db"
+    with ServerProcess(other) as process, RegistryClient(process.endpoint, timeout=20) as client:
+        for number in range(20):
+            client.register(f"s{number}", "lab", 5000, ttl=3600)
+    checkpoint(other)
+    lab.store.write_bytes(other.read_bytes())
 
 
 def cut(file: Path, size: int) -> None:
@@ -109,6 +121,10 @@ DAMAGES: dict[str, tuple[Callable[[Lab], object], str]] = {
     "copied over it": (
         copied_over,
         "registry.db was changed by another program: its last event has number 15, ours has 20",
+    ),
+    "another one copied over it": (
+        other_copied_over,
+        "registry.db was changed by another program: its last event, number 20, is not ours",
     ),
     "emptied": (lambda lab: cut(lab.store, 0), "was changed by another program: "),
     "cut off": (lambda lab: cut(lab.store, 8192), "was changed by another program: "),
