@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import stat
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,8 +21,12 @@ _HEADER = 100
 def check_header(path: Path) -> None:
     """Refuse what is not ours before anything is put beside it, or SQLite opens it.
 
-    SQLite would take an empty file for a new database.
+    SQLite would take an empty file for a new database, and to open a pipe would wait without end.
     """
+    if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+        raise StoreError(
+            f"{path} is a pipe or a device, not a file", hint="choose the file of a database"
+        )
     with path.open("rb") as file:
         header = file.read(_HEADER)
     if not header:

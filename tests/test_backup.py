@@ -427,6 +427,27 @@ def test_what_is_no_copy_changes_nothing(copy: Path, tmp_path: Path, broken: str
     assert len(names(store)) == 3
 
 
+def test_a_pipe_is_refused_and_the_next_backup_is_made(
+    client: RegistryClient, tmp_path: Path
+) -> None:
+    """Who opens a pipe waits for somebody at its other end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(BackupFailed, match=r"pipe is no copy of a registry's store, so it stays"):
+        client.backup(pipe, replace=True)
+    assert client.backup(tmp_path / "copy.db")["services"] == 3
+
+
+def test_a_pipe_is_neither_a_store_nor_a_copy(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StoreError, match=r"pipe is a pipe or a device, not a file"):
+        SQLiteBackend(pipe).initialize()
+    with pytest.raises(StoreError, match=r"pipe is a pipe or a device, not a file"):
+        restoring.restore(pipe, tmp_path / "registry.db")
+    assert not (tmp_path / "registry.db").exists()
+
+
 def test_a_store_is_no_copy_of_itself(copy: Path) -> None:
     with pytest.raises(StoreError, match="is the store itself"):
         restoring.restore(copy, copy)
