@@ -18,6 +18,8 @@
     │   ├── DuplicateName            duplicate-name
     │   ├── JudgeFirst               judge-first                 (our clients deal with it)
     │   ├── Forbidden                forbidden
+    │   ├── LimitReached             limit
+    │   ├── SlowDown                 slow-down                   (our clients wait, and ask again)
     │   ├── Unavailable              unavailable
     │   ├── BackupFailed             backup-failed
     │   └── InternalError            internal
@@ -155,6 +157,18 @@ class Forbidden(ServerError):
     """This peer may not do that."""
 
     code = "forbidden"
+
+
+class LimitReached(ServerError):
+    """A bound of the registry is reached: `details` names it, `limit`, and its number, `bound`."""
+
+    code = "limit"
+
+
+class SlowDown(ServerError):
+    """Too much in too short a time: `details["retry_after"]` are the seconds until it is taken."""
+
+    code = "slow-down"
 
 
 class Unavailable(ServerError):

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,8 @@ class ServerSettings:
     """What a server process is started with; see RegistryServer for most of it.
 
     `db` is a file, `:memory:`, or None for the default file; `state_dir` is where that is, and the
-    log of a server in the background, None for `config.state_directory()`.
+    log of a server in the background, None for `config.state_directory()`. `limits` and `gateways`
+    are for `limits.read_limits`.
     """
 
     req_port: int = config.DEFAULT_RS_REQ_PORT
@@ -62,6 +63,8 @@ class ServerSettings:
     unique_service_types: bool = False
     cgse_reply: str = "RESPONSE"
     log_level: str = "info"
+    limits: dict[str, int] = field(default_factory=dict)
+    gateways: tuple[str, ...] = ()
 
 
 def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
@@ -75,6 +78,7 @@ def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
     import gevent
 
     from rsreg.backend import InMemoryBackend, SQLiteBackend
+    from rsreg.limits import read_limits
     from rsreg.server import RegistryServer
 
     log_to_stderr(settings.log_level)
@@ -90,6 +94,7 @@ def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
         bind=settings.bind,
         unique_service_types=settings.unique_service_types,
         cgse_reply=settings.cgse_reply,
+        limits=read_limits(settings.limits, settings.gateways),
     )
 
     def interrupted() -> None:

@@ -26,6 +26,7 @@ from rsreg.client import RegistryClient
 from rsreg.dispatch import Dispatcher
 from rsreg.errors import ConfigurationError, PortInUse, RegistryError
 from rsreg.later import Body
+from rsreg.limits import Limits
 from rsreg.loops import Caretaker, Publisher, Reaper, RequestLoop
 from rsreg.registry import Registry
 from rsreg.timing import Clock
@@ -69,7 +70,7 @@ class RegistryServer:
     local address, `*` for all of IPv4, `::` for all. `unique_service_types` allows one service of
     each type. `strategy`, a function or a name, chooses in discovery where the question names none;
     `strategies` are more that a question may name. `cgse_reply` is `REP` for CGSE's clients of
-    mid-2025.
+    mid-2025. `limits` are how much one peer, and all together, may take.
 
     It belongs to the hub of the thread that starts it. Patches nothing, installs no signal handler.
     """
@@ -87,6 +88,7 @@ class RegistryServer:
         strategy: Strategy | str = "random",
         strategies: Mapping[str, Strategy] | None = None,
         cgse_reply: str = wire.CGSE_REPLY.decode(),
+        limits: Limits | None = None,
         clock: Clock = timing.steady,
         wall: Clock = time.time,
     ) -> None:
@@ -102,6 +104,7 @@ class RegistryServer:
         self.hb_port = hb_port
         self.cleanup_interval = cleanup_interval
         self.bind = bind
+        self.limits = Limits() if limits is None else limits
         self.backend = SQLiteBackend(config.default_database()) if backend is None else backend
         check_backend(self.backend)
         self.registry = Registry(
@@ -276,6 +279,7 @@ class RegistryServer:
             "started": int(self._since),
             "store": self.backend.describe(),
             "cleanup_interval": self.cleanup_interval,
+            "limits": self.limits.body(),
             "dropped_replies": self._requests.dropped if self._requests else 0,
         }
         if isinstance(self.backend, Journaled):

@@ -42,6 +42,8 @@ def test_the_codes_of_the_protocol() -> None:
         "duplicate-name": "DuplicateName",
         "judge-first": "JudgeFirst",
         "forbidden": "Forbidden",
+        "limit": "LimitReached",
+        "slow-down": "SlowDown",
         "unavailable": "Unavailable",
         "backup-failed": "BackupFailed",
         "internal": "InternalError",

@@ -35,7 +35,7 @@ CLIENT = [
     ("bench",),
 ]
 SERVER = [
-    ("model", "journal", "compact", "lock", "place", "later"),
+    ("model", "journal", "compact", "lock", "place", "later", "limits"),
     ("copying",),
     ("backend", "lease", "conditions"),
     ("addresses", "restoring"),

@@ -125,6 +125,10 @@ def status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str, 
     for one in services:
         if one["health"] not in ("passing", "maintenance"):
             yield one["health"], f"{_title(one)}: {_matter(one, now)}"
+    if limits := dict(about.get("limits", {})):
+        gateways = limits.pop("gateways", [])
+        said = ", ".join(f"{name.replace('_', '-')} {bound}" for name, bound in limits.items())
+        yield "limits", said + (f"; gateways {', '.join(gateways)}" if gateways else "")
     for entry in about.get("maintenance", []):
         yield "maintenance", f"{target(entry)} {maintenance(entry, now)}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rsreg.cli.options import (
     Settings,
     common_options,
     examples,
+    pair,
     pass_settings,
     seconds,
     store_options,
@@ -26,6 +27,15 @@ _PORT = click.IntRange(0, 65535)
 #: Seconds that the end waits until the announcement is written.
 _FLUSH = 0.5
 _DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
+
+
+def _numbers(
+    _context: click.Context, _param: click.Parameter, value: Iterable[tuple[str, str]]
+) -> dict[str, int]:
+    for name, number in value:
+        if not number.isascii() or not number.isdecimal():
+            raise click.BadParameter(f"{name}={number} is not NAME=NUMBER, a whole number.")
+    return {name: int(number) for name, number in value}
 
 
 @click.command(epilog=examples("rs_cs start --dev", "rs_cs start --background --db registry.db"))
@@ -83,6 +93,24 @@ _DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
     show_default=True,
     help="Bytes that these may have; the oldest go first.",
 )
+@click.option(
+    "--limit",
+    "limits",
+    metavar="NAME=NUMBER",
+    multiple=True,
+    type=pair,
+    callback=_numbers,
+    help="Another bound than the default; may be given several times. The page docs/security.md has"
+    " all, status shows them.",
+)
+@click.option(
+    "--gateway",
+    "gateways",
+    metavar="ADDRESS",
+    multiple=True,
+    help="An address or a network that many machines are behind: the bounds of one address do not"
+    " hold for it; may be given several times.",
+)
 @click.option("--unique-service-types", is_flag=True, help="Refuse a second service of a type.")
 @click.option(
     "--cgse-reply",
@@ -103,6 +131,8 @@ def start(
     settings: Settings, /, background: bool, dev: bool, log_file: str | None, **given: Any
 ) -> None:
     """Run the registry, here until Ctrl-C or in the background."""
+    from rsreg.limits import read_limits
+
     if settings.registry is not None:
         raise ConfigurationError(
             "start has no address of a registry", hint="it has --bind and --req-port"
@@ -114,6 +144,7 @@ def start(
     config.default_endpoint()  # A wrong RSREG_ENDPOINT is said before anything is started.
     said = {name: value for name, value in given.items() if value is not None}
     wanted = process.ServerSettings(**{**(_DEV if dev else {}), **said})
+    read_limits(wanted.limits, wanted.gateways)  # A wrong one, too.
     if background:
         patience = process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
         log = None if log_file is None else Path(log_file)
