@@ -19,7 +19,7 @@
     │   ├── JudgeFirst               judge-first                 (our clients deal with it)
     │   ├── Forbidden                forbidden
     │   ├── LimitReached             limit
-    │   ├── SlowDown                 slow-down                   (our clients wait, and ask again)
+    │   ├── SlowDown                 slow-down        (our clients wait, and ask again)
     │   ├── Unavailable              unavailable
     │   ├── BackupFailed             backup-failed
     │   └── InternalError            internal
