@@ -214,6 +214,14 @@ class PortInUse(RegistryError):
     """A port of the server is taken by another program."""
 
 
+def retry_after(told: Mapping[str, Any]) -> float | None:
+    """The seconds to wait that a SlowDown, or its reply, tells of; None if it tells none."""
+    seconds = told.get("retry_after")
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
+        return float(seconds)
+    return None
+
+
 def _without_init(cls: type[RegistryError], args: tuple[Any, ...]) -> RegistryError:
     """An error whose attributes are still to come, for `pickle` and `copy`."""
     error = cls.__new__(cls)

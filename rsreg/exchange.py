@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import secrets
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 #: Times a request is sent within its timeout. A resend has the same id, so it is one request.
 ATTEMPTS = 3
+#: The part by which a wait that the registry asked for may be longer.
+_SPREAD = 0.5
 
 
 class _Numbered:
@@ -78,26 +81,63 @@ def exchange(
 
     Sends, waits for the reply that carries the request's own id, drops any other (a late answer to
     a call given up on), sends the same request again after each third of the time, and gives up
-    with RequestTimeout. Raises ServerError for a refusal, ConfigurationError before anything is
-    sent if the request is no JSON.
+    with RequestTimeout. A registry that wants it later gets it later, if there is time. Raises
+    ServerError for a refusal, ConfigurationError before anything is sent if the request is no JSON.
     """
     request_id = _request_ids.next()
     message = {"action": call.action, **call.params, "request_id": request_id}
     frames = wire.request_frames(message)
     start = clock()
-    for attempt in range(1, ATTEMPTS + 1):
-        until = start + timeout * attempt / ATTEMPTS
-        received = yield Step(frames, max(0.0, until - clock()), request_id)
-        while received is not None:
-            reply = wire.read_reply(received)
-            if reply is not None and reply.pop("request_id", None) == request_id:
-                return _answer(call, reply)
-            left = until - clock()
-            received = (yield Step(None, left, request_id)) if left > 0 else None
+    ends = [start + timeout * attempt / ATTEMPTS for attempt in range(1, ATTEMPTS + 1)]
+    while ends:
+        reply = yield from _reply(frames, request_id, ends[0], clock)
+        if reply is None:
+            del ends[0]
+        elif (again := _again(reply, clock(), ends[-1])) is None:
+            return _answer(call, reply)
+        else:
+            yield from _pause(request_id, again, clock)
+            ends = [end for end in ends if end > clock()]
     raise errors.RequestTimeout(
         f"no registry answers on {endpoint} within {timeout:.3g} s",
         hint='start one with "rs_cs start", or set RSREG_ENDPOINT to where it runs',
     )
+
+
+def _reply(
+    frames: list[bytes], request_id: str, until: float, clock: Clock
+) -> Generator[Step, list[bytes] | None, dict[str, Any] | None]:
+    """Send frames, and wait for the reply with an id until a moment; None without one."""
+    received = yield Step(frames, max(0.0, until - clock()), request_id)
+    while received is not None:
+        reply = wire.read_reply(received)
+        if reply is not None and reply.pop("request_id", None) == request_id:
+            return reply
+        left = until - clock()
+        received = (yield Step(None, left, request_id)) if left > 0 else None
+    return None
+
+
+def _pause(
+    request_id: str, until: float, clock: Clock
+) -> Generator[Step, list[bytes] | None, None]:
+    """Wait until a moment, whatever comes: another copy of the request may be refused as well."""
+    while (left := until - clock()) > 0:
+        yield Step(None, left, request_id)
+
+
+def _again(reply: Mapping[str, Any], now: float, end: float) -> float | None:
+    """When the registry takes the request, if it said that it comes too soon; None for an answer.
+
+    A little later than it said, at random: else all who wait would come at once. None also where
+    that is not before the `end`.
+    """
+    if reply.get("code") != errors.SlowDown.code:
+        return None
+    pause = errors.retry_after(reply)
+    if pause is None or now + pause >= end:
+        return None
+    return min(now + pause * random.uniform(1, 1 + _SPREAD), (now + pause + end) / 2)
 
 
 #: Several calls that make one operation, each with the answer to the one before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Generator, Iterable
@@ -18,6 +19,7 @@ from rsreg.errors import (
     DuplicateServiceType,
     RequestTimeout,
     ServerError,
+    SlowDown,
     Unavailable,
     UnknownService,
 )
@@ -377,3 +379,49 @@ def test_what_is_left_out_is_not_sent(
     request = Hand(call, clock).request
     del request["request_id"]
     assert request == asked
+
+
+def slow_down(hand: Hand, seconds: object) -> None:
+    """The registry says when it takes the request."""
+    body = {"success": False, "error": "too much", "code": "slow-down", "retry_after": seconds}
+    hand.receive(*reply(**body, request_id=hand.request["request_id"]))
+
+
+def test_who_is_to_slow_down_sends_the_same_request_later(hand: Hand) -> None:
+    slow_down(hand, 0.4)
+    assert len(hand.sent) == 1
+    assert 0.4 <= hand.step.wait <= 0.6, "at random, so that not all come at once"
+    slow_down(hand, 0.4)
+    assert len(hand.sent) == 1, "the answer to another copy of it"
+    hand.silence()
+    assert hand.sent == [hand.sent[0]] * 2
+    assert hand.answer(success=True, service={"name": "A"}) == {"name": "A"}
+
+
+@pytest.mark.parametrize("seconds", [3.0, 1e9])
+def test_who_has_no_time_to_wait_is_told_why(hand: Hand, seconds: float) -> None:
+    with pytest.raises(SlowDown, match="too much") as told:
+        slow_down(hand, seconds)
+    assert told.value.details["retry_after"] == seconds
+
+
+@pytest.mark.parametrize("seconds", [None, "1", True, 0, -1, []])
+def test_a_pause_that_is_none_is_not_kept(hand: Hand, seconds: object) -> None:
+    with pytest.raises(SlowDown):
+        slow_down(hand, seconds)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0.001, 5.0)), max_size=30))
+def test_a_call_ends_in_time_however_often_it_is_to_slow_down(answers: list[float | None]) -> None:
+    clock = HandClock()
+    hand = Hand(calls.discover("PUNA"), clock)
+    begin = clock.now
+    with contextlib.suppress(SlowDown, RequestTimeout):
+        for seconds in answers:
+            if seconds is not None:
+                slow_down(hand, seconds)
+            hand.silence()
+        while True:
+            hand.silence()
+    assert clock.now - begin <= 3.0 + 1e-6
+    assert len(hand.sent) <= ATTEMPTS + len(answers)
