@@ -55,7 +55,7 @@ class Limits:
     services_per_name: int = 200
     maintenance: int = 100
     writes_per_second: int = 200
-    flaps_per_second: int = 20
+    flaps_per_second: int = 200
     waiting_bytes: int = 32 * 1024 * 1024
     reply_bytes_per_second: int = 64 * 1024 * 1024
     connections_per_address: int = 1_000
@@ -147,8 +147,7 @@ class Rate:
 
     def wait(self, address: str, now: float) -> float:
         """The seconds until an address may do it once more, 0 for now."""
-        left = self._now_left(address, now)
-        return 0.0 if left > 0 else (1 - left) / self._per_second
+        return max(0.0, (1 - self._now_left(address, now)) / self._per_second)
 
     def take(self, address: str, now: float, cost: float = 1.0) -> None:
         """It was done."""
