@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rsreg.index import Index
 from rsreg.lease import Lease
 from rsreg.records import Service
 
@@ -12,41 +13,20 @@ _LOOKED_AT = 64
 
 
 class Addresses:
-    """The leases of living processes by host and port.
-
-    An address of one lease, as nearly all are, holds the lease itself: a container for each would
-    cost more than all else here.
-    """
+    """The leases of living processes by host and port."""
 
     def __init__(self) -> None:
-        self._at: dict[tuple[str, int], Lease | dict[str, Lease]] = {}
+        self._at: Index[tuple[str, int]] = Index()
 
     def add(self, lease: Lease) -> bool:
         """Its process is alive; whether there are others at its addresses."""
-        shared = False
-        for address in lease.service.addresses():
-            there = self._at.setdefault(address, lease)
-            if isinstance(there, dict):
-                there[lease.service.id] = lease
-                shared = True
-            elif there is not lease:
-                self._at[address] = {there.service.id: there, lease.service.id: lease}
-                shared = True
-        return shared
+        shared = [self._at.add(address, lease) for address in lease.service.addresses()]
+        return any(shared)
 
     def remove(self, lease: Lease) -> bool:
         """Its process is dead, or it left; whether there are others at its addresses."""
-        shared = False
-        for address in lease.service.addresses():
-            there = self._at[address]
-            if isinstance(there, dict):
-                del there[lease.service.id]
-                if len(there) == 1:
-                    (self._at[address],) = there.values()
-                shared = True
-            else:
-                del self._at[address]
-        return shared
+        shared = [self._at.remove(address, lease) for address in lease.service.addresses()]
+        return any(shared)
 
     def neighbours(self, service: Service) -> list[Lease]:
         """The other leases at its addresses, at most 64 at each."""
@@ -62,10 +42,6 @@ class Addresses:
 
     def _others(self, service: Service) -> Iterator[Lease]:
         for address in service.addresses():
-            there = self._at.get(address)
-            if there is None:
-                continue
-            leases = there.values() if isinstance(there, dict) else (there,)
-            for _, lease in zip(range(_LOOKED_AT + 1), leases, strict=False):
+            for _, lease in zip(range(_LOOKED_AT + 1), self._at.at(address), strict=False):
                 if lease.service.id != service.id:
                     yield lease

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Changes of health that are told in one transaction.
+_TOLD_AT_ONCE = 100
 #: Services whose last heartbeat is stored to see whether a store that failed can be written again.
 _PROBED = 100
 #: The event that tells of a service's new health; of any other it has recovered.
@@ -225,11 +227,15 @@ class Changes:
         self._view.tell(lease, lease.news)
 
     def maintain(self, maintenance: list[Maintenance]) -> None:
-        """Have just these in maintenance, and tell who is affected."""
+        """Have just these in maintenance, and begin to tell who is affected."""
         if self._maintenance_before is None:
             self._maintenance_before = self._view.maintenance
         self._view.maintain(maintenance)
-        for lease in self._view.untold(len(self._view)):
+        self.tell_some()
+
+    def tell_some(self) -> None:
+        """Tell subscribers how some services are of which they don't know it."""
+        for lease in self._view.untold(_TOLD_AT_ONCE):
             self.tell(lease)
 
     def _remember(self, service_id: str) -> None:

@@ -10,8 +10,10 @@ from itertools import islice
 import msgspec
 
 from rsreg.addresses import Addresses
-from rsreg.config import HARDWARE, SIMULATOR
+from rsreg.index import Index
+from rsreg.kinds import Kinds
 from rsreg.lease import NOT_JUDGED, Lease
+from rsreg.maintained import Maintained
 from rsreg.records import Maintenance, Report, Service
 
 #: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
@@ -20,65 +22,6 @@ _HEAP_SLACK = 4
 _LOOK_AHEAD = 1.0
 #: Leases that one judgement looks at, at most: a few milliseconds.
 _JUDGED_AT_ONCE = 300
-
-
-class Pool:
-    """The services of one kind and mode: how many there are, and those to discover, in no order."""
-
-    __slots__ = ("_places", "discovered", "registered")
-
-    def __init__(self) -> None:
-        self.registered = 0
-        self.discovered: list[Lease] = []
-        self._places: dict[str, int] = {}
-
-    def admit(self, lease: Lease) -> None:
-        """It may be discovered."""
-        self._places[lease.service.id] = len(self.discovered)
-        self.discovered.append(lease)
-
-    def exclude(self, lease: Lease) -> None:
-        """It may not be discovered; the last one takes its place."""
-        place = self._places.pop(lease.service.id)
-        last = self.discovered.pop()
-        if last is not lease:
-            self.discovered[place] = last
-            self._places[last.service.id] = place
-
-
-class Kind:
-    """The services found under one name: all in the order of registration, and a pool a mode."""
-
-    __slots__ = ("leases", "pools")
-
-    def __init__(self) -> None:
-        self.leases: dict[str, Lease] = {}
-        self.pools: dict[str, Pool] = {}
-
-    def discovered(self, mode: str | None) -> Sequence[Lease]:
-        """Those of a mode that may be discovered.
-
-        Without a mode hardware; a simulator only if no hardware is registered at all.
-        """
-        if mode is None:
-            mode = HARDWARE if HARDWARE in self.pools else SIMULATOR
-        pool = self.pools.get(mode)
-        return pool.discovered if pool else ()
-
-    def add(self, lease: Lease) -> None:
-        """It is registered, and may not be discovered yet."""
-        self.leases[lease.service.id] = lease
-        self.pools.setdefault(lease.service.mode, Pool()).registered += 1
-
-    def remove(self, lease: Lease) -> None:
-        """It is no longer registered."""
-        del self.leases[lease.service.id]
-        pool = self.pools[lease.service.mode]
-        if lease.discovered:
-            pool.exclude(lease)
-        pool.registered -= 1
-        if not pool.registered:
-            del self.pools[lease.service.mode]
 
 
 class LiveView:
@@ -90,9 +33,10 @@ class LiveView:
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
-        self._kinds: dict[str, Kind] = {}
-        #: A tuple, since nearly all names have one id.
-        self._names: dict[str, tuple[str, ...]] = {}
+        self._kinds = Kinds()
+        self._names: Index[str] = Index()
+        #: Those of a name that no other may have.
+        self._exclusive: Index[str] = Index()
         self._addresses = Addresses()
         self._deadlines: list[tuple[float, str]] = []
         #: What may end before the horizon: all that does, and what was renewed or removed since.
@@ -103,7 +47,7 @@ class LiveView:
         #: Those whose health is another than what subscribers were told.
         self._untold: dict[str, Lease] = {}
         self._judged = -math.inf
-        self._maintenance: list[Maintenance] = []
+        self._maintained = Maintained()
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -118,12 +62,15 @@ class LiveView:
 
     def of_kind(self, kind: str) -> Collection[Lease]:
         """The leases of the services found under `kind`, in the order of registration."""
-        found = self._kinds.get(kind)
-        return found.leases.values() if found else ()
+        return self._kinds.at(kind)
 
-    def named(self, name: str) -> list[Lease]:
+    def named(self, name: str) -> Collection[Lease]:
         """The leases of the services of a name, in the order of registration."""
-        return [self._leases[service_id] for service_id in self._names.get(name, ())]
+        return self._names.at(name)
+
+    def exclusive(self, name: str) -> Collection[Lease]:
+        """Those of them that let no other have the name."""
+        return self._exclusive.at(name)
 
     def rivals(self, service: Service) -> list[Lease]:
         """The leases of other living processes at the addresses of a service."""
@@ -138,9 +85,8 @@ class LiveView:
         return self._names
 
     def discovered(self, kind: str, mode: str | None = None) -> Sequence[Lease]:
-        """Those found under `kind` that may be discovered, in no order; see `Kind.discovered`."""
-        found = self._kinds.get(kind)
-        return found.discovered(mode) if found else ()
+        """Those found under `kind` that may be discovered, in no order; see `Kinds.discovered`."""
+        return self._kinds.discovered(kind, mode)
 
     def lapsed(self, limit: int) -> list[Lease]:
         """At most `limit` leases that ended, the longest lapsed first."""
@@ -161,12 +107,13 @@ class LiveView:
         if (current := self._leases.get(service.id)) is not None:
             self.remove(current)
         self._leases[service.id] = lease
-        self._names[service.name] = (*self._names.get(service.name, ()), service.id)
+        self._names.add(service.name, lease)
+        if service.exclusive:
+            self._exclusive.add(service.name, lease)
         lease.lapsed = lease.deadline <= self._judged
-        lease.maintenance = self._maintenance_of(service)
+        lease.maintenance = self._maintained.covering(service)
         lease.health = NOT_JUDGED
-        for name in service.kinds():
-            self._kinds.setdefault(name, Kind()).add(lease)
+        self._kinds.add(lease)
         self._settle(lease)
         if lease.lapsed:
             self._lapsed[service.id] = lease
@@ -192,16 +139,10 @@ class LiveView:
         del self._leases[service.id]
         self._lapsed.pop(service.id, None)
         self._untold.pop(service.id, None)
-        others = tuple(each for each in self._names[service.name] if each != service.id)
-        if others:
-            self._names[service.name] = others
-        else:
-            del self._names[service.name]
-        for name in service.kinds():
-            kind = self._kinds[name]
-            kind.remove(lease)
-            if not kind.leases:
-                del self._kinds[name]
+        self._names.remove(service.name, lease)
+        if service.exclusive:
+            self._exclusive.remove(service.name, lease)
+        self._kinds.remove(lease)
         self._house(lease, alive=False)
 
     def ending(self, before: float) -> list[Lease]:
@@ -265,25 +206,33 @@ class LiveView:
     @property
     def maintenance(self) -> list[Maintenance]:
         """What is in maintenance, whether it should be over or not."""
-        return self._maintenance
+        return self._maintained.entries
 
     def maintain(self, maintenance: list[Maintenance]) -> None:
         """Have just these in maintenance from now on, and who comes under them later."""
-        self._maintenance = maintenance
-        for lease in self._leases.values():
-            covered = self._maintenance_of(lease.service)
-            if covered is not lease.maintenance:
-                lease.maintenance = covered
-                self._settle(lease)
+        before, self._maintained = self._maintained, Maintained(maintenance)
+        for entry in before.differing(self._maintained):
+            for lease in list(self.covered(entry)):
+                covered = self._maintained.covering(lease.service)
+                if covered is not lease.maintenance:
+                    lease.maintenance = covered
+                    self._settle(lease)
+
+    def covered(self, entry: Maintenance) -> Collection[Lease]:
+        """The leases of all services that an entry of maintenance is about."""
+        if entry.service is not None:
+            by_id = self._leases.get(entry.service)
+            return [*self.named(entry.service), *((by_id,) if by_id else ())]
+        if entry.service_type is not None:
+            return self.of_kind(entry.service_type)
+        host = (entry.host or "").lower()
+        return [one for one in self._leases.values() if one.service.host.lower() == host]
 
     def tell(self, lease: Lease, told: str) -> None:
         """What subscribers know, or no longer know, of its health."""
         lease.told = told
         if self._leases.get(lease.service.id) is lease:
             self._note(lease)
-
-    def _maintenance_of(self, service: Service) -> Maintenance | None:
-        return next((each for each in self._maintenance if each.covers(service)), None)
 
     def _settle(self, lease: Lease) -> None:
         """Something that its health depends on may have changed: have it right everywhere."""
@@ -315,9 +264,7 @@ class LiveView:
         before = lease.discovered
         lease.judge()
         if lease.discovered != before:
-            for name in lease.service.kinds():
-                pool = self._kinds[name].pools[lease.service.mode]
-                (pool.exclude if before else pool.admit)(lease)
+            (self._kinds.exclude if before else self._kinds.admit)(lease)
         self._note(lease)
 
     def _note(self, lease: Lease) -> None:

@@ -12,10 +12,11 @@ from rsreg.records import Service, ServiceInfo
 
 def check_name(view: LiveView, service: Service, gone: set[str]) -> None:
     """Refuse a second live service of a name that is exclusive; raises DuplicateName."""
-    for lease in view.named(service.name):
+    # Nobody looks through all of a name where there is nothing to refuse.
+    holders = view.named if service.exclusive else view.exclusive
+    for lease in holders(service.name):
         holder = lease.service
-        exclusive = service.exclusive or holder.exclusive
-        if exclusive and holder.id not in gone and lease.alive:
+        if holder.id not in gone and lease.alive:
             raise DuplicateName(
                 f"{service.name} is registered already",
                 hint=f"{_who(holder)} has it on {holder.host}:{holder.port}; "

@@ -199,14 +199,6 @@ class Maintenance(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """What it is about."""
         return self.service, self.service_type, self.host
 
-    def covers(self, service: Service) -> bool:
-        """Whether it is about a service."""
-        return (
-            self.service in (service.id, service.name)
-            or self.service_type in service.kinds()
-            or (self.host is not None and self.host.lower() == service.host.lower())
-        )
-
     def body(self) -> dict[str, Any]:
         """All of it, as in replies."""
         targets = {"service": self.service, "service_type": self.service_type, "host": self.host}

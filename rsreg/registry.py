@@ -40,8 +40,6 @@ _LAST_MOMENT = 0.001
 _MENTIONED = 3
 #: Words that are remembered, not to be searched for again.
 _GUESSES = 100
-#: Changes of health that are told in one transaction.
-_TOLD_AT_ONCE = 100
 
 
 class Registry:
@@ -377,8 +375,7 @@ class Registry:
             self._end_maintenance()
         if self.trouble is not None or self._view.all_told:
             return False
-        for lease in self._view.untold(_TOLD_AT_ONCE):
-            self._changes.tell(lease)
+        self._changes.tell_some()
         return not self._view.all_told
 
     def _end_maintenance(self) -> None:

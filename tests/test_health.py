@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from house import House
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rsreg import records
+from rsreg import InMemoryBackend, records
 from rsreg.errors import (
     DuplicateName,
     DuplicateServiceType,
@@ -290,6 +292,68 @@ def test_maintenance_that_ended_while_the_server_was_away_is_told(on_file: House
     on_file.restart()
     assert on_file.discover("A") == service_id
     assert on_file.tell() == [("recovered", service_id)]
+
+
+def test_a_maintenance_of_many_is_told_in_slices(house: House) -> None:
+    """One commit for thousands of services would keep everybody waiting."""
+    for number in range(250):
+        house.stage(f"s{number}", type="A")
+    house.commit()
+    turns = []
+    for change, health in (
+        (house.registry.start_maintenance, "passing"),
+        (house.registry.end_maintenance, "maintenance"),
+    ):
+        change(Maintenance(service_type="A", until=2_000_000_000))
+        turns.append(len(house.commit()))
+        assert next(reversed(house.list("A").values()))["health"] != health
+        more = True
+        while more:
+            more = house.registry.tell_health()
+            turns.append(len(house.commit()))
+    assert turns == [100, 100, 50, 100, 100, 50]
+    assert {one["health"] for one in house.list().values()} == {"passing"}
+
+
+def test_a_maintenance_that_was_told_in_part_is_told_on_after_a_restart(on_file: House) -> None:
+    for number in range(150):
+        on_file.stage(f"s{number}", ttl=7200, type="A")
+    on_file.commit()
+    on_file.registry.start_maintenance(Maintenance(service_type="A", until=2_000_000_000))
+    assert len(on_file.commit()) == 100
+    on_file.restart(killed=True)
+    assert len(on_file.tell()) == 50
+    assert on_file.tell() == []
+    assert {one["health"] for one in on_file.list().values()} == {"maintenance"}
+
+
+@given(st.data())
+def test_each_service_is_covered_by_the_first_entry_that_is_about_it(data: st.DataObject) -> None:
+    """Against the plain rule, whatever begins and ends."""
+    house = House(InMemoryBackend)
+    names = st.sampled_from(["a", "b", "c"])
+    targets = st.one_of(
+        st.builds(lambda name: Maintenance(service=name), names),
+        st.builds(lambda name: Maintenance(service_type=name), names),
+        st.builds(lambda name: Maintenance(host=name), st.sampled_from(["a", "B", "b"])),
+    )
+    for number in range(data.draw(st.integers(0, 5))):
+        named = data.draw(names)
+        tags = data.draw(st.lists(names))
+        host = data.draw(st.sampled_from(["A", "b"]))
+        house.stage(named, id=data.draw(st.sampled_from([f"s{number}", "c"])), host=host, tags=tags)
+    for entries in data.draw(st.lists(st.lists(targets, unique=True, max_size=4), max_size=4)):
+        house.registry._view.maintain(entries)
+        for lease in house.registry._view.all():
+            service = lease.service
+            about = [
+                one
+                for one in entries
+                if one.service in (service.id, service.name)
+                or one.service_type in service.kinds()
+                or (one.host is not None and one.host.lower() == service.host.lower())
+            ]
+            assert lease.maintenance == (about[0] if about else None)
 
 
 def test_maintenance_for_ever_and_of_nobody(on_file: House) -> None:

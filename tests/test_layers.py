@@ -38,6 +38,7 @@ SERVER = [
     ("model", "journal", "compact", "lock", "place", "later", "limits"),
     ("copying",),
     ("backend", "lease", "conditions"),
+    ("index", "kinds", "maintained"),
     ("addresses", "restoring"),
     ("live",),
     ("changes", "choosing", "policies"),
