@@ -134,8 +134,10 @@ class Dispatcher:
                 f"Unknown action: {action}",
                 hint="the actions are " + ", ".join(self._handlers),
             )
-        if failure is not None and action in WRITES:
-            raise unavailable(failure)
+        if action in WRITES:
+            if failure is not None:
+                raise unavailable(failure)
+            self._registry.bounds.change(peer())
         return handler(request, peer)
 
     def _register(self, request: Mapping[str, Any], _peer: Peer) -> Body:
@@ -180,9 +182,9 @@ class Dispatcher:
         self._registry.deregister(service_id, wire.fingerprint(request), wire.turn_of(request))
         return {"success": True, "message": "Service deregistered successfully"}
 
-    def _renew(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _renew(self, request: Mapping[str, Any], peer: Peer) -> Body:
         report = records.read_report(request.get("report"), self._wall())
-        self._registry.renew(_text(request, "service_id"), report)
+        self._registry.renew(_text(request, "service_id"), report, peer)
         return {"success": True, "message": "Service renewed successfully"}
 
     def _get(self, request: Mapping[str, Any], _peer: Peer) -> Body:
@@ -247,7 +249,7 @@ class Dispatcher:
             **self._leases(request),
         }
 
-    def _maintain(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _maintain(self, request: Mapping[str, Any], peer: Peer) -> Body:
         wanted: _Wanted = records.checked(request, _Wanted, "")
         since = int(self._wall())
         length = DEFAULT_MAINTENANCE if wanted.seconds is None else wanted.seconds
@@ -267,6 +269,7 @@ class Dispatcher:
             )
         if wanted.forever and wanted.seconds is not None:
             raise InvalidRequest("A maintenance is forever, or for some seconds, not both")
+        self._registry.bounds.flap(peer(), self._registry.covered(entry))
         if wanted.on:
             self._registry.start_maintenance(entry)
         else:

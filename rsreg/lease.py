@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,8 @@ class Lease:
     """A service in the live view, how long it may stay, and how it is.
 
     `deadline` is on the monotonic clock; `due` is when the heap of deadlines looks at the lease
-    next, never later than `deadline`. `health` is what the view last judged, `told` what
+    next, never later than `deadline`. `report_until` is when a report that was not said again is
+    over. `health` is what the view last judged, `told` what
     subscribers know of it, `turn` when round-robin last chose it. `doubt` is why its process is
     taken for dead although the lease holds, until it is heard of again; `rival` is the name of a
     service of another process that is at its address, too; `housed`: the view has it as alive.
@@ -42,6 +44,7 @@ class Lease:
     report: Report = NO_REPORT
     maintenance: Maintenance | None = None
     doubt: str | None = None
+    report_until: float = math.inf
     rival: str | None = field(init=False, default=None)
     housed: bool = field(init=False, default=False)
     lapsed: bool = field(init=False, default=False)
@@ -62,6 +65,11 @@ class Lease:
         self.deadline = deadline
         self.last_heartbeat = last_heartbeat
         self._tail = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the record, but for what changes by itself."""
+        return len(self._head) + 1
 
     def judge(self) -> None:
         """Find its health from what is known of it: the worst that holds."""

@@ -163,7 +163,7 @@ class LiveView:
         doubted = lease.doubt is not None
         lease.renew(deadline, last_heartbeat)
         if report is not None:
-            lease.report = report
+            lease.report, lease.report_until = report, deadline
         if lease.lapsed:
             self._recover(lease)
         elif doubted or report is not None:

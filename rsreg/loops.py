@@ -96,8 +96,11 @@ class Request(NamedTuple):
     identity: zmq.Frame
 
     def peer(self) -> str:
-        """The address of who sent it."""
-        return str(self.identity.get("Peer-Address"))
+        """The address of who sent it; empty for who is in this process."""
+        try:
+            return str(self.identity.get("Peer-Address"))
+        except zmq.ZMQError:
+            return ""
 
 
 class RequestLoop:

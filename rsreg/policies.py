@@ -1,4 +1,4 @@
-"""How many services there may be of a name, and of a type."""
+"""How many services there may be, in all, of a name, and of a type; and how large one may be."""
 
 from __future__ import annotations
 
@@ -6,8 +6,33 @@ import time
 
 from rsreg import records
 from rsreg.errors import DuplicateName, DuplicateServiceType, InvalidRequest
+from rsreg.lease import Lease
+from rsreg.limits import Limits
 from rsreg.live import LiveView
 from rsreg.records import Service, ServiceInfo
+
+
+def check_size(limits: Limits, lease: Lease) -> None:
+    """Refuse a record that is too large; raises LimitReached."""
+    if len(lease.service.tags) > limits.tags:
+        raise limits.reached("tags")
+    if lease.size > limits.record_bytes:
+        raise limits.reached("record_bytes")
+
+
+def check_room(view: LiveView, limits: Limits, service: Service, gone: set[str]) -> None:
+    """Refuse a service more than there may be; raises LimitReached.
+
+    One that is there already may always be registered again.
+    """
+    before = view.get(service.id)
+    leaving = [lease.service for each in gone if (lease := view.get(each)) is not None]
+    if before is None and len(view) - len(leaving) >= limits.services:
+        raise limits.reached("services")
+    if before is None or before.service.name != service.name:
+        namesakes = len(view.named(service.name)) - sum(one.name == service.name for one in leaving)
+        if namesakes >= limits.services_per_name:
+            raise limits.reached("services_per_name")
 
 
 def check_name(view: LiveView, service: Service, gone: set[str]) -> None:

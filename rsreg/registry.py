@@ -14,12 +14,15 @@ import msgspec
 
 from rsreg import policies, records, text, timing
 from rsreg.backend import Copied, Copyable, RegistryBackend
+from rsreg.bounds import Bounds
 from rsreg.changes import Changes
 from rsreg.choosing import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
 from rsreg.errors import JudgeFirst, NoService, StoreError, UnknownService
 from rsreg.lease import Lease
+from rsreg.limits import Limits
 from rsreg.live import LiveView, joined
 from rsreg.records import (
+    NO_REPORT,
     Event,
     Maintenance,
     Position,
@@ -60,7 +63,9 @@ class Registry:
         strategy: Strategy | str = "random",
         strategies: Mapping[str, Strategy] | None = None,
         unique_service_types: bool = False,
+        limits: Limits | None = None,
     ) -> None:
+        self.bounds = Bounds(limits or Limits(), clock)
         self.unique_service_types = unique_service_types
         self._clock = clock
         self._wall = wall
@@ -242,16 +247,27 @@ class Registry:
 
     # -- changes
 
-    def renew(self, service_id: str, report: Report | None = None) -> None:
+    def renew(
+        self,
+        service_id: str,
+        report: Report | None = None,
+        address: Callable[[], str] | None = None,
+    ) -> None:
         """Start a lease's ttl again; raises UnknownService. Nothing is stored.
 
-        A `report` takes the place of the last one.
+        A `report` takes the place of the last one, which is over when it was not said again for a
+        ttl. Where that changes the health, the `address` that asks causes it; raises SlowDown.
         """
         lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService("Service not found or could not be renewed")
-        deadline = self._clock() + lease.service.ttl
-        self._view.renew(lease, deadline, int(self._wall()), report)
+        now, ttl = self._clock(), lease.service.ttl
+        if report is None and now >= lease.report_until:
+            report = NO_REPORT
+        stalls = lease.report.stalled if report is None else report.stalled
+        if address is not None and (lease.lapsed or stalls != lease.report.stalled):
+            self.bounds.flap(address(), free=now >= lease.deadline - ttl * 2 / 3)
+        self._view.renew(lease, now + ttl, int(self._wall()), report)
 
     def register(
         self,
@@ -283,19 +299,21 @@ class Registry:
         dead = self._dead_ones(info, replaces or {})
         service_id = info.id or (dead[0].service.id if dead else _new_id(info))
         service = _service(service_id, info, extra, ttl, int(self._wall()))
-        gone = {service.id, *(lease.service.id for lease in dead)}
+        gone = {service.id, *(each.service.id for each in dead)}
+        lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
+        policies.check_size(self.bounds.limits, lease)
+        policies.check_room(self._view, self.bounds.limits, service, gone)
         policies.check_name(self._view, service, gone)
         policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
-        for lease in dead:
-            self._changes.take_out("replace", lease)
+        for each in dead:
+            self._changes.take_out("replace", each)
         before = self._view.get(service_id)
         self._claim(service, before)
-        lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
         lease.turn = self._chooser.last_turn if before is None else before.turn
         if report is not None:
-            lease.report = report
+            lease.report, lease.report_until = report, lease.deadline
         elif before is not None and before.service.owner == service.owner is not None:
-            lease.report = before.report
+            lease.report, lease.report_until = before.report, before.report_until
         self._changes.put("register", lease, token, turn)
         return service.id
 
@@ -321,9 +339,11 @@ class Registry:
             return
         if self._changes.overtaken(service_id, turn):
             raise UnknownService("This update came after a later request of its sender")
-        self._claim(service, lease)
         changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
+        policies.check_size(self.bounds.limits, changed)
+        self._claim(service, lease)
         changed.doubt, changed.turn = lease.doubt, lease.turn
+        changed.report_until = lease.report_until
         self._changes.put("update", changed, token, turn)
 
     def deregister(self, service_id: str, token: str | None, turn: Turn | None = None) -> None:
@@ -352,11 +372,17 @@ class Registry:
     def start_maintenance(self, wanted: Maintenance) -> None:
         """Take what it covers out of discovery, what registers later too, until it is over.
 
-        It takes the place of one of the same service, type or host.
+        It takes the place of one of the same service, type or host. Raises LimitReached.
         """
         self._end_maintenance()
         others = [each for each in self._view.maintenance if each.target != wanted.target]
+        if len(others) >= self.bounds.limits.maintenance:
+            raise self.bounds.limits.reached("maintenance")
         self._changes.maintain([*others, wanted])
+
+    def covered(self, entry: Maintenance) -> int:
+        """How many services a maintenance is about."""
+        return len(self._view.covered(entry))
 
     def end_maintenance(self, target: Maintenance) -> None:
         """End the maintenance of the same service, type or host; raises UnknownService."""

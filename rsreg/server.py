@@ -114,6 +114,7 @@ class RegistryServer:
             strategy=strategy,
             strategies=strategies,
             unique_service_types=unique_service_types,
+            limits=self.limits,
         )
         self._clock = clock
         self._wall = wall

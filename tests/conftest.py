@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import HandClock, ServerProcess, serving
+from helpers import FAR, HandClock, ServerProcess, serving
 from house import House
 from hypothesis import HealthCheck, settings
 
@@ -39,7 +39,7 @@ def clock() -> HandClock:
 @pytest.fixture
 def house() -> Iterator[House]:
     """A registry in memory, with its clocks in the hand."""
-    made = House(InMemoryBackend)
+    made = House(InMemoryBackend, limits=FAR)
     yield made
     made.store.close()
 
@@ -47,7 +47,7 @@ def house() -> Iterator[House]:
 @pytest.fixture
 def on_file(tmp_path: Path) -> Iterator[House]:
     """The same on a file."""
-    made = House(lambda: SQLiteBackend(tmp_path / "registry.db"))
+    made = House(lambda: SQLiteBackend(tmp_path / "registry.db"), limits=FAR)
     yield made
     made.store.close()
 

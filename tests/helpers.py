@@ -23,6 +23,7 @@ import zmq
 from rsreg import RegistryBackend
 from rsreg.backend import Stored
 from rsreg.errors import StoreError
+from rsreg.limits import Limits
 from rsreg.records import Event, Maintenance, Service
 
 # What we share with tests of programs that use rsreg.
@@ -32,6 +33,17 @@ from rsreg.testing import serving as serving
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
+#: Bounds that are far away, for tests of something else that would come to one.
+FAR = Limits(
+    record_bytes=2**20,
+    tags=64,
+    services=10**6,
+    services_per_address=10**6,
+    bytes_per_address=2**40,
+    services_per_name=10**6,
+    writes_per_second=10**6,
+    flaps_per_second=10**6,
+)
 
 
 def wait_until(condition: Callable[[], T], timeout: float = 20.0) -> T:
@@ -63,7 +75,8 @@ class ServerProcess:
     """A real server process, on ports that it keeps over restarts.
 
     `store` is a path, or None for memory; `under` is a command that runs it: `ip netns exec …`;
-    `log` is where its log goes, stderr if nowhere; `journal` has the most events and bytes of it.
+    `log` is where its log goes, stderr if nowhere; `journal` has the most events and bytes of it;
+    `limits` are its bounds.
     Signals go by process id; `stop` ends it in any case.
     """
 
@@ -74,6 +87,7 @@ class ServerProcess:
         under: Sequence[str] = (),
         log: IO[str] | None = None,
         journal: Sequence[int] = (),
+        limits: Limits | None = None,
         **options: Any,
     ) -> None:
         self.options = {"bind": "127.0.0.1", "cleanup_interval": 0.5, **options}
@@ -81,6 +95,7 @@ class ServerProcess:
         self.under = under
         self.log = log
         self.journal = journal
+        self.limits = limits or Limits()
         self.ports: list[int | None] = [kept_port() for _ in range(3)]
         self.process: subprocess.Popen[str] | None = None
 
@@ -95,6 +110,7 @@ class ServerProcess:
             "ports": self.ports,
             "store": str(self.store) if self.store else None,
             "options": self.options,
+            "limits": self.limits.body(),
             "journal": dict(zip(("journal_events", "journal_bytes"), self.journal, strict=False)),
         }
         self.process = subprocess.Popen(

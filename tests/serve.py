@@ -8,6 +8,7 @@ import sys
 import gevent
 
 from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend, process
+from rsreg.limits import Limits
 
 settings = json.loads(sys.argv[1])
 logging.basicConfig(format="%(created).3f %(levelname)s %(message)s")
@@ -15,6 +16,7 @@ store = settings["store"]
 server = RegistryServer(
     *settings["ports"],
     backend=SQLiteBackend(store, **settings["journal"]) if store else InMemoryBackend(),
+    limits=Limits(**settings["limits"]),
     **settings["options"],
 )
 for number in (signal.SIGTERM, signal.SIGINT):

@@ -574,7 +574,7 @@ def test_the_limits_of_the_journal_are_options_of_start(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert words[0] in done.stderr
     ports = ["--req-port", "0", "--pub-port", "0", "--bind", "127.0.0.1"]
-    limits = ["--journal-events", "50", "--journal-bytes", "60000"]
+    limits = ["--journal-events", "50", "--journal-bytes", "60000", "--limit", "record-bytes=65536"]
     for store in (str(tmp_path / "registry.db"), ":memory:"):
         about = data(
             "start", "--background", *ports, *limits, "--db", store, XDG_STATE_HOME=str(tmp_path)

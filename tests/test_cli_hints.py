@@ -121,7 +121,7 @@ def test_a_list_is_readable_in_40_columns(endpoint: str, client: RegistryClient)
 
 
 def test_a_short_table_stays_one_in_40_columns(endpoint: str, client: RegistryClient) -> None:
-    client.maintenance(True, service="ls336", by="rik", reason="it leaks")
+    client.maintenance(True, service="ls336", by="rik", reason="it leaks", forever=True)
     with Terminal("maintenance", "list", columns=40, RSREG_ENDPOINT=endpoint) as terminal:
         header, row = terminal.end()[1].splitlines()
     assert "UNTIL" in header

@@ -95,7 +95,7 @@ def test_a_signal_ends_it_in_order(home: Home, number: signal.Signals) -> None:
 
 
 def test_a_second_interrupt_ends_it_at_once() -> None:
-    with start("--db", ":memory:", "--json") as running:
+    with start("--db", ":memory:", "--json", "--limit", "record-bytes=65536") as running:
         about = json.loads(running.line())
         # Who asks much and reads nothing holds a stop up for a second: the last answers linger.
         with raw_socket(zmq.DEALER, about["endpoint"], rcvhwm=1, rcvbuf=4096) as greedy:

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from helpers import ServerProcess, python_process
+from helpers import FAR, ServerProcess, python_process
 from test_backend import event, opened, outside, sequence, service
 
 from rsreg import RegistryClient, SQLiteBackend
@@ -142,7 +142,7 @@ def test_the_log_shrinks_when_a_reader_has_gone(path: Path) -> None:
 
 def test_a_server_with_large_changes_stays_small(tmp_path: Path) -> None:
     """In its file, its log, its memory and its answers, and says how much it keeps."""
-    process = ServerProcess(tmp_path / "registry.db", journal=[10_000, 2 * MIB])
+    process = ServerProcess(tmp_path / "registry.db", journal=[10_000, 2 * MIB], limits=FAR)
     with process, RegistryClient(process.endpoint, timeout=20) as client:
         client.register("dac", "lab", 5000, ttl=3600, service_id="dac")
         for number in range(400):

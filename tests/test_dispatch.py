@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers import HandClock, UnreliableStore
+from helpers import FAR, HandClock, UnreliableStore
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +29,9 @@ class Desk:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.store = UnreliableStore(InMemoryBackend())
-        self.registry = Registry(self.store, clock=self.clock, wall=lambda: 1_617_293_054.7)
+        self.registry = Registry(
+            self.store, clock=self.clock, wall=lambda: 1_617_293_054.7, limits=FAR
+        )
         self.registry.open()
         self.peer = "127.0.0.1"
         self.stopped = 0

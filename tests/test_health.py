@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers import FAR
 from house import House
 from hypothesis import given
 from hypothesis import strategies as st
@@ -330,7 +331,7 @@ def test_a_maintenance_that_was_told_in_part_is_told_on_after_a_restart(on_file:
 @given(st.data())
 def test_each_service_is_covered_by_the_first_entry_that_is_about_it(data: st.DataObject) -> None:
     """Against the plain rule, whatever begins and ends."""
-    house = House(InMemoryBackend)
+    house = House(InMemoryBackend, limits=FAR)
     names = st.sampled_from(["a", "b", "c"])
     targets = st.one_of(
         st.builds(lambda name: Maintenance(service=name), names),

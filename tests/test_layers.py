@@ -37,7 +37,7 @@ CLIENT = [
 SERVER = [
     ("model", "journal", "compact", "lock", "place", "later", "limits"),
     ("copying",),
-    ("backend", "lease", "conditions"),
+    ("backend", "lease", "conditions", "bounds"),
     ("index", "kinds", "maintained"),
     ("addresses", "restoring"),
     ("live",),

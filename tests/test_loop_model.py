@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import zmq
-from helpers import HandClock, UnreliableStore
+from helpers import FAR, HandClock, UnreliableStore
 
 from rsreg import InMemoryBackend, RegistryBackend, sockets
 from rsreg.dispatch import Dispatcher
@@ -53,7 +53,9 @@ class Bench:
         self.clock = HandClock()
         self.store = UnreliableStore(store)
         self.published: list[Event] = []
-        self.registry = Registry(self.store, clock=self.clock, wall=HandClock(1_700_000_000))
+        self.registry = Registry(
+            self.store, clock=self.clock, wall=HandClock(1_700_000_000), limits=FAR
+        )
         self.registry.open()
         self.routers = [sockets.router(context) for _ in range(2)]
         self.clients = []

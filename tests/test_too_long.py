@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from helpers import wait_until
+from helpers import FAR, serving, wait_until
 
-from rsreg import AsyncRegistryClient, RegistryClient
+from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.errors import ConfigurationError
 
 LONG = "x" * 200_000
 #: As long as metadata can be in a registration with short names.
 NEARLY = "x" * 60_900
+
+
+@pytest.fixture
+def server() -> Iterator[RegistryServer]:
+    """One that takes as large a record as goes into a request."""
+    with serving(backend=InMemoryBackend(), limits=FAR) as running:
+        yield running
+
 
 CALLS: dict[str, Callable[[RegistryClient], object]] = {
     "a name": lambda client: client.register(LONG, "lab", 1),

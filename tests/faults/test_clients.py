@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import zmq
 from helpers import (
+    FAR,
     ServerProcess,
     printed,
     python_process,
@@ -411,7 +412,7 @@ def test_events_too_large_for_one_reply_are_caught_up_with() -> None:
 
     with ExitStack() as stack:
         store = InMemoryBackend(journal_bytes=100 * 1024 * 1024)
-        server = stack.enter_context(serving(backend=store))
+        server = stack.enter_context(serving(backend=store, limits=FAR))
         endpoint = f"127.0.0.1:{server.req_port}"
         # Nothing is published there: all comes by the journal.
         nowhere = RegistryClient(endpoint, "tcp://127.0.0.1:1", timeout=10)
