@@ -25,12 +25,13 @@ from rsreg.errors import RegistryError
 from rsreg.exchange import Call, carried_async
 from rsreg.filters import (
     Choice,
-    Filters,
+    Listed,
     check_type,
     check_watch,
     checked_maintenance,
     checked_wait,
     chosen,
+    listed,
     narrowed,
     pooled,
 )
@@ -259,10 +260,10 @@ class AsyncRegistryClient:
         return self._known(ServiceCache.get_service, target) or await self._run(calls.get(target))
 
     async def list_services(
-        self, service_type: str | None = None, **filters: Unpack[Filters]
+        self, service_type: str | None = None, **filters: Unpack[Listed]
     ) -> ServiceList:
         """See RegistryClient."""
-        asked = narrowed(filters, self.settings.mode)
+        asked = listed(filters, self.settings.mode)
         known = self._known(ServiceCache.list_services, service_type, asked)
         if known is not None:
             return known
@@ -313,7 +314,10 @@ class AsyncRegistryClient:
 
     async def find_service(self, name: str) -> ServiceRecord | None:
         """See RegistryClient."""
-        return records.pick_by_name(await self.list_services(), name)
+        asked = narrowed({}, self.settings.mode)
+        known = self._known(ServiceCache.list_services, None, asked)
+        found = await self._run(calls.find(name, asked)) if known is None else known
+        return records.pick_by_name(found, name)
 
     async def wait_for(
         self, *service_types: str, timeout: float = 60.0
@@ -358,9 +362,9 @@ class AsyncRegistryClient:
             return await self._run(calls.health())
         return False
 
-    async def server_status(self) -> Record:
+    async def server_status(self, *, services: bool = True) -> Record:
         """See RegistryClient."""
-        return await self._run(calls.info())
+        return await self._run(calls.info(services=services))
 
     async def backup(self, path: str | os.PathLike[str], *, replace: bool = False) -> Record:
         """See RegistryClient."""

@@ -249,6 +249,11 @@ def list_services(
     return _call("list", _services, service_type=service_type, **asked)
 
 
+def find(name: str, asked: Mapping[str, Any] = NOTHING_MORE) -> Call[ServiceList]:
+    """The services of which the name or the id begins so, as `asked` (filters.narrowed)."""
+    return _call("list", _services, prefix=name or None, **asked)
+
+
 def namesakes(name: str) -> Call[list[Record]]:
     """The entries of a name."""
     return _call("list", lambda reply: list(reply["services"]), name=name)

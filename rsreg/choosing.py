@@ -48,6 +48,8 @@ class _Asked(Struct, frozen=True, kw_only=True):
     tags: Tags | None = None
     where: Annotated[dict[str, Any], Meta(max_length=_MAX_KEYS)] | None = None
     mode: Mode | None = None
+    prefix: Annotated[str, Meta(max_length=512)] | None = None
+    health: Annotated[list[str], Meta(max_length=_MAX_KEYS)] | None = None
 
 
 _CONDITIONS = frozenset(_Asked.__struct_fields__)
@@ -58,7 +60,8 @@ class Filter:
     """The conditions of a question on services; all have to hold.
 
     `tags` that begin with "!" must not be there. `where` maps a key of the metadata, or else of the
-    record, to what its value has to be.
+    record, to what its value has to be. `prefix` is the start of the name or the id; `health` are
+    those that will do, for a list.
     """
 
     name: str | None = None
@@ -66,20 +69,27 @@ class Filter:
     wanted: frozenset[str] = frozenset()
     unwanted: frozenset[str] = frozenset()
     where: Mapping[str, Condition] = field(default_factory=dict)
+    prefix: str | None = None
+    health: frozenset[str] | None = None
 
     @property
     def narrows(self) -> bool:
         """Whether there is more to it than a mode."""
-        return bool(self.name or self.wanted or self.unwanted or self.where)
+        return bool(self.name or self.prefix or self.wanted or self.unwanted or self.where)
 
     def fits(self, service: Service) -> bool:
-        """Whether a service is one of those asked for, but for its mode."""
+        """Whether a service is one of those asked for, but for its mode and health."""
         return (
             self.name in (None, service.name)
+            and (self.prefix is None or self._begins(service))
             and self.wanted.issubset(service.tags)
             and self.unwanted.isdisjoint(service.tags)
             and all(holds(_fact(service, key)) for key, holds in self.where.items())
         )
+
+    def _begins(self, service: Service) -> bool:
+        prefix = self.prefix or ""
+        return service.name.startswith(prefix) or service.id.startswith(prefix)
 
     def against(self, record: Mapping[str, Any]) -> str | None:
         """Why the service of a record is not asked for, after its name; None if it is."""
@@ -115,6 +125,8 @@ def read_filter(request: Mapping[str, Any]) -> Filter:
         wanted=frozenset(tag for tag in tags if not tag.startswith("!")),
         unwanted=frozenset(tag[1:] for tag in tags if tag.startswith("!")),
         where={key: Condition(key, value) for key, value in (asked.where or {}).items()},
+        prefix=asked.prefix,
+        health=None if asked.health is None else frozenset(asked.health),
     )
 
 

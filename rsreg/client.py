@@ -21,12 +21,13 @@ from rsreg.errors import RegistryError
 from rsreg.exchange import Call, carried
 from rsreg.filters import (
     Choice,
-    Filters,
+    Listed,
     check_type,
     check_watch,
     checked_maintenance,
     checked_wait,
     chosen,
+    listed,
     narrowed,
     pooled,
 )
@@ -305,13 +306,13 @@ class RegistryClient(Carrier):
         return self._known(ServiceCache.get_service, target) or self._run(calls.get(target))
 
     def list_services(
-        self, service_type: str | None = None, **filters: Unpack[Filters]
+        self, service_type: str | None = None, **filters: Unpack[Listed]
     ) -> ServiceList:
         """The records of all services, or of those found under a type, passing or not.
 
-        `filters` are those of rsreg.filters.Filters: tags, where, mode.
+        `filters` are those of rsreg.filters.Listed: tags, where, mode, health.
         """
-        asked = narrowed(filters, self.settings.mode)
+        asked = listed(filters, self.settings.mode)
         known = self._known(ServiceCache.list_services, service_type, asked)
         return self._run(calls.list_services(service_type, asked)) if known is None else known
 
@@ -379,7 +380,10 @@ class RegistryClient(Carrier):
 
         Raises AmbiguousName where several fit.
         """
-        return records.pick_by_name(self.list_services(), name)
+        asked = narrowed({}, self.settings.mode)
+        known = self._known(ServiceCache.list_services, None, asked)
+        found = self._run(calls.find(name, asked)) if known is None else known
+        return records.pick_by_name(found, name)
 
     def wait_for(
         self, *service_types: str, timeout: float = 60.0
@@ -433,9 +437,9 @@ class RegistryClient(Carrier):
             return self._run(calls.health())
         return False
 
-    def server_status(self) -> Record:
-        """What the server says about itself (docs/protocol.md, "info")."""
-        return self._run(calls.info())
+    def server_status(self, *, services: bool = True) -> Record:
+        """What the server says about itself (docs/protocol.md, "info"); with all `services`."""
+        return self._run(calls.info(services=services))
 
     def backup(self, path: str | os.PathLike[str], *, replace: bool = False) -> Record:
         """Have the registry of this machine write a copy of its store to a new file.

@@ -227,6 +227,7 @@ class Dispatcher:
         }
         if maintenance := self._maintenance():
             body["maintenance"] = maintenance
+        body["counts"] = self._registry.counts()
         if request.get("services") is not False:
             body["services"] = services = self._registry.list_services()
             _check_size(services)

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from rsreg.config import MAX_MAINTENANCE, checked_mode
 from rsreg.errors import ConfigurationError
+from rsreg.records import HEALTHS
 
 #: Seconds that may be waited for a service.
 MAX_WAIT = 86_400
@@ -33,6 +34,15 @@ class Filters(TypedDict, total=False):
     mode: str | None
 
 
+class Listed(Filters, total=False):
+    """Only services that have all of these, in a list.
+
+    `health`: those that will do, such as ["critical", "warning"].
+    """
+
+    health: Sequence[str] | None
+
+
 class Choice(Filters, total=False):
     """One of the services that have all of these.
 
@@ -50,6 +60,22 @@ def narrowed(filters: Filters, mode: str | None) -> dict[str, Any]:
         return {} if mode is None else {"mode": mode}
     _check_known(filters, Filters.__annotations__)
     return _checked(filters, mode)
+
+
+def listed(filters: Listed, mode: str | None) -> dict[str, Any]:
+    """The parameters of a list, with `mode` where they say none; raises ConfigurationError."""
+    if not filters:
+        return narrowed({}, mode)
+    _check_known(filters, Listed.__annotations__)
+    asked = _checked(filters, mode)
+    health = filters.get("health")
+    if health is None:
+        return asked
+    if isinstance(health, str) or not set(health) <= set(HEALTHS):
+        raise ConfigurationError(
+            f"health is a list, not {health!r}", hint="of these: " + ", ".join(HEALTHS)
+        )
+    return {**asked, "health": list(health)}
 
 
 def chosen(kind: str, choice: Choice, mode: str | None) -> tuple[dict[str, Any], float]:

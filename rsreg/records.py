@@ -36,6 +36,7 @@ Mode = Literal["hardware", "simulator"]
 #: The states of health; the first two may be discovered.
 PASSING, WARNING, CRITICAL = "passing", "warning", "critical"
 MAINTENANCE, STARTING = "maintenance", "starting"
+HEALTHS = (PASSING, WARNING, CRITICAL, MAINTENANCE, STARTING)
 #: Why a service is critical.
 SILENT, STALLED = "no heartbeat", "stalled"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from rsreg.backend import Copied, Copyable, RegistryBackend
 from rsreg.bounds import Bounds
 from rsreg.changes import Changes
 from rsreg.choosing import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
+from rsreg.config import SIMULATOR
 from rsreg.errors import JudgeFirst, NoService, StoreError, UnknownService
 from rsreg.lease import Lease
 from rsreg.limits import Limits
@@ -176,9 +178,17 @@ class Registry:
             leases = [
                 lease
                 for lease in leases
-                if wanted.mode in (None, lease.service.mode) and wanted.fits(lease.service)
+                if wanted.mode in (None, lease.service.mode)
+                and (wanted.health is None or lease.health in wanted.health)
+                and wanted.fits(lease.service)
             ]
         return joined(leases)
+
+    def counts(self) -> dict[str, int]:
+        """How many services there are, how many of them are simulators, and of each health."""
+        simulators = sum(lease.service.mode == SIMULATOR for lease in self._view.all())
+        healths = Counter(lease.health for lease in self._view.all())
+        return {"services": len(self), "simulators": simulators, **healths}
 
     def discover(
         self,

@@ -246,7 +246,7 @@ class RegistryServer:
         host = {"*": "localhost", "::": "[::1]"}.get(self.bind, self.bind)
         try:
             with RegistryClient(f"{host}:{port}", timeout=_ASK_HOLDER) as client:
-                about = client.server_status()
+                about = client.server_status(services=False)
         except RegistryError:
             return "another program"
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(about["started"]))

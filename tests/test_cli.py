@@ -18,8 +18,9 @@ import zmq
 from commands import CHECKOUT, MODULE, data, environment, rs_cs
 from helpers import ROOT, serving
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer, __version__
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer, __version__, dispatch
 from rsreg.cli.app import cli
+from rsreg.errors import ConfigurationError, InvalidRequest
 
 LAB: list[dict[str, Any]] = [
     {"name": "puna_cs", "port": 5000, "service_type": "PUNA", "tags": ["optics"]},
@@ -363,3 +364,40 @@ def test_discover_is_quick_enough_for_scripts(lab: RegistryServer) -> None:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             took[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(took["discover"]) < 2 * min(took["imports"])
+
+
+def test_no_list_of_all_is_needed_to_look_after_a_registry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many services somebody registered: their list is refused, and may be too long."""
+    monkeypatch.setattr(dispatch, "MAX_LIST", 1_500)
+    with serving(backend=InMemoryBackend()) as server, RegistryClient(server.endpoint) as client:
+        for number in range(40):
+            client.register(f"many{number}", "lab", 1, "MANY", ttl=3600)
+        client.register("puna_cs", "egse3", 5000, "PUNA", ttl=3600, owned=False)
+        with pytest.raises(InvalidRequest, match="The list has"):
+            client.list_services()
+        said = rs_cs("status", RSREG_ENDPOINT=server.endpoint)
+        assert said.returncode == 0
+        assert "41, 41 passing" in said.stdout
+        assert data("status", RSREG_ENDPOINT=server.endpoint)["services"] is None
+        assert data("get", "puna", RSREG_ENDPOINT=server.endpoint)["service"]["port"] == 5000
+        wrong = rs_cs("get", "pnua_cs", RSREG_ENDPOINT=server.endpoint)
+        assert (wrong.returncode, wrong.stderr.splitlines()[0]) == (
+            4,
+            "error: no service 'pnua_cs'",
+        )
+        assert data("deregister", "puna_cs", "--yes", RSREG_ENDPOINT=server.endpoint)["success"]
+        assert data("maintenance", "list", RSREG_ENDPOINT=server.endpoint)["maintenance"] == []
+        shell = rs_cs("shell", input="reg.health_check()\n", RSREG_ENDPOINT=server.endpoint)
+        assert shell.returncode == 0
+        assert "services: 40" in shell.stderr + shell.stdout
+        assert data("stop", "--yes", RSREG_ENDPOINT=server.endpoint)["status"] == "stopped"
+
+
+def test_services_are_listed_by_their_health(asked: RegistryClient) -> None:
+    assert len(asked.list_services(health=["passing"])) == 3
+    assert asked.list_services(health=["critical", "warning"]) == []
+    for wrong in ("passing", ["well"]):
+        with pytest.raises(ConfigurationError, match="health is a list"):
+            asked.list_services(health=wrong)

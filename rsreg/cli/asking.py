@@ -25,7 +25,7 @@ from rsreg.cli.options import (
 )
 from rsreg.cli.output import note, write, write_facts, write_json, write_table
 from rsreg.client import RegistryClient
-from rsreg.errors import NoService, RegistryError
+from rsreg.errors import InvalidRequest, NoService, RegistryError
 from rsreg.records import ServiceList, ServiceRecord
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ def status(settings: Settings) -> int:
     """Say how the registry and its services are; exits with 1 if it can't store changes."""
     with settings.client() as registry:
         asked = timing.steady()
-        about = registry.server_status()
+        about = registry.server_status(services=False)
         took = timing.steady() - asked
         where = registry.settings.req_endpoint
+        about["services"] = _of_interest(registry, settings)
     if settings.json:
         write_json(about)
     else:
@@ -234,6 +235,21 @@ def watch(settings: Settings, service_type: str | None, events: str | None) -> N
 
 
 COMMANDS = (status, list_, get, discover, wait, watch)
+
+
+def _of_interest(registry: RegistryClient, settings: Settings) -> ServiceList | None:
+    """What status shows of services: those that are not well, or all in JSON.
+
+    None if there are so many that the registry sends no list of them.
+    """
+    try:
+        if settings.json:
+            return registry.list_services()
+        return registry.list_services(
+            health=[records.WARNING, records.CRITICAL, records.STARTING], mode=config.ANY_MODE
+        )
+    except InvalidRequest:
+        return None
 
 
 def _show(settings: Settings, service: ServiceRecord) -> None:

@@ -87,7 +87,7 @@ def deregister(settings: Settings, service: str, yes: bool) -> None:
         if not yes:
             _ask(f"Remove {record['id']} on {record['host']}:{record['port']}?")
         if not registry.deregister(record["id"]):
-            raise unknown(service, [])
+            raise unknown(registry, service)
     if settings.json:
         write_json({"success": True, "service_id": record["id"]})
     else:
@@ -103,11 +103,11 @@ def stop(settings: Settings, yes: bool) -> None:
     """Stop the registry of this machine; returns when it has."""
     _check_can_ask(yes)
     with settings.client() as registry:
-        about = registry.server_status()
+        about = registry.server_status(services=False)
         where = registry.settings.req_endpoint
         what = f"the registry on {where}, pid {about['pid']}"
         if not yes:
-            _ask(f"Stop {what}, services: {len(about['services'])}?")
+            _ask(f"Stop {what}, services: {about['counts']['services']}?")
         process.stop(registry)
     if settings.json:
         write_json({"success": True, "status": "stopped", "endpoint": where, "pid": about["pid"]})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -107,7 +106,6 @@ def service_facts(service: Record, now: float) -> Iterator[tuple[str, str]]:
 def status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str, str]]:
     """How the registry is, and what is the matter with services."""
     now = said_at(about.get("timestamp"))
-    services = about["services"]
     yield "registry", f"{where}, answers in {took * 1000:.1f} ms"
     yield (
         "server",
@@ -121,10 +119,11 @@ def status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str, 
         yield about["status"], f"changes are refused: {about['reason']}"
         if "hint" in about:
             yield "", about["hint"]
-    yield "services", ", ".join(_counted(services))
-    for one in services:
-        if one["health"] not in ("passing", "maintenance"):
-            yield one["health"], f"{_title(one)}: {_matter(one, now)}"
+    yield "services", ", ".join(_counted(about["counts"]))
+    for one in about["services"] or ():
+        yield one["health"], f"{_title(one)}: {_matter(one, now)}"
+    if about["services"] is None:
+        yield "", "those that are not well are too many for one list"
     if limits := dict(about.get("limits", {})):
         gateways = limits.pop("gateways", [])
         said = ", ".join(f"{name.replace('_', '-')} {bound}" for name, bound in limits.items())
@@ -167,11 +166,12 @@ def _news(event: Record, service: Record, now: float) -> str:
     return doing(service, now) if event["type"] in ("critical", "maintenance") else ""
 
 
-def _counted(services: list[Record]) -> Iterator[str]:
-    yield str(len(services) or "none")
-    for health, count in Counter(one["health"] for one in services).items():
+def _counted(counts: Mapping[str, int]) -> Iterator[str]:
+    healths = dict(counts)
+    services, simulators = healths.pop("services"), healths.pop("simulators")
+    yield str(services or "none")
+    for health, count in healths.items():
         yield f"{count} {_COUNTED.get(health, health)}"
-    simulators = sum(records.mode_of(one) == config.SIMULATOR for one in services)
     if simulators:
         yield f"{simulators} simulator{'' if simulators == 1 else 's'}"
 

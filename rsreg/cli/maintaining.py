@@ -134,7 +134,7 @@ def off(
 def list_(settings: Settings) -> None:
     """List what is in maintenance."""
     with settings.client() as registry:
-        about = registry.server_status()
+        about = registry.server_status(services=False)
     _show(settings, about.get("maintenance", []), about.get("timestamp"))
 
 
@@ -145,11 +145,10 @@ def _resolved(registry: RegistryClient, name: str | None) -> str | None:
     """The name or id that is meant; the one given, if nobody has it or any of it."""
     if name is None:
         return None
-    services = registry.list_services()
-    if any(name in (one["id"], one["name"]) for one in services):
+    found = registry.find_service(name)
+    if found is None or name in (found["id"], found["name"]):
         return name
-    found = records.pick_by_name(services, name)
-    return name if found is None else str(found["name"])
+    return str(found["name"])
 
 
 def _near(

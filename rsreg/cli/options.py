@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -247,16 +248,17 @@ def examples(*lines: str, after: str = "") -> str:
 
 def found(registry: RegistryClient, name: str) -> ServiceRecord:
     """The service of an id, a name, or the start of either; raises UnknownService."""
-    services = registry.list_services()
-    service = records.pick_by_name(services, name)
+    service = registry.find_service(name)
     if service is None:
-        raise unknown(name, services)
+        raise unknown(registry, name)
     return service
 
 
-def unknown(name: str, services: Iterable[Record]) -> UnknownService:
-    """The error that there is no service of this name."""
-    words = [word for one in services for word in (one["name"], one["id"])]
+def unknown(registry: RegistryClient, name: str) -> UnknownService:
+    """The error that there is no service of this name, with the one that may have been meant."""
+    words: list[str] = []
+    with contextlib.suppress(RegistryError):
+        words = [word for one in registry.list_services() for word in (one["name"], one["id"])]
     return UnknownService(
         f"no service {name!r}",
         hint=meant(name, words)

@@ -29,11 +29,11 @@ def shell(settings: Settings) -> None:
     """
     process.log_to_stderr("warning")
     with settings.client(kind=Bench) as registry:
-        about = registry.server_status()
+        about = registry.server_status(services=False)
         banner = (
             f"rsreg {__version__} on Python {sys.version.split()[0]}: "
             f"reg is connected to {registry.settings.req_endpoint}, "
-            f"services: {len(about['services'])}.\n"
+            f"services: {about['counts']['services']}.\n"
             f"Try reg, reg.TYPE.endpoint, reg.NAME, reg.<TAB>"
         )
         names: dict[str, Any] = {"reg": registry}
