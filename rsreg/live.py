@@ -15,6 +15,7 @@ from rsreg.kinds import Kinds
 from rsreg.lease import NOT_JUDGED, Lease
 from rsreg.maintained import Maintained
 from rsreg.records import Maintenance, Report, Service
+from rsreg.shares import Shares
 
 #: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
 _HEAP_SLACK = 4
@@ -38,6 +39,8 @@ class LiveView:
         #: Those of a name that no other may have.
         self._exclusive: Index[str] = Index()
         self._addresses = Addresses()
+        #: What each address registered.
+        self.shares = Shares()
         self._deadlines: list[tuple[float, str]] = []
         #: What may end before the horizon: all that does, and what was renewed or removed since.
         self._ending: list[Lease] = []
@@ -114,6 +117,7 @@ class LiveView:
         lease.maintenance = self._maintained.covering(service)
         lease.health = NOT_JUDGED
         self._kinds.add(lease)
+        self.shares.add(lease)
         self._settle(lease)
         if lease.lapsed:
             self._lapsed[service.id] = lease
@@ -143,6 +147,7 @@ class LiveView:
         if service.exclusive:
             self._exclusive.remove(service.name, lease)
         self._kinds.remove(lease)
+        self.shares.remove(lease)
         self._house(lease, alive=False)
 
     def ending(self, before: float) -> list[Lease]:

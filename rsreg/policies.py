@@ -10,6 +10,7 @@ from rsreg.lease import Lease
 from rsreg.limits import Limits
 from rsreg.live import LiveView
 from rsreg.records import Service, ServiceInfo
+from rsreg.shares import share_of
 
 
 def check_size(limits: Limits, lease: Lease) -> None:
@@ -20,19 +21,32 @@ def check_size(limits: Limits, lease: Lease) -> None:
         raise limits.reached("record_bytes")
 
 
-def check_room(view: LiveView, limits: Limits, service: Service, gone: set[str]) -> None:
-    """Refuse a service more than there may be; raises LimitReached.
+def check_room(view: LiveView, limits: Limits, lease: Lease, gone: set[str]) -> None:
+    """Refuse a service more than there may be, `gone` ones left out; raises LimitReached.
 
-    One that is there already may always be registered again.
+    One that is there already may always be registered again, unless it takes more memory.
     """
-    before = view.get(service.id)
-    leaving = [lease.service for each in gone if (lease := view.get(each)) is not None]
+    service, before = lease.service, view.get(lease.service.id)
+    leaving = [one for each in gone if (one := view.get(each)) is not None]
     if before is None and len(view) - len(leaving) >= limits.services:
         raise limits.reached("services")
     if before is None or before.service.name != service.name:
-        namesakes = len(view.named(service.name)) - sum(one.name == service.name for one in leaving)
-        if namesakes >= limits.services_per_name:
+        gone_namesakes = sum(one.service.name == service.name for one in leaving)
+        if len(view.named(service.name)) - gone_namesakes >= limits.services_per_name:
             raise limits.reached("services_per_name")
+    address = service.registered_by
+    if address is None or limits.is_gateway(address):
+        return
+    share = view.shares.of(address)
+    for one in leaving:
+        if one.service.registered_by == address:
+            share -= share_of(one)
+    moved = before is None or before.service.registered_by != address
+    if moved and share.services >= limits.services_per_address:
+        raise limits.reached("services_per_address", address)
+    grows = before is None or lease.memory > before.memory
+    if grows and share.memory + lease.memory > limits.bytes_per_address:
+        raise limits.reached("bytes_per_address", address)
 
 
 def check_name(view: LiveView, service: Service, gone: set[str]) -> None:

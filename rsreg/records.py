@@ -228,6 +228,7 @@ class Service(Struct, frozen=True, kw_only=True):
     ttl: int | float
     extra: dict[str, Any]
     last_heartbeat: int
+    registered_by: str | None = None
 
     @property
     def mode(self) -> str:

@@ -312,7 +312,7 @@ class Registry:
         gone = {service.id, *(each.service.id for each in dead)}
         lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
         policies.check_size(self.bounds.limits, lease)
-        policies.check_room(self._view, self.bounds.limits, service, gone)
+        policies.check_room(self._view, self.bounds.limits, lease, gone)
         policies.check_name(self._view, service, gone)
         policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
         for each in dead:
@@ -351,6 +351,7 @@ class Registry:
             raise UnknownService("This update came after a later request of its sender")
         changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
         policies.check_size(self.bounds.limits, changed)
+        policies.check_room(self._view, self.bounds.limits, changed, {service_id})
         self._claim(service, lease)
         changed.doubt, changed.turn = lease.doubt, lease.turn
         changed.report_until = lease.report_until

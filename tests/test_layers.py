@@ -38,7 +38,7 @@ SERVER = [
     ("model", "journal", "compact", "lock", "place", "later", "limits"),
     ("copying",),
     ("backend", "lease", "conditions", "bounds"),
-    ("index", "kinds", "maintained"),
+    ("index", "kinds", "maintained", "shares"),
     ("addresses", "restoring"),
     ("live",),
     ("changes", "choosing", "policies"),
