@@ -96,8 +96,10 @@ class RegistryMachine(RuleBasedStateMachine):
         self.asked: list[Request] = []
         #: What was registered, or how many there were -> a host of its own.
         self.hosts: dict[object, str] = {}
-        #: Ids that a request which came again kept alive.
+        #: Ids that a request which came again kept alive, and those that were registered before
+        #: it in its batch.
         self.kept: list[str] = []
+        self.fresh: set[str] = set()
         #: Kind -> the second in which its maintenance is over; and the same as it is stored.
         self.maintained: dict[str, float] = {}
         self.stored_maintenance: dict[str, float] = {}
@@ -120,6 +122,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.tell_health()
         promised = copy.deepcopy((self.services, self.answered, self.journal))
         self.kept.clear()
+        self.fresh.clear()
         for request in batch:
             self.answer(request)
         assert not self.registry.tell_health()
@@ -231,7 +234,8 @@ class RegistryMachine(RuleBasedStateMachine):
         there = self.services.get(self.answered.get(str(request.token), ""))
         if there and (there.kinds, there.ttl, there.host) == (request.kinds, request.ttl, host):
             assert got == self.answered[str(request.token)]
-            self.kept.append(got)
+            if got not in self.fresh:
+                self.kept.append(got)
             self.heard_of(there)
             return
         if request.target is None:
@@ -243,6 +247,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.services[got] = Known(
             request.kinds, request.ttl, self.clock.now + request.ttl, now, now, host
         )
+        self.fresh.add(got)
         self.note(got)
         self.happened("register", got, request)
 
