@@ -54,6 +54,8 @@ class Known:
     #: Why it was told to be critical.
     reason: str | None = None
     stalled: bool = False
+    #: When that is over, if it is not said again.
+    report_until: float = math.inf
     #: Why it has been critical since before a restart.
     doubt: str | None = None
 
@@ -275,10 +277,13 @@ class RegistryMachine(RuleBasedStateMachine):
                 fed = 31 if request.stalled else 0
                 self.registry.renew(target, Report(fed=fed, watchdog=30))
                 known.stalled = request.stalled
+                known.report_until = self.clock.now + known.ttl
                 self.heard_of(known)
 
     def heard_of(self, known: Known) -> None:
-        """It has a whole ttl again, and is no longer doubted."""
+        """It has a whole ttl again, and is no longer doubted; its last report may be over."""
+        if self.clock.now >= known.report_until:
+            known.stalled = False
         known.deadline = self.clock.now + known.ttl
         known.last_heartbeat = int(self.wall.now)
         known.doubt = None
