@@ -157,24 +157,24 @@ class AsyncRegistryClient:
         last = self._heartbeats.last
         return await self._register(last.registration) if last else None
 
-    async def deregister(self, service_id: str | None = None) -> bool:
+    async def deregister(self, service_id: str | None = None, *, force: bool = False) -> bool:
         """See RegistryClient."""
         target = self._own_id(service_id)
         if target is None:
             return False
         await asyncio.to_thread(self._heartbeats.left, target)
-        return await self._change(calls.deregister(target))
+        return await self._change(calls.deregister(target, force=force))
 
     async def renew(self, service_id: str | None = None) -> bool:
         """See RegistryClient."""
         target = self._own_id(service_id)
         if target is None:
             return False
-        return await self._run(calls.renew(target, self._heartbeats.report(target)))
+        return (await self._run(calls.renew(target, self._heartbeats.report(target)))) is not None
 
-    async def start_heartbeat(self, interval: float | None = None) -> None:
+    async def start_heartbeat(self, interval: float | None = None, *, reclaim: bool = True) -> None:
         """See RegistryClient: here too on an OS thread, so a blocked loop does not stop it."""
-        await asyncio.to_thread(self._heartbeats.start, interval)
+        await asyncio.to_thread(self._heartbeats.start, interval, reclaim=reclaim)
 
     async def stop_heartbeat(self) -> None:
         """See RegistryClient."""
@@ -197,6 +197,7 @@ class AsyncRegistryClient:
         required: bool = False,
         heartbeat: str = "thread",
         watchdog: float | None = None,
+        reclaim: bool = True,
         **details: Unpack[Details],
     ) -> AsyncRegistered:
         """See RegistryClient; for `async with`, and for coroutine functions."""
@@ -216,19 +217,24 @@ class AsyncRegistryClient:
             required=required,
             heartbeat=heartbeat,
             watchdog=watchdog,
+            reclaim=reclaim,
             **details,
         )
         return AsyncRegistered(Registered(wanted, self.settings, self._here, self._changed))
 
-    async def update(self, **changes: Unpack[Changes]) -> bool:
+    async def update(self, *, force: bool = False, **changes: Unpack[Changes]) -> bool:
         """See RegistryClient."""
         presence, changed = self._heartbeats.of_last(), calls.changes(**changes)
         # Before anything is told: it has to fit into a registration, too.
         presence.registration.changed(changed)
         service_id = presence.service_id
-        known = service_id is not None and await self._change(calls.update(service_id, changed))
-        presence.change(changed, known)
-        return known
+        told = None
+        with presence.changing(changed):
+            if service_id is not None:
+                call = calls.update(service_id, changed, presence.registration.owner, force=force)
+                told = await self._change(call)
+            presence.change(changed, told)
+        return told is not None
 
     async def ready(self) -> bool:
         """See RegistryClient."""
@@ -342,6 +348,7 @@ class AsyncRegistryClient:
         forever: bool = False,
         reason: str | None = None,
         by: str | None = None,
+        force: bool = False,
     ) -> list[Record]:
         """See RegistryClient."""
         asked = checked_maintenance(
@@ -353,6 +360,7 @@ class AsyncRegistryClient:
             forever=forever,
             reason=reason,
             by=by,
+            force=force,
         )
         return await self._change(calls.maintenance(asked))
 
@@ -463,12 +471,13 @@ class AsyncRegistryClient:
     async def _register(self, wanted: Registration, *, judges: bool = False) -> str:
         until = timing.steady() + self.settings.timeout
         report = self._heartbeats.report(wanted.service_id)
-        service_id = await carried_async(
-            calls.registering(wanted, report, judges=judges),
-            lambda call: self._change(call, max(0.0, until - timing.steady())),
-        )
-        self._heartbeats.registered(wanted, service_id)
-        return service_id
+        with self._heartbeats.registering(wanted):
+            entry = await carried_async(
+                calls.registering(wanted, report, judges=judges),
+                lambda call: self._change(call, max(0.0, until - timing.steady())),
+            )
+            self._heartbeats.registered(wanted, entry)
+        return entry.service_id
 
     def _own_id(self, service_id: str | None) -> str | None:
         last = self._heartbeats.last

@@ -48,7 +48,7 @@ _EPOCH, _MAINTENANCE = "epoch", "maintenance"
 # The statements of the hot paths, which SQLite keeps prepared: to build a query with peewee takes
 # ten times as long as to run it.
 _ALL_SERVICES = f"SELECT {model.columns(model.Service)} FROM service ORDER BY rowid"
-_PUT_SERVICE = f"REPLACE INTO service ({model.columns(model.Service)}) VALUES ({'?, ' * 11}?)"
+_PUT_SERVICE = f"REPLACE INTO service ({model.columns(model.Service)}) VALUES ({'?, ' * 12}?)"
 _TELL_SERVICE = "UPDATE service SET told = ?, reason = ? WHERE id = ?"
 _PUT_EVENT = f"INSERT INTO event ({model.columns(model.Event)}) VALUES ({'?, ' * 5}?)"
 _PUT_META = "REPLACE INTO meta (key, value) VALUES (?, ?)"
@@ -613,6 +613,7 @@ def _service_row(service: records.Service) -> tuple[Any, ...]:
         _text(service.extra),
         service.ttl,
         service.last_heartbeat,
+        service.registered_by,
         None,
         None,
     )
@@ -631,7 +632,7 @@ def _told_rows(
 
 
 def _service(row: tuple[Any, ...]) -> records.Service:
-    service_id, name, host, port, kind, tags, metadata, extra, ttl, last_heartbeat, *_ = row
+    service_id, name, host, port, kind, tags, metadata, extra, ttl, last_heartbeat, by, *_ = row
     return records.Service(
         id=service_id,
         name=name,
@@ -643,6 +644,7 @@ def _service(row: tuple[Any, ...]) -> records.Service:
         extra=msgspec.json.decode(extra),
         ttl=int(ttl) if ttl == int(ttl) else ttl,
         last_heartbeat=last_heartbeat,
+        registered_by=by,
     )
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from rsreg import owner, records, wire
 from rsreg.config import MODES
-from rsreg.errors import ConfigurationError, JudgeFirst, NoService, UnknownService
+from rsreg.errors import (
+    ConfigurationError,
+    JudgeFirst,
+    NoService,
+    OwnedByOther,
+    UnknownService,
+)
 from rsreg.exchange import Call, Verb
 from rsreg.filters import SAME_HOST
 from rsreg.records import ServiceList, ServiceRecord
@@ -30,6 +36,7 @@ class Details(TypedDict, total=False):
     ready: bool
     exclusive: bool
     owned: bool
+    force: bool
 
 
 class Changes(TypedDict, total=False):
@@ -47,22 +54,29 @@ class Changes(TypedDict, total=False):
 class Registration:
     """All that is needed to register a service, and to register it again just as it was.
 
-    `info` has no host as long as that is still to be found.
+    `info` has no host as long as that is still to be found. With `force` it may be the entry of
+    another process that lives.
     """
 
     info: Mapping[str, Any]
     ttl: float
     service_id: str | None = None
+    force: bool = False
 
     def with_id(self, service_id: str) -> Registration:
-        """The same under the id that the registry gave."""
+        """The same under the id that the registry gave; what was forced once need not be again."""
         return Registration(self.info, self.ttl, service_id)
 
     def changed(self, changes: Mapping[str, Any]) -> Registration:
         """The same with other values in some fields; ConfigurationError if that is too long."""
         info = {**self.info, **changes}
         wire.check_registration(info)
-        return Registration(info, self.ttl, self.service_id)
+        return replace(self, info=info)
+
+    @property
+    def owner(self) -> Record | None:
+        """The process that it names, if it does."""
+        return self.info.get("owner")
 
     @property
     def name(self) -> str:
@@ -90,6 +104,16 @@ class Registration:
         return None
 
 
+class Entry(NamedTuple):
+    """What the registry has of a registration: its id, and the fingerprint of what it says.
+
+    A registry of an older version makes none: "".
+    """
+
+    service_id: str
+    fingerprint: str
+
+
 def registration(
     name: str,
     host: str | None,
@@ -107,6 +131,7 @@ def registration(
     ready: bool = True,
     exclusive: bool = False,
     owned: bool = True,
+    force: bool = False,
     default_mode: str | None = None,
 ) -> Registration:
     """What the arguments of `RegistryClient.register` ask for; left out is what was not said.
@@ -136,7 +161,7 @@ def registration(
     if metadata or tags or endpoints:
         # With the registry away a heartbeat would find it out, where nobody hears of it.
         wire.check_registration(info)
-    return Registration(info, ttl, service_id)
+    return Registration(info, ttl, service_id, force)
 
 
 def changes(
@@ -192,54 +217,108 @@ def _mode(mode: str | None) -> str | None:
 
 def registering(
     wanted: Registration, report: Mapping[str, Any] | None = None, *, judges: bool = True
-) -> Verb[str]:
-    """Register, in place of what died on this host if it `judges`; the answer is the id.
+) -> Verb[Entry]:
+    """Register, in place of what died on this host: of its id, and of its name if it `judges`.
 
     Most often there is nothing to judge, and it is one question.
     """
-    answer = yield _register(wanted, report, judges=judges or None)
+    first = {
+        JudgeFirst.code: lambda reply: list(reply["namesakes"]),
+        OwnedByOther.code: lambda reply: [
+            {"id": reply["service_id"], "name": wanted.name, "owner": reply["owner"]}
+        ],
+    }
+    answer: Any = yield _register(wanted, report, first, judges=judges or None)
     if isinstance(answer, list):
         dead = wanted.left_behind(answer)
         answer = yield _register(wanted, report, replaces=dead or None)
-    return str(answer)
+    known: Entry = answer
+    return known
 
 
-def register(wanted: Registration, report: Mapping[str, Any] | None = None) -> Call[str]:
-    """Register, without a look at others of its name; the answer is the id."""
-    return _register(wanted, report)
+def register(
+    wanted: Registration, report: Mapping[str, Any] | None = None, *, force: bool = False
+) -> Call[Entry]:
+    """Register, without a look at who else is there."""
+    return _register(replace(wanted, force=force or wanted.force), report)
 
 
 def _register(
-    wanted: Registration, report: Mapping[str, Any] | None = None, **more: Any
+    wanted: Registration,
+    report: Mapping[str, Any] | None = None,
+    otherwise: Any = None,
+    **more: Any,
 ) -> Call[Any]:
-    """Register; the answer is the id, or a list: the namesakes that are to be judged first."""
     info = wanted.info
     if wanted.service_id is not None:
         info = {**info, "id": wanted.service_id}
-    first = {JudgeFirst.code: lambda reply: list(reply["namesakes"])}
     return _call(
-        "register", _new_id, first, service_info=info, ttl=wanted.ttl, report=report, **more
+        "register",
+        lambda reply: Entry(str(reply["service_id"]), _fingerprint(reply)),
+        otherwise,
+        service_info=info,
+        ttl=wanted.ttl,
+        report=report,
+        # An entry that is to outlive this process does not name it; who made it is told even so.
+        owner=owner.this_process() if wanted.owner is None else None,
+        force=wanted.force or None,
+        **more,
     )
 
 
-def update(service_id: str, changed: Mapping[str, Any]) -> Call[bool]:
-    """Change fields of a record; False if there is no such service."""
-    return _call("update", _done, _NO_SERVICE, service_id=service_id, service_info=dict(changed))
+def update(
+    service_id: str,
+    changed: Mapping[str, Any],
+    asker: Record | None = None,
+    *,
+    force: bool = False,
+) -> Call[str | None]:
+    """Change fields of a record; its fingerprint from now on, None if there is no such service.
+
+    `asker` is the owner that asks, if it is not this process.
+    """
+    return _call(
+        "update",
+        _fingerprint,
+        _NO_SERVICE,
+        service_id=service_id,
+        service_info=dict(changed),
+        owner=asker or owner.this_process(),
+        force=force or None,
+    )
 
 
-def deregister(service_id: str) -> Call[bool]:
-    """Leave; False if there is no such service."""
-    return _call("deregister", _done, _NO_SERVICE, service_id=service_id)
+def deregister(service_id: str, asker: Record | None = None, *, force: bool = False) -> Call[bool]:
+    """Leave; False if there is no such service. `asker` is as for update."""
+    return _call(
+        "deregister",
+        _done,
+        {UnknownService.code: lambda _reply: False},
+        service_id=service_id,
+        owner=asker or owner.this_process(),
+        force=force or None,
+    )
 
 
-def renew(service_id: str, report: Mapping[str, Any] | None = None) -> Call[bool]:
-    """One heartbeat; False if there is no such service."""
-    return _call("renew", _done, _NO_SERVICE, service_id=service_id, report=report)
+def renew(service_id: str, report: Mapping[str, Any] | None = None) -> Call[str | None]:
+    """One heartbeat; the fingerprint of the entry, None if there is no such service."""
+    return _call("renew", _fingerprint, _NO_SERVICE, service_id=service_id, report=report)
 
 
 def get(service_id: str) -> Call[ServiceRecord | None]:
     """One service by id, or None."""
-    return _call("get", _service, {UnknownService.code: _none}, service_id=service_id)
+    return _call("get", _service, _NO_SERVICE, service_id=service_id)
+
+
+def found(service_id: str) -> Call[tuple[Record, Record] | None]:
+    """The record of a service, and who changed it last (`by`, `says`) as far as is known."""
+    return _call(
+        "get",
+        lambda reply: (dict(reply["service"]), dict(reply.get("last_change") or {})),
+        _NO_SERVICE,
+        service_id=service_id,
+        last_change=True,
+    )
 
 
 def list_services(
@@ -281,7 +360,7 @@ def discover(
 
 def maintenance(asked: Mapping[str, Any]) -> Call[list[Record]]:
     """Begin or end a maintenance (filters.checked_maintenance); the answer is all there are now."""
-    if asked["on"] and "by" not in asked:
+    if "by" not in asked:
         mine = owner.this_process()
         asked = {**asked, "by": f"{mine['user']}@{mine['host']}"[:256]}
     return _call("maintenance", lambda reply: list(reply["maintenance"]), **asked)
@@ -356,8 +435,8 @@ def _with_leases(reply: Mapping[str, Any]) -> Record:
     return {**reply, "leases": {"within": float(leases["within"]), "ends": dict(leases["ends"])}}
 
 
-def _new_id(reply: Mapping[str, Any]) -> str:
-    return str(reply["service_id"])
+def _fingerprint(reply: Mapping[str, Any]) -> str:
+    return str(reply.get("entry") or "")
 
 
 def _done(_reply: Mapping[str, Any]) -> bool:
@@ -369,6 +448,4 @@ def _none(_reply: Mapping[str, Any]) -> None:
 
 
 #: What a refusal means to a change of a service: there is none.
-_NO_SERVICE: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
-    UnknownService.code: lambda _reply: False
-}
+_NO_SERVICE: Mapping[str, Callable[[Mapping[str, Any]], None]] = {UnknownService.code: _none}

@@ -20,7 +20,18 @@ from rsreg.backend import MAX_ANSWERED, RegistryBackend, Tended
 from rsreg.errors import StoreError, StoreLost, Unavailable
 from rsreg.lease import Lease
 from rsreg.live import LiveView
-from rsreg.records import CRITICAL, MAINTENANCE, SILENT, Event, Maintenance, Position, Told
+from rsreg.ownership import ITSELF, Requester
+from rsreg.records import (
+    COMPUTED,
+    CRITICAL,
+    MAINTENANCE,
+    SILENT,
+    Event,
+    Maintenance,
+    Position,
+    Service,
+    Told,
+)
 from rsreg.timing import Clock
 from rsreg.wire import Turn
 
@@ -59,6 +70,8 @@ class Changes:
         self._answered = _Memory[str]()
         #: Id of a service -> the turn of the last request that changed it.
         self._turns = _Memory[Turn]()
+        #: Id -> who changed the maintenance of a service, which is still to be told.
+        self._causes: dict[str, Requester] = {}
         self._forget_staged()
 
     def _forget_staged(self) -> None:
@@ -92,7 +105,7 @@ class Changes:
         turns = ((key, wire.read_turn(turn)) for key, turn in stored.turns.items())
         self._turns = _Memory({key: turn for key, turn in turns if turn is not None})
         self._view.maintain(stored.maintenance)
-        for service in stored.services:
+        for service in map(_without_computed, stored.services):
             told = stored.told.get(service.id, Told())
             # Who was critical stays so until it is heard of: a restart makes nobody well.
             doubt = (told.reason or SILENT) if told.health == CRITICAL else None
@@ -196,53 +209,75 @@ class Changes:
     # -- changing
 
     def put(
-        self, event_type: str, lease: Lease, token: str | None = None, turn: Turn | None = None
+        self,
+        event_type: str,
+        lease: Lease,
+        who: Requester,
+        token: str | None = None,
+        turn: Turn | None = None,
     ) -> None:
         """Take a lease in, in the place of another of its id; the event tells how it is."""
         self._remember(lease.service.id)
+        lease.changed = who.named()
         self._view.put(lease)
         self._view.tell(lease, lease.news)
-        self._stage(event_type, lease, token, turn)
+        self._stage(event_type, lease, who, token, turn)
 
     def take_out(
-        self, event_type: str, lease: Lease, token: str | None = None, turn: Turn | None = None
+        self,
+        event_type: str,
+        lease: Lease,
+        who: Requester,
+        token: str | None = None,
+        turn: Turn | None = None,
     ) -> None:
         """Take a lease out; `turn` is that of the request that wants it."""
         self._remember(lease.service.id)
         self._view.remove(lease)
-        self._stage(event_type, lease, token, turn)
+        self._stage(event_type, lease, who, token, turn)
 
-    def doubt(self, lease: Lease, reason: str) -> None:
+    def doubt(self, lease: Lease, reason: str, who: Requester) -> None:
         """Take the process of a lease for dead, and tell so."""
         self._doubted.append((lease, lease.doubt))
         self._view.doubt(lease, reason)
-        self.tell(lease)
+        self.tell(lease, who)
 
-    def tell(self, lease: Lease) -> None:
-        """Tell subscribers how a service is, if they don't know."""
+    def tell(self, lease: Lease, who: Requester = ITSELF) -> None:
+        """Tell subscribers how a service is, if they don't know, and who made it so."""
         if lease.news == lease.told:
             return
         self._telling.append((lease, lease.told))
-        self._stage(_HEALTH_EVENTS.get(lease.news, _RECOVERED), lease)
+        self._stage(_HEALTH_EVENTS.get(lease.news, _RECOVERED), lease, who)
         self._view.tell(lease, lease.news)
 
-    def maintain(self, maintenance: list[Maintenance]) -> None:
-        """Have just these in maintenance, and begin to tell who is affected."""
+    def maintain(self, maintenance: list[Maintenance], who: Requester) -> None:
+        """Have just these in maintenance, and begin to tell who is affected, and by whom."""
         if self._maintenance_before is None:
             self._maintenance_before = self._view.maintenance
+        others = {lease.service.id for lease in self._view.untold(len(self._view))}
         self._view.maintain(maintenance)
+        for lease in self._view.untold(len(self._view)):
+            if lease.service.id not in others:
+                self._causes[lease.service.id] = who
         self.tell_some()
 
     def tell_some(self) -> None:
         """Tell subscribers how some services are of which they don't know it."""
         for lease in self._view.untold(_TOLD_AT_ONCE):
-            self.tell(lease)
+            self.tell(lease, self._causes.get(lease.service.id, ITSELF))
+        if self._view.all_told:
+            self._causes.clear()
 
     def _remember(self, service_id: str) -> None:
         self._before.setdefault(service_id, self._view.get(service_id))
 
     def _stage(
-        self, event_type: str, lease: Lease, token: str | None = None, turn: Turn | None = None
+        self,
+        event_type: str,
+        lease: Lease,
+        who: Requester,
+        token: str | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.seq += 1
         service_id = lease.service.id
@@ -254,6 +289,7 @@ class Changes:
             "epoch": self.epoch,
             "mark": self._next_mark,
             "after": self.mark,
+            **who.named(),
         }
         self.mark = self._next_mark
         self._staged.append(
@@ -300,6 +336,7 @@ class Changes:
         return events
 
     def _roll_back(self) -> None:
+        self._causes.clear()
         if self._maintenance_before is not None:
             self._view.maintain(self._maintenance_before)
         for lease, told in reversed(self._telling):
@@ -347,6 +384,14 @@ class _Memory(Generic[T]):
             if value is not None:
                 self._known[key] = value
         self._before.clear()
+
+
+def _without_computed(service: Service) -> Service:
+    """The same; earlier versions kept fields that now the registry itself fills in."""
+    if COMPUTED.isdisjoint(service.extra):
+        return service
+    extra = {field: value for field, value in service.extra.items() if field not in COMPUTED}
+    return msgspec.structs.replace(service, extra=extra)
 
 
 def unavailable(error: StoreError) -> Unavailable:

@@ -143,12 +143,14 @@ class RegistryClient(Carrier):
         `ttl` is 1 to 86400 seconds of silence, after which the registration ends: `start_heartbeat`
         keeps it alive. A `service_id` that is registered already is updated in place. `singleton`
         refuses if the type is taken, `allow_duplicate_service_type` permits it on a server that
-        otherwise refuses. Raises InvalidRequest, DuplicateServiceType, DuplicateName, Unavailable.
+        otherwise refuses. Raises InvalidRequest, DuplicateServiceType, DuplicateName, OwnedByOther,
+        Unavailable.
 
         In `details`: `tags`; `mode`, "hardware" or "simulator"; `endpoints`, ports by name;
         `ready=False` for a service that says by `ready` when it may be discovered; `exclusive` for
         the only live one of its name; `owned=False` for one that is to outlive this process. An
-        owned one takes the place of those of its name whose processes died on this host.
+        owned one takes the place of those of its name whose processes died on this host. `force`
+        takes a `service_id` from another process that lives, which is refused else.
         """
         wanted = calls.registration(
             name,
@@ -170,32 +172,34 @@ class RegistryClient(Carrier):
         last = self._heartbeats.last if self._current_process() else None
         return self._register(last.registration) if last else None
 
-    def deregister(self, service_id: str | None = None) -> bool:
+    def deregister(self, service_id: str | None = None, *, force: bool = False) -> bool:
         """End a registration, this client's own by default; False if there is none.
 
-        Its heartbeat is stopped first, else it would bring the service back.
+        Its heartbeat is stopped first, else it would bring the service back. Raises OwnedByOther
+        for that of another process that lives, unless it is to be done by `force`.
         """
         target = self._own_id(service_id)
         if target is None:
             return False
         self._heartbeats.left(target)
-        return self._change(calls.deregister(target))
+        return self._change(calls.deregister(target, force=force))
 
     def renew(self, service_id: str | None = None) -> bool:
         """Send one heartbeat; False if the registry knows no such service."""
         target = self._own_id(service_id)
         if target is None:
             return False
-        return self._run(calls.renew(target, self._heartbeats.report(target)))
+        return (self._run(calls.renew(target, self._heartbeats.report(target)))) is not None
 
-    def start_heartbeat(self, interval: float | None = None) -> None:
+    def start_heartbeat(self, interval: float | None = None, *, reclaim: bool = True) -> None:
         """Keep the last registration alive from a real OS thread, every `interval` seconds.
 
-        The default is a third of the ttl. Others that are kept alive stay so. Raises
-        ConfigurationError without a registration.
+        The default is a third of the ttl. Others that are kept alive stay so. If somebody else
+        changes the registration, the log says who and what, and with `reclaim` it is registered
+        again as it was. Raises ConfigurationError without a registration.
         """
         self._current_process()
-        self._heartbeats.start(interval)
+        self._heartbeats.start(interval, reclaim=reclaim)
 
     def stop_heartbeat(self) -> None:
         """Stop all of them, if any run; the registrations end after their ttl."""
@@ -219,6 +223,7 @@ class RegistryClient(Carrier):
         required: bool = False,
         heartbeat: str = "thread",
         watchdog: float | None = None,
+        reclaim: bool = True,
         **details: Unpack[Details],
     ) -> Registered:
         """Keep a service registered: `with client.registered("puna_cs", port=5000): …`.
@@ -234,6 +239,7 @@ class RegistryClient(Carrier):
         `heartbeat="process"` beats from a process of its own, for C code that keeps the GIL.
         `watchdog` is the seconds (1 to 86400) within which the main loop has to call `feed`: beyond
         half of them the service is in `warning`, beyond all of them `critical`, and not discovered.
+        `reclaim` is as in `start_heartbeat`.
 
         All else is as in `register`. Raises ConfigurationError, and what the registry refuses with.
         """
@@ -253,23 +259,29 @@ class RegistryClient(Carrier):
             required=required,
             heartbeat=heartbeat,
             watchdog=watchdog,
+            reclaim=reclaim,
             **details,
         )
         return Registered(wanted, self.settings, self._here, self._changed)
 
-    def update(self, **changes: Unpack[Changes]) -> bool:
+    def update(self, *, force: bool = False, **changes: Unpack[Changes]) -> bool:
         """Change `host`, `port`, `metadata`, `tags`, `endpoints` or `ready` of a registration.
 
         It is for what was registered last; what is not said stays. False if the registry does not
-        know the service now: then it is told with the next registration.
+        know the service now: then it is told with the next registration. Raises OwnedByOther if
+        another process has registered it since, unless it is to be done by `force`.
         """
         presence, changed = self._own(), calls.changes(**changes)
         # Before anything is told: it has to fit into a registration, too.
         presence.registration.changed(changed)
         service_id = presence.service_id
-        known = service_id is not None and self._change(calls.update(service_id, changed))
-        presence.change(changed, known)
-        return known
+        told = None
+        with presence.changing(changed):
+            if service_id is not None:
+                call = calls.update(service_id, changed, presence.registration.owner, force=force)
+                told = self._change(call)
+            presence.change(changed, told)
+        return told is not None
 
     def ready(self) -> bool:
         """What was registered with `ready=False` may be discovered now; as `update`."""
@@ -411,13 +423,16 @@ class RegistryClient(Carrier):
         forever: bool = False,
         reason: str | None = None,
         by: str | None = None,
+        force: bool = False,
     ) -> list[Record]:
         """Take a service, a type or a host out of discovery, or back in; all entries there are now.
 
         Give just one of `service` (id or name), `service_type` and `host`. It ends after `for_`
         seconds, 8 hours by default, or never by itself with `forever`. An entry is
-        `{"service" | "service_type" | "host", "reason", "by", "since", "until"}`, in unix seconds;
-        `by` is user@host by default. Raises UnknownService where there is none to end.
+        `{"service" | "service_type" | "host", "reason", "by", "says", "since", "until"}`, in unix
+        seconds: `by` is the address of who began it, `says` what that one said as `by`, user@host
+        by default. Raises UnknownService where there is none to end, and OwnedByOther for that of
+        somebody else, unless it is to be done by `force`.
         """
         asked = checked_maintenance(
             on,
@@ -428,6 +443,7 @@ class RegistryClient(Carrier):
             forever=forever,
             reason=reason,
             by=by,
+            force=force,
         )
         return self._change(calls.maintenance(asked))
 
@@ -560,12 +576,13 @@ class RegistryClient(Carrier):
     def _register(self, wanted: Registration, *, judges: bool = False) -> str:
         until = timing.steady() + self.settings.timeout
         report = self._heartbeats.report(wanted.service_id)
-        service_id = carried(
-            calls.registering(wanted, report, judges=judges),
-            lambda call: self._change(call, max(0.0, until - timing.steady())),
-        )
-        self._heartbeats.registered(wanted, service_id)
-        return service_id
+        with self._heartbeats.registering(wanted):
+            entry = carried(
+                calls.registering(wanted, report, judges=judges),
+                lambda call: self._change(call, max(0.0, until - timing.steady())),
+            )
+            self._heartbeats.registered(wanted, entry)
+        return entry.service_id
 
     def _stream(self, listening: Listening) -> EventStream:
         self._current_process()

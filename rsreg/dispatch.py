@@ -31,6 +31,7 @@ from rsreg.errors import (
     UnknownAction,
 )
 from rsreg.later import Body, Later, failed
+from rsreg.ownership import Requester
 from rsreg.records import Event, Maintenance, Name
 from rsreg.registry import Registry
 from rsreg.timing import Clock
@@ -67,6 +68,7 @@ class _Wanted(Struct, frozen=True, kw_only=True):
     forever: bool | None = None
     reason: Name | None = None
     by: Name | None = None
+    force: bool | None = None
 
 
 class Dispatcher:
@@ -140,7 +142,7 @@ class Dispatcher:
             self._registry.bounds.change(peer())
         return handler(request, peer)
 
-    def _register(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _register(self, request: Mapping[str, Any], peer: Peer) -> Body:
         if "service_info" not in request:
             raise InvalidRequest("Missing required field: service_info")
         info, extra = records.read_service_info(request["service_info"])
@@ -160,36 +162,43 @@ class Dispatcher:
             report=records.read_report(request.get("report"), self._wall()),
             replaces=_replaced(request),
             judges=request.get("judges") is True,
+            who=_requester(request, peer, extra.get("owner")),
         )
         return {
             "success": True,
             "service_id": service_id,
             "message": "Service registered successfully",
+            "entry": self._registry.entry(service_id),
         }
 
-    def _update(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _update(self, request: Mapping[str, Any], peer: Peer) -> Body:
         service_id = _text(request, "service_id")
         if "service_info" not in request:
             raise InvalidRequest("Missing required field: service_info")
         change, extra = records.read_change(request["service_info"])
-        self._registry.update(
-            service_id, change, extra, wire.fingerprint(request), wire.turn_of(request)
-        )
-        return {"success": True, "message": "Service updated successfully"}
+        token, turn = wire.fingerprint(request), wire.turn_of(request)
+        who = _requester(request, peer)
+        self._registry.update(service_id, change, extra, token, turn, who)
+        entry = self._registry.entry(service_id)
+        return {"success": True, "message": "Service updated successfully", "entry": entry}
 
-    def _deregister(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _deregister(self, request: Mapping[str, Any], peer: Peer) -> Body:
         service_id = _text(request, "service_id")
-        self._registry.deregister(service_id, wire.fingerprint(request), wire.turn_of(request))
+        token, turn = wire.fingerprint(request), wire.turn_of(request)
+        self._registry.deregister(service_id, token, turn, _requester(request, peer))
         return {"success": True, "message": "Service deregistered successfully"}
 
     def _renew(self, request: Mapping[str, Any], peer: Peer) -> Body:
         report = records.read_report(request.get("report"), self._wall())
-        self._registry.renew(_text(request, "service_id"), report, peer)
-        return {"success": True, "message": "Service renewed successfully"}
+        entry = self._registry.renew(_text(request, "service_id"), report, peer)
+        return {"success": True, "message": "Service renewed successfully", "entry": entry}
 
     def _get(self, request: Mapping[str, Any], _peer: Peer) -> Body:
-        service = self._registry.get(_text(request, "service_id"))
-        return {"success": True, "service": service, **self._time()}
+        service_id = _text(request, "service_id")
+        body = {"success": True, "service": self._registry.get(service_id), **self._time()}
+        if request.get("last_change") is True:
+            body["last_change"] = self._registry.last_change(service_id)
+        return body
 
     def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         everything = request.get("service_type") in (None, "")
@@ -259,7 +268,8 @@ class Dispatcher:
             service_type=wanted.service_type,
             host=wanted.host,
             reason=wanted.reason,
-            by=wanted.by,
+            by=_address(peer),
+            says=wanted.by,
             since=since,
             until=None if wanted.forever else since + length,
         )
@@ -271,10 +281,8 @@ class Dispatcher:
         if wanted.forever and wanted.seconds is not None:
             raise InvalidRequest("A maintenance is forever, or for some seconds, not both")
         self._registry.bounds.flap(peer(), self._registry.covered(entry))
-        if wanted.on:
-            self._registry.start_maintenance(entry)
-        else:
-            self._registry.end_maintenance(entry)
+        change = self._registry.start_maintenance if wanted.on else self._registry.end_maintenance
+        change(entry, force=wanted.force is True)
         return {"success": True, "maintenance": self._maintenance(), **self._time()}
 
     def _maintenance(self) -> list[Body]:
@@ -363,6 +371,27 @@ def _replaced(request: Mapping[str, Any]) -> dict[str, object] | None:
     if replaces is not None:
         records.checked(replaces, _Replaced, "replaces")
     return replaces
+
+
+def _requester(
+    request: Mapping[str, Any], peer: Peer, owner: Mapping[str, Any] | None = None
+) -> Requester:
+    """Who sent a request for a change; `owner` is who it says so where it has no `owner`."""
+    if (said := request.get("owner")) is not None:
+        records.checked(said, records.Owner, "owner.")
+        owner = said
+    force = request.get("force")
+    return Requester(
+        _address(peer),
+        None if owner is None else records.process_of(owner),
+        owner,
+        force is not None and records.checked(force, bool, "force"),
+    )
+
+
+def _address(peer: Peer) -> str:
+    """The address of a peer; of one of IPv4 always as that writes it."""
+    return peer().removeprefix("::ffff:")
 
 
 def _text(request: Mapping[str, Any], field: str) -> str:

@@ -17,6 +17,7 @@
     │   ├── DuplicateServiceType     duplicate_service_type
     │   ├── DuplicateName            duplicate-name
     │   ├── JudgeFirst               judge-first                 (our clients deal with it)
+    │   ├── OwnedByOther             owned-by-other
     │   ├── Forbidden                forbidden
     │   ├── LimitReached             limit
     │   ├── SlowDown                 slow-down        (our clients wait, and ask again)
@@ -151,6 +152,12 @@ class JudgeFirst(ServerError):
     """Entries of the same name and boot are to be judged first: `details["namesakes"]`."""
 
     code = "judge-first"
+
+
+class OwnedByOther(ServerError):
+    """It is another process's, or another person's, and `force` was not said; nothing changed."""
+
+    code = "owned-by-other"
 
 
 class Forbidden(ServerError):

@@ -114,6 +114,7 @@ def checked_maintenance(
     forever: bool,
     reason: str | None,
     by: str | None,
+    force: bool,
 ) -> dict[str, Any]:
     """The parameters of a maintenance that begins, or ends; raises ConfigurationError."""
     targets = {"service": service, "service_type": service_type, "host": host}
@@ -139,6 +140,7 @@ def checked_maintenance(
             )
     length = None if for_ is None else round(for_)
     asked = {**texts, "on": bool(on), "for": length, "forever": forever or None}
+    asked["force"] = force or None
     return {name: value for name, value in asked.items() if value is not None}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 from rsreg import beater, config
-from rsreg.calls import Record, Registration
+from rsreg.calls import Entry, Record, Registration
 from rsreg.errors import ConfigurationError, RegistryError
-from rsreg.presence import Presence
+from rsreg.presence import Presence, said_by
 from rsreg.pulse import Pulse
 
 #: Seconds between two beats at most.
@@ -52,13 +54,18 @@ class Heartbeats:
         presence = self._presence(service_id)
         return None if presence is None else presence.report()
 
-    def registered(self, wanted: Registration, service_id: str) -> None:
-        """The client registered this; it may be something that it has registered before."""
-        wanted = wanted.with_id(service_id)
-        self.last = self._presence(service_id) or Presence(wanted)
-        self.last.follow(wanted)
+    def registering(self, wanted: Registration) -> AbstractContextManager[None]:
+        """The client registers this; it may be something that is kept alive."""
+        presence = self._presence(wanted.service_id)
+        return nullcontext() if presence is None else presence.changing(said_by(wanted))
 
-    def start(self, interval: float | None) -> None:
+    def registered(self, wanted: Registration, entry: Entry) -> None:
+        """The client registered this; it may be something that it has registered before."""
+        wanted = wanted.with_id(entry.service_id)
+        self.last = self._presence(entry.service_id) or Presence(wanted)
+        self.last.follow(wanted, entry.fingerprint)
+
+    def start(self, interval: float | None, *, reclaim: bool = True) -> None:
         """Keep the last registration alive; raises ConfigurationError without one."""
         if self.last is None:
             raise ConfigurationError(
@@ -70,7 +77,7 @@ class Heartbeats:
                 f"not {interval}"
             )
         self.stop(self.last.service_id)
-        self.add(Heartbeat(self.last, self.endpoint, interval))
+        self.add(Heartbeat(self.last, self.endpoint, interval, reclaim=reclaim))
 
     def add(self, heartbeat: Heartbeat, why: RegistryError | None = None) -> None:
         """Start one, whose service is now the last of the client; see Heartbeat.start."""

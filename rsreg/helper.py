@@ -54,9 +54,16 @@ class HeartbeatProcess(Heartbeat):
     started.
     """
 
-    def __init__(self, presence: Presence, endpoint: str, interval: float | None = None) -> None:
+    def __init__(
+        self,
+        presence: Presence,
+        endpoint: str,
+        interval: float | None = None,
+        *,
+        reclaim: bool = True,
+    ) -> None:
         config.python_program(_WHAT)
-        super().__init__(presence, endpoint, interval)
+        super().__init__(presence, endpoint, interval, reclaim=reclaim)
         self._process: Child | None = None
         self._process_lock = new_rlock()
         self._stop, self._bell = Stop(), Bell()
@@ -179,6 +186,7 @@ class HeartbeatProcess(Heartbeat):
         return {
             "endpoint": self.endpoint,
             "interval": self.interval,
+            "reclaim": self.reclaim,
             "ttl": self.presence.registration.ttl,
             "service_id": self.presence.service_id,
             "watchdog": self.presence.vitals.watchdog,
@@ -191,6 +199,7 @@ class HeartbeatProcess(Heartbeat):
         return {
             "info": presence.registration.info,
             "untold": presence.untold,
+            "asked": presence.asked,
             "finds": presence.finder is not None,
             "vitals": presence.vitals.state(),
         }
@@ -223,7 +232,8 @@ def main(parent: int) -> None:
         if beating is None:
             beating = _beat_for(said)
         else:
-            beating.take(said["info"], said["untold"], said["finds"], said["vitals"])
+            fields = ("info", "untold", "asked", "finds", "vitals")
+            beating.take(*(said[field] for field in fields))
     # The registration is the driver's, or left to its ttl: nothing is said, nothing waited for.
     os._exit(0)
 
@@ -234,8 +244,10 @@ def _beat_for(said: dict[str, Any]) -> Presence:
     presence = Presence(wanted, finder, said["watchdog"])
     presence.vitals.restore(timing.steady(), said["vitals"])
     presence.follow(wanted)
-    presence.untold = said["untold"]
-    Heartbeat(presence, said["endpoint"], said["interval"]).start()
+    presence.untold, presence.asked = said["untold"], said["asked"]
+    heartbeat = Heartbeat(presence, said["endpoint"], said["interval"], reclaim=said["reclaim"])
+    heartbeat.looks_twice = True
+    heartbeat.start()
     return presence
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,14 +54,30 @@ class Lease:
     lapsed: bool = field(init=False, default=False)
     health: str = field(init=False, default=NOT_JUDGED)
     told: str = field(init=False, default=PASSING)
+    #: Who said last what it is, as events name them, if that was since the registry started.
+    changed: dict[str, str | None] | None = field(init=False, default=None)
     turn: int = field(init=False, default=0)
     due: float = field(init=False)
     _head: bytes = field(init=False)
     _tail: bytes | None = field(init=False, default=None)
+    _entry: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.due = self.deadline
-        self._head = wire.encode(self.service.body())[:-1]
+        by = {"registered_by": self.service.registered_by}
+        self._head = wire.encode({**self.service.body(), **by})[:-1]
+
+    @property
+    def entry(self) -> str:
+        """A fingerprint of all that was said of the service: who keeps it can tell if that is his.
+
+        Of how it is, and of who registered it, there is nothing in it.
+        """
+        if self._entry is None:
+            self._entry = hashlib.blake2b(
+                wire.encode(self.service.body()), digest_size=8
+            ).hexdigest()
+        return self._entry
 
     def renew(self, deadline: float, last_heartbeat: int) -> None:
         """It was heard of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peewee import FloatField, IntegerField, Model, TextField
 
 #: The version of these tables (PRAGMA user_version); a file with a higher one is refused.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: Marks an SQLite file as ours (PRAGMA application_id): "rsrg".
 APPLICATION_ID = int.from_bytes(b"rsrg", "big")
 
@@ -24,6 +24,7 @@ class Service(Model):
     extra = TextField()
     ttl = FloatField()
     last_heartbeat = IntegerField()
+    registered_by = TextField(null=True)
     #: What subscribers last heard of its health, and why it was so; nothing: passing.
     told = TextField(null=True)
     reason = TextField(null=True)
@@ -58,6 +59,11 @@ UPGRADES: dict[int, list[str]] = {
         "ALTER TABLE service ADD COLUMN told TEXT",
         "ALTER TABLE service ADD COLUMN reason TEXT",
         "ALTER TABLE event ADD COLUMN turn TEXT",
+    ],
+    2: [
+        "ALTER TABLE service ADD COLUMN registered_by TEXT",
+        # What people said of themselves was in "by". A quote within a text has a backslash.
+        """UPDATE meta SET value = replace(value, '"by":', '"says":') WHERE key = 'maintenance'""",
     ],
 }
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
-from rsreg import records
 from rsreg.errors import DuplicateName, DuplicateServiceType, InvalidRequest
 from rsreg.lease import Lease
 from rsreg.limits import Limits
 from rsreg.live import LiveView
+from rsreg.ownership import holder_of
 from rsreg.records import Service, ServiceInfo
 from rsreg.shares import share_of
 
@@ -58,7 +56,7 @@ def check_name(view: LiveView, service: Service, gone: set[str]) -> None:
         if holder.id not in gone and lease.alive:
             raise DuplicateName(
                 f"{service.name} is registered already",
-                hint=f"{_who(holder)} has it on {holder.host}:{holder.port}; "
+                hint=f"{holder_of(holder)}, has it on {holder.host}:{holder.port}; "
                 "stop that one, or register under another name",
                 details={"existing_service_id": holder.id},
             )
@@ -93,12 +91,3 @@ def check_type(
                     "existing_service_id": holder.id,
                 },
             )
-
-
-def _who(service: Service) -> str:
-    """Who registered a service, as far as it said so."""
-    owner = service.owner or {}
-    who = records.process_of(owner, "another program")
-    if owner.get("started"):
-        who += time.strftime(", since %Y-%m-%d %H:%M:%S,", time.localtime(owner["started"]))
-    return who

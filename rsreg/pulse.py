@@ -6,7 +6,8 @@ import logging
 import math
 from typing import Any
 
-from rsreg import calls, config, timing
+from rsreg import calls, config, records, timing
+from rsreg.calls import Record
 from rsreg.errors import (
     ConfigurationError,
     Disconnected,
@@ -18,6 +19,7 @@ from rsreg.exchange import Verb
 from rsreg.lasting import say
 from rsreg.native import Stop
 from rsreg.presence import Presence
+from rsreg.text import printable
 from rsreg.timing import Backoff, jitter
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,11 @@ log = logging.getLogger(__name__)
 _RETRY_FIRST, _RETRY_MOST = 0.25, 5.0
 #: Seconds between two beats at least, however much there is to tell.
 _GAP = 0.2
+#: Seconds for which a change by somebody else that is made again and again is told once, at most,
+#: and how many of them are kept in mind.
+_QUIET, _KEPT = 600.0, 100
+#: Characters of a value in a line of the log.
+_SHOWN = 200
 
 
 class Outage:
@@ -57,13 +64,26 @@ class Pulse:
     first, as soon as the registry takes it. A registry that no longer knows the service gets it
     again in full, under the same id. A host that was found is looked after. An outage is two log
     lines, for all services of one connection: when it begins, and when it is over. A refusal is one
-    more, and so is a fault.
+    more, and so is a fault, and what somebody else made of the entry. With `reclaim` that is put
+    right at once.
     """
 
-    def __init__(self, presence: Presence, endpoint: str, interval: float | None = None) -> None:
+    #: Whether what somebody else seems to have changed is looked at twice: in a process beside the
+    #: driver, which may be about to tell that it was the driver itself.
+    looks_twice = False
+
+    def __init__(
+        self,
+        presence: Presence,
+        endpoint: str,
+        interval: float | None = None,
+        *,
+        reclaim: bool = True,
+    ) -> None:
         ttl = presence.registration.ttl
         self.presence = presence
         self.endpoint = endpoint
+        self.reclaim = reclaim
         self.interval = interval if interval is not None else ttl / 3
         #: Seconds for each of its questions.
         self.timeout = min(config.DEFAULT_TIMEOUT, max(self.interval, 0.5))
@@ -72,6 +92,9 @@ class Pulse:
         self._trouble_since: float | None = None
         #: What was said of it: that the registry is away, that it refuses, that something broke.
         self._said: set[str] = set()
+        #: Fingerprints that somebody else made of the entry -> until when they are no news.
+        self._foreign: dict[str, float] = {}
+        self._seen_once = ""
         #: Whether it tried to register.
         self._tried = False
         #: How silent the main loop was at the last beat.
@@ -117,15 +140,58 @@ class Pulse:
             return "; it is registered now"
         yield from self._look_after_host()
         report = presence.report()
-        if not (yield calls.renew(service_id, report)):
+        fingerprint = yield calls.renew(service_id, report)
+        if fingerprint is None:
             wanted = presence.registration
-            yield calls.register(wanted, report)
-            presence.registered(wanted, service_id)
+            presence.registered(wanted, (yield calls.register(wanted, report)))
             return f"; it no longer knew {service_id}, which is registered again"
+        if fingerprint and fingerprint != presence.fingerprint:
+            yield from self._compare(service_id, fingerprint)
         if changes := presence.untold:
-            yield calls.update(service_id, changes)
-            presence.told(changes)
+            told = yield calls.update(service_id, changes, presence.registration.owner)
+            presence.told(changes, told)
         return ""
+
+    def _compare(self, service_id: str, fingerprint: str) -> Verb[None]:
+        """The entry is another than before: if it is not what the driver says, put it right."""
+        presence = self.presence
+        version, wanted = presence.version, presence.registration
+        found = yield calls.found(service_id)
+        foreign = None if found is None else presence.foreign(found[0], version)
+        if found is None or foreign is None:
+            return
+        if foreign and self.looks_twice and self._seen_once != fingerprint:
+            self._seen_once, presence.news = fingerprint, True
+            return
+        self._seen_once = ""
+        if foreign:
+            self._tell_of(fingerprint, foreign, *found)
+            if self.reclaim:
+                report = presence.report()
+                entry = yield calls.register(wanted, report, force=True)
+                presence.registered(wanted, entry)
+                return
+        presence.fingerprint = fingerprint
+
+    def _tell_of(self, fingerprint: str, mine: Record, record: Record, change: Record) -> None:
+        """Say once what somebody else made of the entry, and who."""
+        now = timing.steady()
+        news = self._foreign.pop(fingerprint, now) <= now
+        # Another driver of the same id makes the same of it, at each of its beats.
+        longest = max(self.presence.registration.ttl, record["ttl"])
+        self._foreign[fingerprint] = now + min(_QUIET, longest)
+        while len(self._foreign) > _KEPT:
+            del self._foreign[next(iter(self._foreign))]
+        if news:
+            what = [
+                f"{field} from {_shown(mine[field])} to {_shown(record.get(field))}"
+                for field in mine
+            ]
+            text = "%s: somebody else changed its entry %s: %s; %s; %s"
+            done = "it is registered again as it was" if self.reclaim else "it is left so"
+            words = [record["id"], ", ".join(what), _who(record, change), done]
+            name = self.presence.registration.name
+            say(log, logging.ERROR, text, *map(printable, [name, *words]))
 
     def register(self, timeout: float = 0.0, context: Any = None) -> Verb[None]:
         """Register the service for the first time, in place of what died on this host.
@@ -141,8 +207,8 @@ class Pulse:
             own = wanted.own_entry((yield calls.namesakes(wanted.name)))
             again = wanted if own is None else wanted.with_id(own)
         self._tried = True
-        service_id = yield from calls.registering(again, presence.report(), judges=judges)
-        presence.registered(wanted, service_id)
+        entry = yield from calls.registering(again, presence.report(), judges=judges)
+        presence.registered(wanted, entry)
 
     def beaten(self, how: str) -> None:
         """The beat did this."""
@@ -191,6 +257,25 @@ class Pulse:
         except (Disconnected, ConfigurationError):
             # Without a network there is nobody to tell.
             return
+
+
+def _shown(value: Any) -> str:
+    """A value of a field in a line of the log."""
+    if isinstance(value, dict) and (process := records.process_of(value)):
+        return process
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _who(record: Record, change: Record) -> str:
+    """Who changed an entry, and who registered it, as far as the registry says."""
+    by, owner = record.get("registered_by"), record.get("owner")
+    who = records.process_of(owner) if isinstance(owner, dict) else ""
+    said = f"registered from {by or 'an unknown address'} by {who or 'nobody who said so'}"
+    if not change.get("by"):
+        return said
+    says = f" by {change['says']}" if change.get("says") else ""
+    return f"changed from {change['by']}{says}, {said}"
 
 
 _AWAY, _REFUSED, _BROKEN = "away", "refused", "broken"

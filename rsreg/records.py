@@ -44,7 +44,18 @@ _Text = Annotated[str, Meta(max_length=256)]
 _Seconds = Annotated[float, Meta(ge=0)]
 
 #: Fields of a record that the registry itself fills in; in a `service_info` they are ignored.
-COMPUTED = frozenset({"ttl", "last_heartbeat", "health", "reason", "status", "load", "maintenance"})
+COMPUTED = frozenset(
+    {
+        *("ttl", "last_heartbeat", "health", "reason", "status", "load", "maintenance"),
+        "registered_by",
+    }
+)
+
+#: Fields of a record that are as somebody said, whether they are there or not.
+SAID = (
+    *("name", "host", "port", "type", "tags", "metadata", "ttl"),
+    *("endpoints", "protocol", "mode", "ready", "exclusive", "owner"),
+)
 
 _HINTS = {
     "port": "a port is a whole number from 1 to 65535, the one that the system gave, not 0",
@@ -183,8 +194,8 @@ NO_REPORT = Report()
 class Maintenance(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """That a service, all of a type, or all on a host are not to be used for a while.
 
-    `service` is an id or a name. `since` and `until` are in seconds after 1970; no `until`: for
-    good.
+    `service` is an id or a name. `by` is the address of who asked for it, `says` what they said of
+    themselves. `since` and `until` are in seconds after 1970; no `until`: for good.
     """
 
     service: str | None = None
@@ -192,6 +203,7 @@ class Maintenance(Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: str | None = None
     reason: str | None = None
     by: str | None = None
+    says: str | None = None
     since: int = 0
     until: int | None = None
 
@@ -207,7 +219,13 @@ class Maintenance(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def terms(self) -> dict[str, Any]:
         """Why, by whom, and how long, as in a service's record."""
-        return {"reason": self.reason, "by": self.by, "since": self.since, "until": self.until}
+        return {
+            "reason": self.reason,
+            "by": self.by,
+            "says": self.says,
+            "since": self.since,
+            "until": self.until,
+        }
 
 
 class Service(Struct, frozen=True, kw_only=True):
@@ -215,7 +233,7 @@ class Service(Struct, frozen=True, kw_only=True):
 
     `extra` holds further fields of `service_info` as they came, those that the protocol does not
     know among them; they are kept and returned. `last_heartbeat` is the one stored with the
-    record, in seconds since the epoch.
+    record, in seconds since the epoch. `registered_by` is the address of who registered it last.
     """
 
     id: str
@@ -269,14 +287,8 @@ class Service(Struct, frozen=True, kw_only=True):
 
     def is_of_another_process(self, other: Service) -> bool:
         """Whether two services are surely of two processes: both say which theirs is."""
-        mine, others = self._process(), other._process()
+        mine, others = process_in(self.owner), process_in(other.owner)
         return mine is not None and others is not None and mine != others
-
-    def _process(self) -> tuple[Any, ...] | None:
-        owner = self.owner or {}
-        if owner.get("pid") is None:
-            return None
-        return tuple(owner.get(key) for key in ("host", "boot", "namespace", "pid", "started"))
 
     @property
     def effective_type(self) -> str | None:
@@ -285,7 +297,7 @@ class Service(Struct, frozen=True, kw_only=True):
         return kind if isinstance(kind, str) else None
 
     def body(self) -> dict[str, Any]:
-        """The record on the wire, but for `last_heartbeat` and `health`, which change."""
+        """The record on the wire, but for what the registry itself fills in."""
         return {
             "id": self.id,
             "name": self.name,
@@ -628,12 +640,19 @@ def mode_of(service: Mapping[str, Any]) -> str:
     return str(service.get("mode", HARDWARE))
 
 
+def process_in(owner: Mapping[str, Any] | None) -> tuple[Any, ...] | None:
+    """What tells the process of an owner from any other; None if it does not say which it is."""
+    if owner is None or owner.get("pid") is None:
+        return None
+    return tuple(owner.get(key) for key in ("host", "boot", "namespace", "pid", "started"))
+
+
 def process_of(owner: Mapping[str, Any], unknown: str = "") -> str:
     """Which process an owner is, as far as it said so: "pid 611 of rik on lab1".
 
     `unknown` stands for a pid that it did not say.
     """
-    words = [f"pid {owner['pid']}" if "pid" in owner else unknown]
+    words = [unknown if owner.get("pid") is None else f"pid {owner['pid']}"]
     for word, key in (("of", "user"), ("on", "host")):
         if owner.get(key):
             words.append(f"{word} {owner[key]}")

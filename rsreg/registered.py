@@ -56,6 +56,7 @@ class Plan:
     required: bool
     kind: type[Heartbeat]
     watchdog: float | None
+    reclaim: bool
 
 
 def plan(
@@ -75,6 +76,7 @@ def plan(
     required: bool = False,
     heartbeat: str = "thread",
     watchdog: float | None = None,
+    reclaim: bool = True,
     **details: Unpack[Details],
 ) -> Plan:
     """Check what was asked for; raises ConfigurationError, before anything is sent."""
@@ -113,7 +115,7 @@ def plan(
         raise ConfigurationError(str(error), hint=error.hint) from error
     check_watchdog(watchdog)
     finder = Finder(settings.req_endpoint, advertise) if host is None else None
-    return Plan(wanted, socket, finder, required, _KINDS[heartbeat], watchdog)
+    return Plan(wanted, socket, finder, required, _KINDS[heartbeat], watchdog, reclaim)
 
 
 class Registered:
@@ -195,14 +197,18 @@ class Registered:
         presence, changed = self._presence(), calls.changes(**changes)
         # Before anything is told: it has to fit into a registration, too.
         presence.registration.changed(changed)
-        known = False
+        told = None
         if presence.service_id is not None:
+            call = calls.update(presence.service_id, changed, presence.registration.owner)
             try:
-                known = self._ask(calls.update(presence.service_id, changed))
+                with presence.changing(changed):
+                    told = self._ask(call)
+                    presence.change(changed, told)
+                return told is not None
             except (TransportError, Unavailable) as error:
                 log.info("%s: the update is still to be told: %s", self._name, error)
-        presence.change(changed, known)
-        return known
+        presence.change(changed)
+        return False
 
     # -- beginning and end
 
@@ -214,7 +220,9 @@ class Registered:
         if self._heartbeat is not None and self._pid == os.getpid():
             raise RuntimeError(f"{self._name} is registered already by this very object")
         heartbeats, context = self._here()
-        heartbeat = self._plan.kind(self._new_presence(), heartbeats.endpoint)
+        heartbeat = self._plan.kind(
+            self._new_presence(), heartbeats.endpoint, reclaim=self._plan.reclaim
+        )
         refused = True
         try:
             why = self._register(heartbeat, context)
@@ -286,7 +294,7 @@ class Registered:
         if heartbeat.unheard:
             service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
         if service_id is not None:
-            self._ask(calls.deregister(service_id), timeout)
+            self._ask(calls.deregister(service_id, wanted.owner), timeout)
 
     def _new_presence(self) -> Presence:
         """What is to be registered now; raises ConfigurationError for an unfit socket."""

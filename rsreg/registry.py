@@ -23,6 +23,7 @@ from rsreg.errors import JudgeFirst, NoService, StoreError, UnknownService
 from rsreg.lease import Lease
 from rsreg.limits import Limits
 from rsreg.live import LiveView, joined
+from rsreg.ownership import ITSELF, Requester, check_entry, check_maintenance
 from rsreg.records import (
     NO_REPORT,
     Event,
@@ -158,6 +159,11 @@ class Registry:
             raise UnknownService("Service not found", hint=self._named(service_id))
         return msgspec.Raw(lease.record())
 
+    def last_change(self, service_id: str) -> dict[str, str | None] | None:
+        """Who registered or updated a service last, as events name them; None: not known."""
+        lease = self._view.get(service_id)
+        return None if lease is None else lease.changed
+
     def _named(self, name: str) -> str | None:
         """What is to be said to who asks for an id that nobody has: it may be a name."""
         named = self._view.named(name)
@@ -257,13 +263,18 @@ class Registry:
 
     # -- changes
 
+    def entry(self, service_id: str) -> str:
+        """The fingerprint of what is said of a service that is registered."""
+        lease = self._view.get(service_id)
+        return "" if lease is None else lease.entry
+
     def renew(
         self,
         service_id: str,
         report: Report | None = None,
         address: Callable[[], str] | None = None,
-    ) -> None:
-        """Start a lease's ttl again; raises UnknownService. Nothing is stored.
+    ) -> str:
+        """Start a lease's ttl again; its fingerprint. Raises UnknownService. Nothing is stored.
 
         A `report` takes the place of the last one, which is over when it was not said again for a
         ttl. Where that changes the health, the `address` that asks causes it; raises SlowDown.
@@ -278,6 +289,7 @@ class Registry:
         if address is not None and (lease.lapsed or stalls != lease.report.stalled):
             self.bounds.flap(address(), free=now >= lease.deadline - ttl * 2 / 3)
         self._view.renew(lease, now + ttl, int(self._wall()), report)
+        return lease.entry
 
     def register(
         self,
@@ -290,6 +302,7 @@ class Registry:
         report: Report | None = None,
         replaces: Mapping[str, object] | None = None,
         judges: bool = False,
+        who: Requester = ITSELF,
     ) -> str:
         """Register a service, or update the one that has `info.id`; its id.
 
@@ -297,34 +310,37 @@ class Registry:
         nothing changes, as long as the service is registered as it asks. `replaces` maps the ids of
         entries of the same name to their owners, which are known to be dead: those that still are
         so go, and the first gives its id. Who has one of its addresses is taken for dead. Raises
-        InvalidRequest, DuplicateName, DuplicateServiceType; UnknownService if it was overtaken by a
-        later request of the same sender.
+        InvalidRequest, DuplicateName, DuplicateServiceType, OwnedByOther; UnknownService if it was
+        overtaken by a later request of the same sender.
         """
-        if (known := self._registered_by(token, turn, info, extra, ttl)) is not None:
+        if (known := self._answered_before(token, turn, info, extra, ttl)) is not None:
             return known
         if self._changes.overtaken(info.id, turn):
             raise UnknownService("This registration came after a later request of its sender")
         if judges:
             self._check_judged(info, extra.get("owner"), replaces or {})
-        dead = self._dead_ones(info, replaces or {})
+        dead = self._dead_ones(info, replaces or {}, who)
         service_id = info.id or (dead[0].service.id if dead else _new_id(info))
-        service = _service(service_id, info, extra, ttl, int(self._wall()))
+        service = _service(service_id, info, extra, ttl, int(self._wall()), who.address)
         gone = {service.id, *(each.service.id for each in dead)}
         lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
         policies.check_size(self.bounds.limits, lease)
         policies.check_room(self._view, self.bounds.limits, lease, gone)
         policies.check_name(self._view, service, gone)
         policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
-        for each in dead:
-            self._changes.take_out("replace", each)
         before = self._view.get(service_id)
-        self._claim(service, before)
+        if before is not None and before not in dead:
+            check_entry(before, who)
+        for each in dead:
+            self._changes.take_out("replace", each, who)
+        before = self._view.get(service_id)
+        self._claim(service, before, who)
         lease.turn = self._chooser.last_turn if before is None else before.turn
         if report is not None:
             lease.report, lease.report_until = report, lease.deadline
         elif before is not None and before.service.owner == service.owner is not None:
             lease.report, lease.report_until = before.report, before.report_until
-        self._changes.put("register", lease, token, turn)
+        self._changes.put("register", lease, who, token, turn)
         return service.id
 
     def update(
@@ -334,10 +350,12 @@ class Registry:
         extra: dict[str, Any],
         token: str | None,
         turn: Turn | None = None,
+        who: Requester = ITSELF,
     ) -> None:
         """Change what is said about a service, and leave its lease.
 
-        Raises UnknownService, also if it was overtaken by a later request of the same sender.
+        Raises OwnedByOther; UnknownService, also if it was overtaken by a later request of the same
+        sender.
         """
         lease = self._view.get(service_id)
         if lease is None:
@@ -349,19 +367,26 @@ class Registry:
             return
         if self._changes.overtaken(service_id, turn):
             raise UnknownService("This update came after a later request of its sender")
+        check_entry(lease, who)
         changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
         policies.check_size(self.bounds.limits, changed)
         policies.check_room(self._view, self.bounds.limits, changed, {service_id})
-        self._claim(service, lease)
+        self._claim(service, lease, who)
         changed.doubt, changed.turn = lease.doubt, lease.turn
         changed.report_until = lease.report_until
-        self._changes.put("update", changed, token, turn)
+        self._changes.put("update", changed, who, token, turn)
 
-    def deregister(self, service_id: str, token: str | None, turn: Turn | None = None) -> None:
+    def deregister(
+        self,
+        service_id: str,
+        token: str | None,
+        turn: Turn | None = None,
+        who: Requester = ITSELF,
+    ) -> None:
         """Remove a service.
 
-        Raises UnknownService, but not to a request that came again; also if it was overtaken by a
-        later request of the same sender.
+        Raises OwnedByOther; UnknownService, but not to a request that came again; also if it was
+        overtaken by a later request of the same sender.
         """
         lease = self._view.get(service_id)
         if self._changes.answered(token) == service_id and (turn or lease is None):
@@ -370,38 +395,44 @@ class Registry:
             raise UnknownService("Service not found or could not be deregistered")
         if self._changes.overtaken(service_id, turn):
             raise UnknownService("This request came after a later one of its sender")
-        self._changes.take_out("deregister", lease, token, turn)
+        check_entry(lease, who)
+        self._changes.take_out("deregister", lease, who, token, turn)
 
     def expire(self, limit: int) -> int:
         """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
         lapsed = self._view.lapsed(limit)
         for lease in lapsed:
             self._changes.tell(lease)
-            self._changes.take_out("expire", lease)
+            self._changes.take_out("expire", lease, ITSELF)
         return len(lapsed)
 
-    def start_maintenance(self, wanted: Maintenance) -> None:
+    def start_maintenance(self, wanted: Maintenance, *, force: bool = False) -> None:
         """Take what it covers out of discovery, what registers later too, until it is over.
 
-        It takes the place of one of the same service, type or host. Raises LimitReached.
+        It takes the place of one of the same service, type or host. Raises OwnedByOther,
+        LimitReached.
         """
-        self._end_maintenance()
-        others = [each for each in self._view.maintenance if each.target != wanted.target]
+        others = self._other_maintenance(wanted, force=force)
         if len(others) >= self.bounds.limits.maintenance:
             raise self.bounds.limits.reached("maintenance")
-        self._changes.maintain([*others, wanted])
+        self._changes.maintain([*others, wanted], Requester(wanted.by, wanted.says))
 
     def covered(self, entry: Maintenance) -> int:
         """How many services a maintenance is about."""
         return len(self._view.covered(entry))
 
-    def end_maintenance(self, target: Maintenance) -> None:
-        """End the maintenance of the same service, type or host; raises UnknownService."""
-        self._end_maintenance()
-        left = [each for each in self._view.maintenance if each.target != target.target]
+    def end_maintenance(self, wanted: Maintenance, *, force: bool = False) -> None:
+        """End that of the same service, type or host; raises UnknownService, OwnedByOther."""
+        left = self._other_maintenance(wanted, force=force)
         if len(left) == len(self._view.maintenance):
             raise UnknownService("There is no such maintenance")
-        self._changes.maintain(left)
+        self._changes.maintain(left, Requester(wanted.by, wanted.says))
+
+    def _other_maintenance(self, wanted: Maintenance, *, force: bool) -> list[Maintenance]:
+        """All but that of the same target, which is to go."""
+        self._end_maintenance()
+        check_maintenance(self._view.maintenance, wanted, force=force)
+        return [each for each in self._view.maintenance if each.target != wanted.target]
 
     def tell_health(self) -> bool:
         """Stage events of what has become of services' health; True if more is to be told.
@@ -423,7 +454,7 @@ class Registry:
 
     # -- rules
 
-    def _registered_by(
+    def _answered_before(
         self,
         token: str | None,
         turn: Turn | None,
@@ -445,18 +476,18 @@ class Registry:
                 raise UnknownService("This registration has ended since it was first asked for")
             return known
         if lease is None or lease.service != _service(
-            known, info, extra, ttl, lease.service.last_heartbeat
+            known, info, extra, ttl, lease.service.last_heartbeat, lease.service.registered_by
         ):
             return None
         self.renew(known)
         return known
 
-    def _claim(self, service: Service, before: Lease | None) -> None:
+    def _claim(self, service: Service, before: Lease | None, who: Requester) -> None:
         """Another process at an address that a service takes is dead: two can't listen there.
 
         But not where that is surely wrong: both entries were there before, and both were heard of
         since; or several processes live at the address already, behind a gateway. Of entries that
-        name no owner nothing is sure.
+        name no owner nothing is sure, nor if it is said from elsewhere.
         """
         settled = set()
         if before is not None and before.service.owner == service.owner:
@@ -465,11 +496,13 @@ class Registry:
         if any(each.service.is_of_another_process(rivals[0].service) for each in rivals[1:]):
             return
         for rival in rivals:
+            if not who.is_where(rival.service):
+                continue
             log.warning(
                 "%s on %s:%d is critical: %s has registered its address",
                 *(rival.service.name, rival.service.host, rival.service.port, service.name),
             )
-            self._changes.doubt(rival, f"{service.name} has registered its address")
+            self._changes.doubt(rival, f"{service.name} has registered its address", who)
 
     def _check_judged(
         self, info: ServiceInfo, owner: Mapping[str, Any] | None, judged: Mapping[str, object]
@@ -489,14 +522,20 @@ class Registry:
                 f"There are entries of the name {info.name}", details={"namesakes": found}
             )
 
-    def _dead_ones(self, info: ServiceInfo, replaces: Mapping[str, object]) -> list[Lease]:
-        """The leases that a registration replaces: of its name, and still of that owner."""
+    def _dead_ones(
+        self, info: ServiceInfo, replaces: Mapping[str, object], who: Requester
+    ) -> list[Lease]:
+        """The leases that a registration replaces: of its name, and still of that owner.
+
+        Owners can be read by all: of one that lives still it has to come from the same address.
+        """
         found = [self._view.get(service_id) for service_id in replaces]
         return [
             lease
             for lease in found
             if lease is not None
-            and lease.service.name == info.name
+            and (lease.service.name == info.name or lease.service.id == info.id)
+            and (not lease.alive or who.force or who.is_where(lease.service))
             and lease.service.owner is not None
             and lease.service.owner == replaces[lease.service.id]
         ]
@@ -529,7 +568,12 @@ def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
 
 
 def _service(
-    service_id: str, info: ServiceInfo, extra: dict[str, Any], ttl: float, last_heartbeat: int
+    service_id: str,
+    info: ServiceInfo,
+    extra: dict[str, Any],
+    ttl: float,
+    last_heartbeat: int,
+    registered_by: str | None,
 ) -> Service:
     return Service(
         id=service_id,
@@ -542,6 +586,7 @@ def _service(
         ttl=ttl,
         extra=extra,
         last_heartbeat=last_heartbeat,
+        registered_by=registered_by,
     )
 
 

@@ -10,6 +10,7 @@ from helpers import HandClock, UnreliableStore
 
 from rsreg import RegistryBackend, records
 from rsreg.choosing import Asker, read_filter
+from rsreg.ownership import Requester
 from rsreg.registry import Registry
 
 
@@ -47,15 +48,17 @@ class House:
         return service_id
 
     def stage(self, name: str = "a", ttl: float = 30, token: str | None = None, **info: Any) -> str:
-        """Register, but do not commit yet."""
+        """Register, but do not commit yet; it is the owner that asks, unless `who` is said."""
+        who = info.pop("who", Requester(owner=info.get("owner")))
         asked = {"name": name, "host": "10.0.0.5", "port": 5000, **info}
-        return self.registry.register(*records.read_service_info(asked), ttl, token)
+        return self.registry.register(*records.read_service_info(asked), ttl, token, who=who)
 
     def replace(self, owners: Mapping[str, object], **info: Any) -> str:
         """Register in the place of entries whose owners are dead, and commit; the id."""
+        who = info.pop("who", Requester(owner=info.get("owner")))
         asked = {"name": "a", "host": "10.0.0.5", "port": 5001, **info}
         known = records.read_service_info(asked)
-        service_id = self.registry.register(*known, 30, None, replaces=owners)
+        service_id = self.registry.register(*known, 30, None, replaces=owners, who=who)
         self.commit()
         return service_id
 

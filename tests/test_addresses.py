@@ -14,6 +14,7 @@ from house import House
 from rsreg import RegistryClient, records
 from rsreg.errors import NoService, StoreError
 from rsreg.exchange import Call
+from rsreg.ownership import Requester
 from rsreg.records import Service
 
 
@@ -103,7 +104,7 @@ def test_a_loopback_address_is_one_on_each_machine(house: House) -> None:
 def test_an_update_takes_an_address_too(house: House) -> None:
     put(house, "puna", 1)
     put(house, "heater", 2, port=6000)
-    house.registry.update("heater", {"port": 5000}, {}, None)
+    house.registry.update("heater", {"port": 5000}, {}, None, who=Requester(owner=owner(2)))
     house.commit()
     assert house.get("puna")["reason"] == "heater has registered its address"
     assert house.health("heater") == "passing"
@@ -127,7 +128,9 @@ def test_two_that_both_live_are_both_shown_and_neither_goes_in_turns(on_file: Ho
     assert shown() == both
     for _ in range(3):
         put(house, "puna", 1, metadata={"n": 1})
-        house.registry.update("heater", {"metadata": {"n": 2}}, {}, None)
+        house.registry.update(
+            "heater", {"metadata": {"n": 2}}, {}, None, who=Requester(owner=owner(2))
+        )
         house.commit()
         for one in both:
             house.registry.renew(one)
@@ -138,8 +141,8 @@ def test_two_that_both_live_are_both_shown_and_neither_goes_in_turns(on_file: Ho
     third = put(house, "third", 3)
     assert house.health(third) == "warning"
     assert (house.tell(), house.health("puna")) == ([], "warning"), "they share it already"
-    house.registry.deregister("third", None)
-    house.registry.deregister("heater", None)
+    house.registry.deregister("third", None, who=Requester(owner=owner(3)))
+    house.registry.deregister("heater", None, who=Requester(owner=owner(2)))
     house.commit()
     assert shown() == {"puna": ("passing", None)}
 

@@ -406,7 +406,7 @@ def test_a_file_says_what_it_is(path: Path) -> None:
         pass
     assert outside(path, "PRAGMA application_id", "PRAGMA user_version") == [
         [(int.from_bytes(b"rsrg", "big"),)],
-        [(2,)],
+        [(3,)],
     ]
 
 
@@ -605,8 +605,8 @@ def test_the_database_of_another_program_is_refused(path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(filled: Path) -> None:
-    outside(filled, "PRAGMA user_version = 3")
-    error = refused(filled, r"was written by a newer rsreg \(schema 3, this one knows 2\)")
+    outside(filled, "PRAGMA user_version = 4")
+    error = refused(filled, r"was written by a newer rsreg \(schema 4, this one knows 3\)")
     assert error.hint == "start the newer rsreg, or choose another file with --db"
 
 
@@ -641,11 +641,11 @@ def test_a_place_where_nothing_can_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_refused_file_can_be_opened_when_it_is_put_right(filled: Path) -> None:
-    outside(filled, "PRAGMA user_version = 3")
+    outside(filled, "PRAGMA user_version = 4")
     store = SQLiteBackend(filled)
     with pytest.raises(StoreError):
         store.initialize()
-    outside(filled, "PRAGMA user_version = 2")
+    outside(filled, "PRAGMA user_version = 3")
     store.initialize()
     assert store.load().seq == 500
     store.close()
@@ -658,7 +658,7 @@ def test_no_open_file_is_left_behind(path: Path) -> None:
             SQLiteBackend(path).initialize()
         with opened(path.with_name(f"{n}.db")):
             pass
-    outside(path, "PRAGMA user_version = 3")
+    outside(path, "PRAGMA user_version = 4")
     for _ in range(3):
         with pytest.raises(StoreError):
             SQLiteBackend(path).initialize()
@@ -689,6 +689,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(filled: Path) -> None
         filled,
         "ALTER TABLE service DROP COLUMN told",
         "ALTER TABLE service DROP COLUMN reason",
+        "ALTER TABLE service DROP COLUMN registered_by",
         "ALTER TABLE event DROP COLUMN turn",
         "PRAGMA user_version = 1",
     )
@@ -705,4 +706,4 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(filled: Path) -> None
         assert (after.told, after.turns) == ({known: told}, {known: "a#7"})
         assert [service.id for service in after.services] == [one.id for one in before.services]
         assert after.epoch == before.epoch
-    assert outside(filled, "PRAGMA user_version") == [[(2,)]]
+    assert outside(filled, "PRAGMA user_version") == [[(3,)]]

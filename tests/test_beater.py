@@ -26,7 +26,7 @@ def beating(endpoint: str, name: str, ttl: float, service_id: str | None = None)
     wanted = calls.registration(name, "127.0.0.1", 5000, "FLEET", None, ttl)
     presence = Presence(wanted)
     if service_id is not None:
-        presence.registered(wanted, service_id)
+        presence.registered(wanted, calls.Entry(service_id, ""))
     heartbeat = Heartbeat(presence, endpoint)
     heartbeat.start()
     return heartbeat
@@ -213,7 +213,8 @@ def test_an_outage_is_two_lines_for_all(
     process.start()
     with RegistryClient(process.endpoint, timeout=10) as client:
         names = [f"s{number}" for number in range(20)]
-        ids = {name: client.register(name, "127.0.0.1", 5000, ttl=1) for name in names}
+        where = ("127.0.0.1", 5000, "FLEET")
+        ids = {name: client.register(name, *where, ttl=1) for name in names}
         heartbeats = [beating(process.endpoint, name, 1, ids[name]) for name in names]
         try:
             process.kill()

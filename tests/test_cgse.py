@@ -116,6 +116,7 @@ def record(service_id: str, last_heartbeat: int) -> dict[str, Any]:
         "tags": ["HEXAPOD"],
         "metadata": {"service_port": 5001},
         "ttl": 30,
+        "registered_by": "127.0.0.1",
         "last_heartbeat": last_heartbeat,
         "health": "passing",
     }

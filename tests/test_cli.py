@@ -333,7 +333,7 @@ def test_client_commands_load_neither_gevent_nor_a_database(command: str) -> Non
     )
     with serving(backend=InMemoryBackend()) as server, RegistryClient(server.endpoint) as client:
         client.register("ls336", "egse3", 6000, "TEMP", tags=["PUNA"])
-        client.register("x", "egse3", 6000)
+        client.register("x", "egse3", 6000, owned=False)
         done = rs_cs(
             *command.split(), command=[sys.executable, "-c", code], RSREG_ENDPOINT=server.endpoint
         )

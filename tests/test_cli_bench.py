@@ -30,7 +30,7 @@ def test_maintenance_of_a_service(endpoint: str, client: RegistryClient) -> None
     done = rs_cs("maintenance", "on", "pun", "--for", "2h", "--reason", "mirror swap", **here)
     assert done.stderr == "out of discovery: puna_cs\n"
     header, entry = done.stdout.splitlines()
-    assert header.split() == ["OF", "BY", "UNTIL", "REASON"]
+    assert header.split() == ["OF", "BY", "FROM", "UNTIL", "REASON"]
     assert entry.startswith("service puna_cs")
     assert entry.endswith("mirror swap")
     (service,) = data("list", **here)["services"]
@@ -41,7 +41,8 @@ def test_maintenance_of_a_service(endpoint: str, client: RegistryClient) -> None
     done = rs_cs("discover", "PUNA", **here)
     assert done.returncode == 4
     assert re.search(
-        r"hint:  puna_cs \(hardware\) is maintenance: \S+ until .*: mirror swap", done.stderr
+        r"hint:  puna_cs \(hardware\) is maintenance: \S+ until .*: mirror swap",
+        done.stderr,
     )
     status = rs_cs("status", **here).stdout
     assert "services      1, 1 in maintenance\n" in status
@@ -201,13 +202,13 @@ def test_watch_tells_of_health_and_of_one_type_if_asked() -> None:
         assert running.line().split()[2:4] == ["register", "hex"]
         said = running.line()
         assert said.split()[2:4] == ["critical", "hex"]
-        assert said.endswith("no heartbeat")
+        assert said.endswith("no heartbeat"), "nobody did it"
         client.renew(service_id)
         assert running.line().split()[2:4] == ["recovered", "hex"]
         client.maintenance(True, service="hex", by="rik", reason="mirror swap")
         said = running.line()
         assert said.split()[2:4] == ["maintenance", "hex"]
-        assert re.search(r"rik until [\d: -]+: mirror swap$", said)
+        assert re.search(r"rik until [\d: -]+: mirror swap  from 127\.0\.0\.1$", said)
 
 
 def test_register_knows_all_that_there_is(endpoint: str, client: RegistryClient) -> None:

@@ -120,9 +120,9 @@ def test_a_list_is_readable_in_40_columns(endpoint: str, client: RegistryClient)
         assert "REASON  mirror swap" in terminal.end()[1]
 
 
-def test_a_short_table_stays_one_in_40_columns(endpoint: str, client: RegistryClient) -> None:
+def test_a_short_table_stays_one_in_50_columns(endpoint: str, client: RegistryClient) -> None:
     client.maintenance(True, service="ls336", by="rik", reason="it leaks", forever=True)
-    with Terminal("maintenance", "list", columns=40, RSREG_ENDPOINT=endpoint) as terminal:
+    with Terminal("maintenance", "list", columns=50, RSREG_ENDPOINT=endpoint) as terminal:
         header, row = terminal.end()[1].splitlines()
     assert "UNTIL" in header
     assert "it leaks" in row

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import socket
 import time
@@ -45,11 +47,43 @@ def test_register_and_deregister(endpoint: str, client: RegistryClient) -> None:
         "tags": ["optics", "spare"],
         "metadata": {"version": "1.4.2", "a": "b=c"},
         "ttl": 7.5,
+        "registered_by": "127.0.0.1",
         "health": "passing",
     }
     done = rs_cs("deregister", "puna_c", "--yes", **here)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{service_id}\n", "")
     assert client.list_services() == []
+
+
+def test_what_a_living_process_registered_is_removed_by_force(
+    endpoint: str, client: RegistryClient
+) -> None:
+    service_id = client.register("puna_cs", "egse3", 5000)
+    here = {"RSREG_ENDPOINT": endpoint}
+    for words in (
+        ("deregister", "puna_cs", "--yes"),
+        ("register", "--name", "x", "--port", "1", "--id", service_id),
+    ):
+        done = rs_cs(*words, **here)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"puna_cs on egse3:5000 is of pid {os.getpid()} of " in done.stderr
+        assert "--force" in done.stderr
+        assert client.get_service(service_id) is not None
+    shown = rs_cs("get", "puna_cs", **here).stdout
+    assert re.search("^registered +from 127.0.0.1$", shown, re.MULTILINE)
+    assert data("deregister", "puna_cs", "--yes", "--force", **here)["service_id"] == service_id
+    assert client.list_services() == []
+
+
+def test_the_maintenance_of_somebody_else_takes_force(
+    endpoint: str, client: RegistryClient
+) -> None:
+    client.maintenance(True, host="egse3", by="kim", reason="people")
+    here = {"RSREG_ENDPOINT": endpoint}
+    done = rs_cs("maintenance", "off", "--host", "egse3", **here)
+    assert done.returncode == 1
+    assert "of kim on 127.0.0.1, until 20" in done.stderr
+    assert data("maintenance", "off", "--host", "egse3", "--force", **here)["maintenance"] == []
 
 
 def test_register_in_short(endpoint: str, client: RegistryClient) -> None:
@@ -106,7 +140,9 @@ def test_watch_prints_each_event_as_it_comes(endpoint: str, client: RegistryClie
         service_id = client.register("puna_cs", "egse3", 5000, "PUNA")
         at, *said = running.line().split()
         assert time.strptime(at, "%H:%M:%S")
-        assert said == ["#1", "register", "puna_cs", "tcp://egse3:5000"]
+        assert said[:4] == ["#1", "register", "puna_cs", "tcp://egse3:5000"]
+        assert said[4:7] == ["by", "pid", str(os.getpid())]
+        assert said[-2:] == ["from", "127.0.0.1"]
         client.deregister(service_id)
         assert running.line().split()[1:3] == ["#2", "deregister"]
         client.register("ls336", "egse3", 6000, "TEMP", ttl=1)

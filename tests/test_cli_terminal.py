@@ -136,7 +136,7 @@ def test_a_terminal_that_lacks_the_characters_is_no_fault(
 
 
 def test_removing_asks_first(endpoint: str, client: RegistryClient) -> None:
-    service_id = client.register("puna_cs", "egse3", 5000)
+    service_id = client.register("puna_cs", "egse3", 5000, owned=False)
     with Terminal("deregister", "puna", RSREG_ENDPOINT=endpoint) as terminal:
         terminal.until(f"Remove {service_id} on egse3:5000? [y/N]")
         terminal.type("n\n")
@@ -156,6 +156,26 @@ def test_removing_asks_first(endpoint: str, client: RegistryClient) -> None:
     assert code == 0
     assert shown.splitlines()[-1].strip() == service_id
     assert client.get_service(service_id) is None
+
+
+def test_the_maintenance_of_somebody_else_is_asked_about(
+    endpoint: str, client: RegistryClient
+) -> None:
+    client.maintenance(True, host="egse3", by="kim", reason="people in the beam path")
+    with Terminal("maintenance", "off", "--host", "egse3", RSREG_ENDPOINT=endpoint) as terminal:
+        asked = terminal.until("[y/N]")
+        terminal.type("n\n")
+        assert terminal.end()[0] == 1
+    for said in ("of kim on 127.0.0.1", "people in the beam path", "End it nevertheless?"):
+        assert said in asked
+    assert client.server_status()["maintenance"]
+    words = ("maintenance", "on", "--host", "egse3", "--for", "1min")
+    with Terminal(*words, RSREG_ENDPOINT=endpoint) as terminal:
+        terminal.until("Replace it nevertheless? [y/N]")
+        terminal.type("y\n")
+        assert terminal.end()[0] == 0
+    (entry,) = client.server_status()["maintenance"]
+    assert entry["says"] != "kim"
 
 
 def test_stopping_asks_first(endpoint: str, client: RegistryClient) -> None:

@@ -72,6 +72,7 @@ def test_register_get_list_discover_deregister(client: RegistryClient) -> None:
         "ttl": 30,
         "health": "passing",
         "owner": owner.this_process(),
+        "registered_by": "127.0.0.1",
     }
     for kind in ("PUNA", "optics"):
         found = client.discover_service(kind)

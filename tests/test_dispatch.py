@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -89,6 +90,7 @@ RECORD = {
     "tags": ["web", "api"],
     "metadata": {},
     "ttl": 30,
+    "registered_by": "127.0.0.1",
     "last_heartbeat": 1_617_293_054,
     "health": "passing",
 }
@@ -104,6 +106,7 @@ def test_register(desk: Desk) -> None:
     )
     service_id = reply.pop("service_id")
     assert service_id.startswith("example-")
+    assert re.fullmatch("[0-9a-f]{16}", reply.pop("entry"))
     assert reply == {"success": True, "message": "Service registered successfully"}
     assert desk.ask("get", service_id=service_id)["service"] == {
         **RECORD,
@@ -142,6 +145,7 @@ def test_renew(desk: Desk) -> None:
     assert desk.ask("renew", service_id="known") == {
         "success": True,
         "message": "Service renewed successfully",
+        "entry": desk.registry.entry("known"),
     }
     desk.clock.advance(20)
     desk.registry.caught_up(desk.clock.now)
@@ -235,6 +239,7 @@ def test_events(desk: Desk) -> None:
             "epoch": desk.registry.epoch,
             "mark": reply["events"][seq - 1]["mark"],
             "after": None if seq == 1 else reply["events"][0]["mark"],
+            "by": "127.0.0.1",
         }
         for seq, kind in ((1, "register"), (2, "deregister"))
     ]
@@ -262,7 +267,9 @@ def test_a_whole_number_may_be_written_with_a_fraction_of_nothing(desk: Desk) ->
     said = [record["port"], record["endpoints"]["data"], record["owner"]["pid"], record["ttl"]]
     assert (said, json.dumps(said)) == ([5000, 5001, 611, 30], "[5000, 5001, 611, 30]")
     assert json.dumps(record["metadata"]) == json.dumps(info["metadata"]), "that is not ours"
-    assert desk.ask("update", service_id="gson", service_info={"port": 6000.0})["success"]
+    assert desk.ask(
+        "update", service_id="gson", owner={"pid": 611.0}, service_info={"port": 6000.0}
+    )["success"]
     assert json.dumps(desk.ask("get", service_id="gson")["service"]["port"]) == "6000"
     report = {"status": {"text": "x", "since": 5.0, "max": 10.0}}
     assert desk.ask("renew", service_id="gson", report=report)["success"]

@@ -41,6 +41,7 @@ def test_the_codes_of_the_protocol() -> None:
         "duplicate_service_type": "DuplicateServiceType",
         "duplicate-name": "DuplicateName",
         "judge-first": "JudgeFirst",
+        "owned-by-other": "OwnedByOther",
         "forbidden": "Forbidden",
         "limit": "LimitReached",
         "slow-down": "SlowDown",

@@ -203,13 +203,17 @@ def test_a_process_that_stood_still_gives_up_at_once(hand: Hand) -> None:
 # -- answers and refusals
 
 RECORD = {"id": "a-1", "name": "a"}
+REGISTER = calls.register(calls.registration("a", "h", 1, None, None, 30))
 
 
 @pytest.mark.parametrize(
     ("call", "body", "answer"),
     [
-        (calls.register(calls.registration("a", "h", 1, None, None, 30)), {"service_id": "i"}, "i"),
-        (calls.renew("i"), {}, True),
+        (REGISTER, {"service_id": "i"}, ("i", "")),
+        (REGISTER, {"service_id": "i", "entry": "f"}, ("i", "f")),
+        (calls.renew("i"), {}, ""),
+        (calls.renew("i"), {"entry": "f"}, "f"),
+        (calls.update("i", {}), {"entry": "f"}, "f"),
         (calls.deregister("i"), {}, True),
         (calls.get("i"), {"service": RECORD}, RECORD),
         (calls.list_services(), {"services": [RECORD]}, [RECORD]),
@@ -230,7 +234,7 @@ def test_how_each_answer_is_read(
 @pytest.mark.parametrize(
     ("call", "code", "answer"),
     [
-        (calls.renew("i"), "unknown-service", False),
+        (calls.renew("i"), "unknown-service", None),
         (calls.deregister("i"), "unknown-service", False),
         (calls.get("i"), "unknown-service", None),
         (calls.discover("X"), "no-service", None),
@@ -316,7 +320,8 @@ def test_a_registration_says_only_what_was_said(clock: HandClock) -> None:
     assert asked["service_info"] == {**said, "owner": owner.this_process()}
     assert asked["ttl"] == 30
     of_nobody = calls.registration("a", "h", 1, None, {}, 30, owned=False)
-    assert Hand(calls.register(of_nobody), clock).request["service_info"] == said
+    request = Hand(calls.register(of_nobody), clock).request
+    assert (request["service_info"], request["owner"]) == (said, owner.this_process())
 
 
 def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:

@@ -11,7 +11,7 @@ from helpers import register_simulator, scripted_server, wait_until
 
 from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache, config, filters
 from rsreg.calls import Record
-from rsreg.errors import ConfigurationError, InvalidRequest, UnknownService
+from rsreg.errors import ConfigurationError, InvalidRequest, OwnedByOther, UnknownService
 
 
 @pytest.fixture
@@ -214,19 +214,22 @@ def test_maintenance(client: RegistryClient) -> None:
     client.register("puna", "egse3", 1, "PUNA")
     entries = client.maintenance(True, service="puna", reason="new firmware", for_=3600)
     assert [(one["service"], one["reason"]) for one in entries] == [("puna", "new firmware")]
-    assert "@" in entries[0]["by"]
+    assert "@" in entries[0]["says"]
+    assert entries[0]["by"] == "127.0.0.1"
     assert entries[0]["until"] - entries[0]["since"] == 3600
     assert client.discover_service("PUNA") is None
     assert [one["health"] for one in client.list_services("PUNA")] == ["maintenance"]
     both = client.maintenance(True, host="egse3", forever=True, by="rik")
-    assert [(one.get("host"), one["by"], one.get("until")) for one in both][1] == (
+    assert [(one.get("host"), one["says"], one.get("until")) for one in both][1] == (
         "egse3",
         "rik",
         None,
     )
     assert len(client.maintenance(False, service="puna")) == 1
     assert client.discover_service("PUNA") is None
-    assert client.maintenance(False, host="egse3") == []
+    with pytest.raises(OwnedByOther, match=r"of rik on 127\.0\.0\.1, until somebody ends"):
+        client.maintenance(False, host="egse3")
+    assert client.maintenance(False, host="egse3", by="rik") == []
     assert client.discover_service("PUNA") is not None
     with pytest.raises(UnknownService):
         client.maintenance(False, host="egse3")

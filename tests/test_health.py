@@ -35,7 +35,7 @@ def maintain(house: House, seconds: float | None = 3600, **target: Any) -> None:
     since = int(house.wall.now)
     until = None if seconds is None else since + int(seconds)
     house.registry.start_maintenance(
-        Maintenance(reason="new disk", by="rik", since=since, until=until, **target)
+        Maintenance(reason="new disk", says="rik", since=since, until=until, **target)
     )
     house.commit()
 
@@ -252,7 +252,8 @@ def test_maintenance_covers_who_is_there_and_who_comes(house: House, target: Any
     other = house.register("b", type="B", host="egse4")
     maintain(house, **target)
     assert kinds(house)[2:] == ["maintenance"]
-    terms = {"reason": "new disk", "by": "rik", "since": 1_700_000_000, "until": 1_700_003_600}
+    terms = {"reason": "new disk", "by": None, "says": "rik"}
+    terms |= {"since": 1_700_000_000, "until": 1_700_003_600}
     assert house.get(first)["maintenance"] == terms
     assert (house.health(first), house.health(other)) == ("maintenance", "passing")
     with pytest.raises(NoService):
@@ -455,7 +456,8 @@ def test_an_exclusive_name_has_one_live_service(house: House, first: bool) -> No
     assert "10.0.0.5:5000" in str(refusal.value.hint)
     assert len(house.list()) == 1
     house.register("b", exclusive=not first)
-    assert house.register("a", 10, id=holder, exclusive=first) == holder, "it is itself"
+    itself = {"id": holder, "exclusive": first, "owner": {**OWNER, "user": "rik"}}
+    assert house.register("a", 10, **itself) == holder
     house.pass_time(10)
     house.register("a", host="egse9", exclusive=not first)
 

@@ -39,7 +39,7 @@ SERVER = [
     ("copying",),
     ("backend", "lease", "conditions", "bounds"),
     ("index", "kinds", "maintained", "shares"),
-    ("addresses", "restoring"),
+    ("addresses", "restoring", "ownership"),
     ("live",),
     ("changes", "choosing", "policies"),
     ("registry",),

@@ -21,12 +21,15 @@ from rsreg.calls import Record
 from rsreg.dispatch import Dispatcher
 from rsreg.errors import RequestTimeout, UnknownService
 from rsreg.mirror import STALE_AFTER, Mirror
+from rsreg.ownership import Requester
 from rsreg.records import Event, Maintenance, read_change, read_report, read_service_info
 from rsreg.registry import LEASES_WITHIN, Registry
 
 KINDS = ("A", "B")
 #: What no event tells: what reports say, and from which of two reasons to be critical to which.
 UNTOLD = ("status", "load", "reason")
+#: Who may change any of them.
+FORCED = Requester(force=True)
 #: Leases are told in milliseconds.
 ROUNDED = 0.0011
 
@@ -91,12 +94,13 @@ class World:
             ttl,
             None,
             replaces=dict.fromkeys(replaces, info["owner"]),
+            who=FORCED,
         )
         self.commit()
 
     def update(self, service_id: str, **said: Any) -> None:
         """Change fields of its record."""
-        self.registry.update(service_id, *read_change(said), None)
+        self.registry.update(service_id, *read_change(said), None, who=FORCED)
         self.commit()
 
     def maintain(self, service_id: str, on: bool) -> None:
@@ -246,7 +250,7 @@ class MirrorMachine(RuleBasedStateMachine):
     @rule(service_id=IDS)
     def deregister(self, service_id: str) -> None:
         try:
-            self.world.registry.deregister(service_id, None)
+            self.world.registry.deregister(service_id, None, who=FORCED)
         except UnknownService:
             return
         self.world.commit()
@@ -458,7 +462,7 @@ def test_the_lease_of_a_new_service_counts_from_the_last_answer(world: World) ->
 
 def test_leases_are_taken_in_only_with_all_events(world: World) -> None:
     """A service that is gone already is named in no lease, which would mean that it holds."""
-    world.registry.deregister("quick", None)
+    world.registry.deregister("quick", None, who=FORCED)
     world.register("other")
     world.clock.advance(2)
     world.ask(limit=0)
@@ -550,7 +554,7 @@ def test_a_simulator_is_found_only_where_no_hardware_is_registered(world: World)
     world.clock.advance(60)
     assert mirror.discover("A") is None, "hardware is registered, though it may have lapsed"
     for hardware in ("slow", "quick"):
-        world.registry.deregister(hardware, None)
+        world.registry.deregister(hardware, None, who=FORCED)
     world.register("sim", mode="simulator", kinds=("A", "S"), ttl=120)
     world.catch_up()
     assert (mirror.discover("A") or {})["id"] == "sim"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rsreg import calls
+from rsreg.calls import Entry
 from rsreg.presence import Presence
 
 
@@ -10,7 +11,7 @@ def presence() -> Presence:
     """A service that is registered."""
     wanted = calls.registration("puna_cs", "egse3", 5000, None, None, 30)
     made = Presence(wanted)
-    made.registered(wanted, "puna-1")
+    made.registered(wanted, Entry("puna-1", "f1"))
     return made
 
 
@@ -19,7 +20,7 @@ def test_a_change_is_untold_until_it_was_told() -> None:
     puna.change({"port": 5001})
     puna.change({"ready": True})
     assert puna.untold == {"port": 5001, "ready": True}
-    puna.told({"port": 5001})
+    puna.told({"port": 5001}, "f2")
     assert puna.untold == {"ready": True}
     assert puna.registration.info["port"] == 5001
 
@@ -27,7 +28,7 @@ def test_a_change_is_untold_until_it_was_told() -> None:
 def test_a_change_that_is_known_takes_an_older_one_with_it() -> None:
     puna = presence()
     puna.change({"port": 5001})
-    puna.change({"port": 5002}, known=True)
+    puna.change({"port": 5002}, "f2")
     assert puna.untold == {}
     assert puna.registration.info["port"] == 5002
 
@@ -36,8 +37,8 @@ def test_what_changed_while_it_was_told_is_told_again() -> None:
     puna = presence()
     puna.change({"port": 5001})
     told = puna.untold
-    puna.change({"port": 5002}, known=True)
-    puna.told(told)
+    puna.change({"port": 5002}, "f2")
+    puna.told(told, "f3")
     assert puna.untold == {"port": 5002}
 
 
@@ -48,7 +49,7 @@ def test_what_changed_while_it_was_registered_is_still_to_be_told() -> None:
     puna.change({"port": 5001})
     sent = puna.registration
     puna.change({"ready": True})
-    puna.registered(sent, "puna-1")
+    puna.registered(sent, Entry("puna-1", "f1"))
     assert puna.service_id == "puna-1"
     assert puna.untold == {"ready": True}
 
@@ -59,8 +60,8 @@ def test_another_process_follows_but_for_the_host_that_it_found() -> None:
     assert puna.untold == {"host": "10.0.0.5"}
     vitals = puna.vitals.state()
     info = {**puna.registration.info, "host": "egse3", "port": 5001, "ready": True}
-    puna.take(info, {"ready": True}, True, vitals)
+    puna.take(info, {"ready": True}, [], True, vitals)
     assert puna.untold == {"host": "10.0.0.5", "ready": True}
     assert puna.registration.info["port"] == 5001
-    puna.take(info, {}, False, vitals)
+    puna.take(info, {}, [], False, vitals)
     assert puna.registration.info["host"] == "egse3"

@@ -52,6 +52,7 @@ def test_a_registration_is_seen_at_once(house: House) -> None:
         "metadata": {"v": 1},
         "protocol": "udp",
         "ttl": 30,
+        "registered_by": None,
         "last_heartbeat": 1_700_000_000,
         "health": "passing",
     }
@@ -68,6 +69,7 @@ def test_a_registration_is_seen_at_once(house: House) -> None:
             "epoch": house.registry.epoch,
             "mark": house.registry.position.mark,
             "after": None,
+            "by": None,
         }
     ]
 

@@ -412,6 +412,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 "tags": list(known.kinds),
                 "metadata": {},
                 "ttl": known.ttl,
+                "registered_by": None,
                 "last_heartbeat": known.last_heartbeat,
                 "health": self.health(key),
                 **self.more(key),

@@ -140,6 +140,7 @@ def test_the_client_that_registers(client: RegistryClient, endpoint: str) -> Non
     service = client.get_service(service_id)
     assert service is not None
     del service["last_heartbeat"]
+    assert service.pop("registered_by") == "127.0.0.1"
     assert service.pop("owner")["program"] == "-c"
     assert service == {
         "id": service_id,
@@ -292,6 +293,7 @@ def test_the_messages() -> None:
                 "[0-9a-f]{12}",
                 service_id,
             )
+            assert re.fullmatch("[0-9a-f]{16}", reply.pop("entry"))
             assert reply == {
                 "success": True,
                 "service_id": service_id,
@@ -309,6 +311,7 @@ def test_the_messages() -> None:
                 "tags": ["web", "api"],
                 "metadata": {"version": "1.0.0"},
                 "ttl": 30,
+                "registered_by": "127.0.0.1",
                 "last_heartbeat": 1617293054,
                 "health": health,
             }
@@ -323,6 +326,7 @@ def test_the_messages() -> None:
                 assert said.pop("epoch") == server.registry.epoch
                 assert isinstance(said.pop("mark"), str)
                 said.pop("after")
+                assert said.pop("by") in ("127.0.0.1", None)
                 if said["data"]["service_id"] == service_id:
                     return said
 
@@ -340,6 +344,7 @@ def test_the_messages() -> None:
         }
 
         reply = asked(peer, f'{{\n  "action": "renew",\n  "service_id": "{service_id}"\n}}')
+        assert reply.pop("entry")
         assert reply == {"success": True, "message": "Service renewed successfully"}
 
         reply = asked(peer, f'{{\n  "action": "get",\n  "service_id": "{service_id}"\n}}')
@@ -416,6 +421,7 @@ def raw_life(name: str, requests: Any, heartbeats: Any) -> None:
             service_id = ask({"action": "register", "service_info": info})["service_id"]
             assert service_id.startswith(name)
             reply = beat({"action": "renew", "service_id": service_id})
+            assert reply.pop("entry")
             assert reply == {"success": True, "message": "Service renewed successfully"}
             assert ask({"action": "get", "service_id": service_id})["service"]["type"] == name
             found = ask({"action": "discover", "service_type": name})["service"]

@@ -12,13 +12,13 @@ def main(seconds: float) -> None:
         for entry in registry.maintenance(
             True, service_type="PUNA", for_=3600, reason="mirror swap", by="rik"
         ):
-            print("in maintenance:", entry["service_type"], "by", entry["by"])
+            print("in maintenance:", entry["service_type"], "by", entry["says"])
         for service in registry.list_services("PUNA"):
             print(service.name, "is not discovered:", service.maintenance["reason"])
         try:
             time.sleep(seconds)
         finally:
-            registry.maintenance(False, service_type="PUNA")
+            registry.maintenance(False, service_type="PUNA", by="rik")
         print("discovered again:", registry.get_endpoint("PUNA"))
 
 

@@ -17,16 +17,16 @@ from rsreg.cli.options import (
     common_options,
     complete_service,
     examples,
+    force_option,
     found,
     pass_settings,
     registry_option,
     service_options,
     unknown,
 )
-from rsreg.cli.output import note, write, write_json
+from rsreg.cli.output import ask, note, write, write_json
 from rsreg.client import RegistryClient
-from rsreg.errors import ConfigurationError, RegistryError
-from rsreg.text import printable
+from rsreg.errors import ConfigurationError
 
 _YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
@@ -38,6 +38,8 @@ _YES = click.option("--yes", is_flag=True, help="Do not ask.")
     )
 )
 @service_options
+@click.option("--id", "service_id", metavar="ID", help="Its id; else one is made of the name.")
+@force_option("Take the id also from another process that lives.")
 @click.option("--heartbeat", is_flag=True, help="Stay, beat until interrupted, then deregister.")
 @registry_option()
 @common_options()
@@ -72,21 +74,22 @@ def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service
 )
 @click.argument("service", metavar="ID|NAME|PREFIX", shell_complete=complete_service)
 @_YES
+@force_option("Also the entry of a process that lives.")
 @registry_option()
 @common_options()
 @pass_settings
-def deregister(settings: Settings, service: str, yes: bool) -> None:
+def deregister(settings: Settings, service: str, yes: bool, force: bool) -> None:
     """Remove a service.
 
     It is named by its id, its name, or the start of either. A program that still beats for it
-    registers it again.
+    registers it again; without --force it has to be stopped first.
     """
     _check_can_ask(yes)
     with settings.client() as registry:
         record = found(registry, service)
         if not yes:
-            _ask(f"Remove {record['id']} on {record['host']}:{record['port']}?")
-        if not registry.deregister(record["id"]):
+            ask(f"Remove {record['id']} on {record['host']}:{record['port']}?")
+        if not registry.deregister(record["id"], force=force):
             raise unknown(registry, service)
     if settings.json:
         write_json({"success": True, "service_id": record["id"]})
@@ -107,7 +110,7 @@ def stop(settings: Settings, yes: bool) -> None:
         where = registry.settings.req_endpoint
         what = f"the registry on {where}, pid {about['pid']}"
         if not yes:
-            _ask(f"Stop {what}, services: {about['counts']['services']}?")
+            ask(f"Stop {what}, services: {about['counts']['services']}?")
         process.stop(registry)
     if settings.json:
         write_json({"success": True, "status": "stopped", "endpoint": where, "pid": about["pid"]})
@@ -131,13 +134,3 @@ def _check_can_ask(yes: bool) -> None:
             "this asks first, and there is no terminal to ask on",
             hint="--yes does it without asking",
         )
-
-
-def _ask(question: str) -> None:
-    try:
-        agreed = click.confirm(printable(question), err=True)
-    except click.Abort:
-        click.echo(err=True)
-        raise
-    if not agreed:
-        raise RegistryError("nothing was changed")

@@ -67,9 +67,15 @@ def standing(service: Record, now: float) -> str:
 def maintenance(terms: Mapping[str, Any], now: float) -> str:
     """Who keeps it for how long, and why."""
     until = terms.get("until")
-    parts = [terms.get("by") or "", "for good" if until is None else f"until {moment(until, now)}"]
+    parts = [who(terms), "for good" if until is None else f"until {moment(until, now)}"]
     reason = terms.get("reason")
     return " ".join(filter(None, parts)) + (f": {reason}" if reason else "")
+
+
+def who(terms: Mapping[str, Any]) -> str:
+    """Who keeps something in maintenance, in their own words; else their address."""
+    # Earlier registries have the words in "by".
+    return terms.get("says") or terms.get("by") or ""
 
 
 def service_facts(service: Record, now: float) -> Iterator[tuple[str, str]]:
@@ -86,6 +92,8 @@ def service_facts(service: Record, now: float) -> Iterator[tuple[str, str]]:
         yield "reason", reason
     if (terms := fields.pop("maintenance", None)) is not None:
         yield "maintenance", maintenance(terms, now)
+        if terms.get("says") and terms.get("by"):
+            yield "", f"begun from {terms['by']}"
     if (status := fields.pop("status", None)) is not None:
         yield "doing", _status(status, now)
     yield "id", fields.pop("id")
@@ -98,6 +106,8 @@ def service_facts(service: Record, now: float) -> Iterator[tuple[str, str]]:
     yield "ttl", f"{fields.pop('ttl'):g} s"
     if owner := fields.pop("owner", None):
         yield "owner", _owner(owner, now)
+    if (address := fields.pop("registered_by", None)) is not None:
+        yield "registered", f"from {address}"
     for key, value in fields.items():
         if key not in ("host", "port"):
             yield key, _said(value)
@@ -144,7 +154,8 @@ def event_line(event: Record) -> str:
     at = time.strftime("%H:%M:%S", time.localtime(now))
     service = event["data"].get("service_info")
     if service:
-        said = "  ".join(filter(None, (*name_and_endpoint(service), _news(event, service, now))))
+        parts = (*name_and_endpoint(service), _news(event, service, now), _by(event))
+        said = "  ".join(filter(None, parts))
     else:
         said = event["data"].get("service_id", "events were missed: list anew")
     return f"{at}  #{event['seq']}  {event['type']:<11}  {said}"
@@ -164,6 +175,13 @@ def moment(seconds: float, now: float) -> str:
 def _news(event: Record, service: Record, now: float) -> str:
     """What an event tells beside its type."""
     return doing(service, now) if event["type"] in ("critical", "maintenance") else ""
+
+
+def _by(event: Record) -> str:
+    """Who caused it, and from where; the words of who began a maintenance are there already."""
+    says = None if event["type"] == "maintenance" else event.get("says")
+    said = (("by", says), ("from", event.get("by")))
+    return " ".join(f"{word} {value}" for word, value in said if value)
 
 
 def _counted(counts: Mapping[str, int]) -> Iterator[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import click
 
 from rsreg import records
@@ -14,16 +17,19 @@ from rsreg.cli.options import (
     complete_service,
     complete_type,
     examples,
+    force_option,
     meant,
     pass_settings,
     period,
     registry_option,
 )
-from rsreg.cli.output import note, write_json, write_table
+from rsreg.cli.output import ask, note, write_json, write_table
 from rsreg.client import RegistryClient
+from rsreg.errors import OwnedByOther
 from rsreg.records import ServiceList
 
-_COLUMNS = {"OF": True, "BY": False, "UNTIL": False, "REASON": True}
+_FORCE = force_option("Do not ask, also if it is somebody else's.")
+_COLUMNS = {"OF": True, "BY": False, "FROM": False, "UNTIL": False, "REASON": True}
 
 
 @click.group(
@@ -70,6 +76,7 @@ def _target(command: F) -> F:
 )
 @click.option("--forever", is_flag=True, help="Until somebody ends it.")
 @click.option("--reason", metavar="TEXT", help="Why, for who wonders.")
+@_FORCE
 @registry_option()
 @common_options()
 @pass_settings
@@ -81,6 +88,7 @@ def on(
     length: float | None,
     forever: bool,
     reason: str | None,
+    force: bool,
 ) -> None:
     """Begin a maintenance of a service, a type or a host.
 
@@ -89,8 +97,10 @@ def on(
     """
     with settings.client() as registry:
         service = _resolved(registry, service)
-        entries = registry.maintenance(
+        entries = _changed(
+            registry,
             True,
+            force=force,
             service=service,
             service_type=service_type,
             host=host,
@@ -112,16 +122,29 @@ def on(
     epilog=examples("rs_cs maintenance off puna_cs", "rs_cs maintenance off --host egse3")
 )
 @_target
+@_FORCE
 @registry_option()
 @common_options()
 @pass_settings
 def off(
-    settings: Settings, service: str | None, service_type: str | None, host: str | None
+    settings: Settings,
+    service: str | None,
+    service_type: str | None,
+    host: str | None,
+    force: bool,
 ) -> None:
-    """End a maintenance, which is named as it was begun."""
+    """End a maintenance, which is named as it was begun.
+
+    Before it ends that of somebody else it asks.
+    """
     with settings.client() as registry:
-        entries = registry.maintenance(
-            False, service=_resolved(registry, service), service_type=service_type, host=host
+        entries = _changed(
+            registry,
+            False,
+            force=force,
+            service=_resolved(registry, service),
+            service_type=service_type,
+            host=host,
         )
         as_of = registry.events_since().get("timestamp")
     _show(settings, entries, as_of)
@@ -139,6 +162,17 @@ def list_(settings: Settings) -> None:
 
 
 COMMANDS = (maintenance,)
+
+
+def _changed(registry: RegistryClient, on: bool, *, force: bool, **asked: Any) -> list[Record]:
+    """Begin or end one; on a terminal it is asked first if it is somebody else's."""
+    try:
+        return registry.maintenance(on, force=force, **asked)
+    except OwnedByOther as error:
+        if not sys.stdin.isatty():
+            raise
+        ask(f"{error}. {'Replace' if on else 'End'} it nevertheless?")
+    return registry.maintenance(on, force=True, **asked)
 
 
 def _resolved(registry: RegistryClient, name: str | None) -> str | None:
@@ -184,6 +218,7 @@ def _row(entry: Record, now: float) -> list[str]:
     until = entry.get("until")
     return [
         describing.target(entry),
+        entry.get("says") or "-",
         entry.get("by") or "-",
         "for good" if until is None else describing.moment(until, now),
         entry.get("reason") or "-",

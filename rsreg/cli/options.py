@@ -200,6 +200,11 @@ def store_options(command: F) -> F:
     return database(folder(command))
 
 
+def force_option(help_text: str) -> Callable[[F], F]:
+    """The option to change what is another's."""
+    return click.option("--force", is_flag=True, help=help_text)
+
+
 def mode_option(help_text: str) -> Callable[[F], F]:
     """The option that tells hardware from simulators."""
     return click.option("--mode", type=click.Choice(config.MODES), help=help_text)

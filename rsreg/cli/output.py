@@ -189,3 +189,14 @@ def _for_eyes() -> bool:
 def _styled(text: str, color: str | None) -> str:
     """In colour, if any is wanted; click takes it out where there is no terminal."""
     return text if color is None or config.no_color() else click.style(text, fg=color, bold=True)
+
+
+def ask(question: str) -> None:
+    """Go on only if that is what is wanted; RegistryError if not."""
+    try:
+        agreed = click.confirm(printable(question), err=True)
+    except click.Abort:
+        click.echo(err=True)
+        raise
+    if not agreed:
+        raise RegistryError("nothing was changed")
