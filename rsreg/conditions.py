@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -22,8 +23,14 @@ Number = int | float
 
 #: Comparisons in one condition: each is looked at for each service, while everybody waits.
 _MAX_COMPARISONS = 8
-#: Characters of a text that may be a version or a number, for the same reason.
+#: Characters of a text that may be a number or other JSON, for the same reason.
 _MAX_TEXT = 256
+#: Characters of a version: to read and compare one takes the longer, the longer it is.
+_MAX_VERSION = 64
+#: A number from here on has too many digits for a version.
+_MOST = 10**_MAX_VERSION
+#: Versions that are kept as read: that takes longer than to compare them.
+_READ = 4_000
 #: What begins a condition, instead of a text to be equal to.
 _COMPARES = ("<", ">", "=", "!", "~")
 _COMPARISON = re.compile(r"\s*(===|==|<=|>=|!=|~=|=|<|>)\s*(.*?)\s*", re.DOTALL)
@@ -159,7 +166,7 @@ def _refusal(key: str, wanted: str) -> InvalidRequest:
 
 
 def _versions(sign: str, operand: str) -> SpecifierSet | None:
-    if len(operand) > _MAX_TEXT:
+    if len(operand) > _MAX_VERSION:
         return None
     try:
         wanted = SpecifierSet(sign + operand)
@@ -172,9 +179,16 @@ def _versions(sign: str, operand: str) -> SpecifierSet | None:
 
 def _version(value: Any) -> Version | None:
     """The version that a text is, or a number is when it is written."""
-    text = value if isinstance(value, str) else str(value) if _is_number(value) else ""
-    if not text or len(text) > _MAX_TEXT:
+    # A number of thousands of digits is not even written: Python may refuse to.
+    if _is_number(value) and abs(value) < _MOST:
+        value = str(value)
+    if not isinstance(value, str) or len(value) > _MAX_VERSION:
         return None
+    return _read_version(value)
+
+
+@lru_cache(_READ)
+def _read_version(text: str) -> Version | None:
     try:
         return Version(text)
     except ValueError:

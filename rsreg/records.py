@@ -42,6 +42,8 @@ SILENT, STALLED = "no heartbeat", "stalled"
 
 _Text = Annotated[str, Meta(max_length=256)]
 _Seconds = Annotated[float, Meta(ge=0)]
+#: Seconds after 1970 before the year 10000, which is as far as calendars go.
+_MAX_MOMENT = 253_402_214_400
 
 #: Fields of a record that the registry itself fills in; in a `service_info` they are ignored.
 COMPUTED = frozenset(
@@ -105,8 +107,7 @@ class Owner(Struct, frozen=True, kw_only=True):
     boot: _Text | None = None
     pid: Annotated[int, Meta(ge=0)] | None = None
     namespace: _Text | None = None
-    #: At most the year 9999, which is as far as calendars go.
-    started: Annotated[float, Meta(ge=0, lt=253_402_214_400)] | None = None
+    started: Annotated[float, Meta(ge=0, lt=_MAX_MOMENT)] | None = None
     user: _Text | None = None
     program: _Text | None = None
 
@@ -156,7 +157,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     text: Name
     progress: Annotated[float, Meta(ge=0, le=1)] | None = None
-    since: Annotated[int, Meta(ge=0)] | None = None
+    since: Annotated[int, Meta(ge=0, lt=_MAX_MOMENT)] | None = None
     max: Annotated[float, Meta(gt=0, le=86400)] | None = None
     elapsed: _Seconds | None = None
 

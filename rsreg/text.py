@@ -10,8 +10,11 @@ from itertools import islice
 
 #: Words that are looked at for one that was meant, and those that are compared letter by letter.
 _MOST_WORDS, _MOST_COMPARED = 10_000, 200
-#: Characters of a word that may have been meant otherwise.
-_LONGEST = 512
+#: Characters of a word that may have been meant otherwise, and of those that are compared so: the
+#: time for that grows with the square of the length.
+_LONGEST, _LONGEST_COMPARED = 512, 32
+#: Characters of all words that are not ASCII: to take one of them apart takes up to 2 microseconds.
+_MOST_FOREIGN = 10_000
 #: What is easily forgotten, or written otherwise.
 _LEFT_OUT = str.maketrans("", "", " -_.\t\n\xa0")
 
@@ -42,21 +45,34 @@ def near(word: str, known: Iterable[str]) -> str | None:
     """
     if len(word) > _LONGEST:
         return None
-    words = list(islice(known, _MOST_WORDS))
-    folded = _folded(word)
+    folded, short = _folded(word), {}
+    words = _few(known)
     for one in words:
-        if one != word and _folded(one) == folded:
+        spelled = _folded(one)
+        if one != word and spelled == folded:
             return one
-    if len(words) > _MOST_COMPARED:
+        if one != word and len(spelled) <= _LONGEST_COMPARED:
+            short[spelled] = one
+    if len(words) > _MOST_COMPARED or len(folded) > _LONGEST_COMPARED:
         return None
-    close = {_folded(one): one for one in words if one != word}
-    found = difflib.get_close_matches(folded, close, n=1, cutoff=0.8)
-    return close[found[0]] if found else None
+    found = difflib.get_close_matches(folded, short, n=1, cutoff=0.8)
+    return short[found[0]] if found else None
 
 
 def did_you_mean(word: str) -> str:
     """The question, for a hint."""
     return f"did you mean {word!r}?"
+
+
+def _few(known: Iterable[str]) -> list[str]:
+    """The first words, as many as can be looked at while somebody waits."""
+    words, foreign = [], 0
+    for word in islice(known, _MOST_WORDS):
+        foreign += 0 if word.isascii() else len(word)
+        if foreign > _MOST_FOREIGN:
+            break
+        words.append(word)
+    return words
 
 
 def _folded(word: str) -> str:

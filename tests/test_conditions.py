@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import operator
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rsreg import RegistryClient
 from rsreg.conditions import Condition
 from rsreg.errors import InvalidRequest
 
@@ -161,3 +163,95 @@ def test_any_condition_holds_or_not_of_any_value(wanted: str, value: Any) -> Non
 )
 def test_why_it_does_not_hold(wanted: Any, value: Any, why: str) -> None:
     assert Condition("key", wanted).against(value) == why
+
+
+DIGITS = "7" * 5_000
+#: What somebody may call a version, or a number: too long for Python, or for anybody.
+STRANGE = [
+    DIGITS,
+    f"{DIGITS}!1.0",
+    f"1.0+{DIGITS}",
+    f"1.{DIGITS}",
+    f"1.0rc{DIGITS}",
+    f"-{DIGITS}",
+    f"1e{DIGITS}",
+    f"0.{DIGITS}",
+    "1e999",
+    "-1e999",
+    "[" * 200,
+    "1+" + ".".join("a" * 120),
+    int("9" * 4_299),
+    -int("9" * 4_299),
+    1.7e308,
+]
+WANTED = [">=1.4", "<2", "~=1.4", "==1.4.*", "===1.4", "==1.4", "!=1.4", ">=1!1.4", "<=5e300", 1]
+
+
+@pytest.mark.parametrize("wanted", WANTED)
+@pytest.mark.parametrize("value", STRANGE, ids=lambda value: f"{value!r:.12}")
+def test_a_strange_value_fits_or_not_and_never_fails(wanted: Any, value: Any) -> None:
+    condition = Condition("version", wanted)
+    assert condition(value) is (condition.against(value) is None)
+
+
+@pytest.mark.parametrize("sign", ["<", ">=", "~=", "===", "==", "!="])
+@pytest.mark.parametrize("operand", STRANGE, ids=lambda operand: f"{operand!r:.12}")
+def test_a_strange_condition_is_one_or_refused(sign: str, operand: Any) -> None:
+    try:
+        condition = Condition("version", f"{sign}{operand}")
+    except InvalidRequest:
+        return
+    for value in ("1.4", 1.4, operand):
+        assert condition(value) is (condition.against(value) is None)
+
+
+_LIKE_VERSIONS = st.from_regex(
+    r"v?([0-9]{1,80}!)?[0-9]{1,80}(\.[0-9]{1,80}|\.\*)*"
+    r"([-_.]?(a|rc|post|dev|pre|po\u017ft)[0-9]{0,80})*(\+[a-z0-9.]{1,80})?",
+    fullmatch=True,
+)
+
+
+@given(
+    st.sampled_from(["<", "<=", ">", ">=", "==", "!=", "~=", "===", "="]),
+    _LIKE_VERSIONS,
+    _LIKE_VERSIONS,
+)
+def test_what_looks_like_a_version_never_fails(sign: str, operand: str, value: str) -> None:
+    try:
+        condition = Condition("version", sign + operand)
+    except InvalidRequest:
+        return
+    assert condition(value) is (condition.against(value) is None)
+
+
+def test_a_text_of_more_than_64_characters_is_no_version() -> None:
+    assert Condition("version", ">=1")(f"1.0.{'4' * 60}")
+    assert Condition("version", ">=1").against(f"1.0.{'4' * 61}") == "is no number"
+    assert not Condition("version", ">=1.0.0")(10**64)
+    assert Condition("version", ">=1.0.0")(10**64 - 1)
+    with pytest.raises(InvalidRequest):
+        Condition("version", f">=1.{'4' * 62}.*")
+
+
+def test_one_strange_service_takes_no_answer_from_the_others(client: RegistryClient) -> None:
+    for number, value in enumerate(STRANGE):
+        where = {"version": value, "load": value, "type": value}
+        client.register(f"odd{number}", "lab", 1, service_type="CAM", metadata=where)
+    client.register("good", "lab", 2, service_type="CAM", metadata={"version": "1.5"})
+    for key in ("version", "load"):
+        for wanted in WANTED:
+            client.list_services("CAM", where={key: wanted})
+    found = client.discover_service("CAM", where={"version": ">=1.4,<2"})
+    assert found is not None
+    assert found.name == "good"
+    assert client.discover_service("CAM", where={"version": ">=3!2"}) is None
+
+
+def test_long_versions_of_many_make_no_question_slow() -> None:
+    conditions = [Condition("version", ",".join([">=0.1"] * 8)) for _ in range(8)]
+    slow = ["1+" + ".".join("a" * 120), "1+" + ".".join("a" * 31), f"1.{'2.' * 30}3", "1" * 250]
+    began = time.process_time()
+    for number in range(300):
+        all(condition(slow[number % len(slow)]) for condition in conditions)
+    assert time.process_time() - began < 0.5

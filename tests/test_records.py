@@ -459,3 +459,9 @@ def test_the_record_that_a_name_means_is_a_record() -> None:
     found = records.pick_by_name([record()], "puna")
     assert found is not None
     assert found.host == "egse3"
+
+
+@pytest.mark.parametrize("since", [253_402_214_400, 10**400])
+def test_a_status_is_not_since_a_time_that_no_calendar_has(since: int) -> None:
+    with pytest.raises(InvalidRequest, match=r"report\.status\.since"):
+        records.read_report({"status": {"text": "cooling", "since": since, "max": 5}}, 0.0)
