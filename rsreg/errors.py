@@ -38,15 +38,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rsreg.text import printable
+
 
 class RegistryError(Exception):
-    """Everything rsreg raises on purpose; `hint` says what to do, where that helps."""
+    """Everything rsreg raises on purpose; `hint` says what to do, where that helps.
+
+    Both are one line: much of what they say was told by others, who are to write no lines of their
+    own into the log of whoever gets the error, nor to talk to the terminal.
+    """
 
     hint: str | None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(printable(message))
+        self.hint = None if hint is None else printable(hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Python would call the class with `args` alone, and most of ours are made with more.
@@ -262,6 +268,6 @@ def from_body(body: Mapping[str, Any]) -> ServerError:
     return BY_CODE.get(code, ServerError)(
         text,
         hint=str(hint) if hint else None,
-        code=code,
+        code=printable(code),
         details={key: value for key, value in body.items() if key not in _KNOWN_FIELDS},
     )

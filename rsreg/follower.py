@@ -11,6 +11,7 @@ from rsreg import calls, records
 from rsreg.calls import Record
 from rsreg.errors import RegistryError
 from rsreg.exchange import Call
+from rsreg.lasting import say
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,10 @@ class Follower:
         if self._seq is None or reply.get("reset"):
             events: list[Record] = []
             if self._seq is not None:
-                log.warning(
-                    "events were missed for good: the journal does not reach back, or is another"
+                say(
+                    log,
+                    logging.WARNING,
+                    "events were missed for good: the journal does not reach back, or is another",
                 )
                 reset = {"type": "reset", "data": {}, "seq": seq, "epoch": epoch}
                 events = [{**reset, "mark": reply.get("mark")}]
@@ -104,7 +107,7 @@ class Follower:
     def unanswered(self, error: RegistryError) -> None:
         """The question got no answer: wait, then ask again."""
         if not self._away:
-            log.warning("no events for now, trying on: %s", error)
+            say(log, logging.WARNING, "no events for now, trying on: %s", error)
             self._away = True
         self._port.lost()
         self._wait(SILENCE_MOST)
@@ -132,7 +135,9 @@ class Follower:
 
     def _back(self) -> None:
         if self._away:
-            log.warning("the registry answers again; events go on from #%s", self._seq)
+            say(
+                log, logging.WARNING, "the registry answers again; events go on from #%s", self._seq
+            )
             self._away = False
 
 
@@ -152,7 +157,7 @@ class _Port:
         """An event arrived."""
         self._missed_since = None
         if self._said:
-            log.warning("events arrive by themselves again")
+            say(log, logging.WARNING, "events arrive by themselves again")
             self._said = False
 
     def lost(self) -> None:
@@ -164,7 +169,9 @@ class _Port:
         if self._missed_since is None:
             self._missed_since = now
         elif not self._said and now - self._missed_since >= SILENCE_MOST:
-            log.warning(
+            say(
+                log,
+                logging.WARNING,
                 "events come late, by up to %g s: nothing arrives from the registry's port for "
                 "events; see whether a firewall lets it through, or name the port "
                 "(registry_sub_endpoint, rs_cs watch --events)",

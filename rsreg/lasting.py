@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from rsreg.errors import Disconnected
 from rsreg.native import Stop, Thread
+from rsreg.text import printable
 from rsreg.timing import Backoff
 
 #: Seconds before what failed is tried again: at first, and at most.
@@ -82,9 +83,17 @@ def say(
     *values: object,
     exc_info: BaseException | None = None,
 ) -> None:
-    """Log it, if that can be done: a closed stderr, or no memory for a line, ends no thread."""
+    """Log it, if that can be done: a closed stderr, or no memory for a line, ends no thread.
+
+    Texts and errors are made printable: what a registry or a service told writes no line of its own
+    into the log of the program.
+    """
     with contextlib.suppress(Exception):
-        log.log(level, message, *values, exc_info=exc_info)
+        log.log(level, message, *map(_safe, values), exc_info=exc_info)
+
+
+def _safe(value: object) -> object:
+    return printable(value) if isinstance(value, str | BaseException) else value
 
 
 def start_thread(target: Callable[[], None]) -> Thread:

@@ -23,6 +23,7 @@ from rsreg.errors import StoreError
 from rsreg.later import Later
 from rsreg.records import Event
 from rsreg.registry import Registry
+from rsreg.text import printable
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
@@ -302,7 +303,7 @@ class Publisher:
 
     def _send(self, event: Event) -> None:
         """A subscriber whose queue is full misses it and sees a gap in `seq`."""
-        log.info("%s %s", event.type, event.service_id)
+        log.info("%s %s", event.type, printable(event.service_id))
         self._socket.send_multipart([event.type.encode(), event.body], zmq.DONTWAIT)
 
 

@@ -42,6 +42,17 @@ _FLUSH = 1.0
 _LAST_LINES = 10
 
 
+class EndedAtOnce(RegistryError):
+    """A server in the background did not come to serve; `lines` are the last ones of its log."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("the server ended at once:")
+        self.lines = list(map(printable, lines))
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.lines])
+
+
 @dataclass(frozen=True)
 class ServerSettings:
     """What a server process is started with; see RegistryServer for most of it.
@@ -179,7 +190,7 @@ def start_in_background(
         with log_file.open("rb") as log:
             log.seek(before)
             lines = log.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
-        raise RegistryError("\n".join(["the server ended at once:", *lines]))
+        raise EndedAtOnce(lines)
     if "failure" in said:
         failure: type[RegistryError] = getattr(errors, said["failure"])
         raise failure(said["error"], hint=said["hint"])
@@ -265,7 +276,9 @@ class _SafeFormatter(logging.Formatter):
         return printable(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:
-        return "\n".join(map(printable, super().formatException(ei).splitlines()))
+        # Indented: the text of an exception may look like a line of the log.
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"  {printable(line)}" for line in lines)
 
 
 def _allow_many_connections() -> None:

@@ -206,7 +206,8 @@ class Registered:
                     presence.change(changed, told)
                 return told is not None
             except (TransportError, Unavailable) as error:
-                log.info("%s: the update is still to be told: %s", self._name, error)
+                text = "%s: the update is still to be told: %s"
+                say(log, logging.INFO, text, self._name, error)
         presence.change(changed)
         return False
 

@@ -500,7 +500,10 @@ class Registry:
                 continue
             log.warning(
                 "%s on %s:%d is critical: %s has registered its address",
-                *(rival.service.name, rival.service.host, rival.service.port, service.name),
+                text.printable(rival.service.name),
+                text.printable(rival.service.host),
+                rival.service.port,
+                text.printable(service.name),
             )
             self._changes.doubt(rival, f"{service.name} has registered its address", who)
 

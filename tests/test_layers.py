@@ -18,7 +18,8 @@ PACKAGE = ROOT / "rsreg"
 
 #: From the ground up. A module imports only from the rows below its own, wherever in its text.
 CLIENT = [
-    ("errors", "timing", "native", "text"),
+    ("text",),
+    ("errors", "timing", "native"),
     ("config", "writing", "lasting", "names"),
     ("records", "wire", "owner", "vitals", "child"),
     ("exchange", "sockets", "filters"),
