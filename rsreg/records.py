@@ -40,6 +40,10 @@ HEALTHS = (PASSING, WARNING, CRITICAL, MAINTENANCE, STARTING)
 #: Why a service is critical.
 SILENT, STALLED = "no heartbeat", "stalled"
 
+#: What stands before "://" in an endpoint: a scheme, as in a URL. No longer than a word.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}")
+Protocol = Annotated[str, Meta(pattern=rf"^{_SCHEME.pattern}\Z")]
+
 _Text = Annotated[str, Meta(max_length=256)]
 _Seconds = Annotated[float, Meta(ge=0)]
 #: Seconds after 1970 before the year 10000, which is as far as calendars go.
@@ -69,6 +73,7 @@ _HINTS = {
     "tags": "tags are a list of at most 64 texts of 1 to 256 characters",
     "metadata": "metadata is an object",
     "mode": 'a mode is "hardware" or "simulator"',
+    "protocol": 'a protocol is what begins an endpoint: a short word, such as "tcp"',
     "endpoints": "endpoints are an object of 1 to 32 names, each with a port from 1 to 65535",
     "progress": "progress is a number from 0 to 1",
     "watchdog": "a watchdog is a number of seconds from 1 to 86400",
@@ -87,6 +92,8 @@ _MISPLACED = {
 }
 #: Of what a host name consists; `\w` has the letters of all languages, and "_".
 _HOST_NAME = re.compile(r"\w[\w-]*(?:\.[\w-]+)*\.?")
+#: What may stand after the "%" of an IPv6 address; Python takes anything there.
+_INTERFACE = re.compile(r"[\w.-]+")
 #: How each host that means the machine itself is spelled.
 _LOOPBACK = "localhost"
 _FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
@@ -126,6 +133,7 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
     allow_duplicate_service_type: bool | None = None
     exclusive: bool | None = None
     mode: Mode | None = None
+    protocol: Protocol | None = None
     endpoints: Endpoints | None = None
     ready: bool | None = None
     owner: Owner | None = None
@@ -138,12 +146,13 @@ class ServiceChange(Struct, frozen=True, kw_only=True):
     port: Port | None = None
     tags: Tags | None = None
     metadata: dict[str, Any] | None = None
+    protocol: Protocol | None = None
     endpoints: Endpoints | None = None
     ready: bool | None = None
 
 
 #: Fields that are checked, and then kept as they came, like those that the protocol doesn't know.
-_AS_THEY_CAME = frozenset({"exclusive", "mode", "endpoints", "ready", "owner"})
+_AS_THEY_CAME = frozenset({"exclusive", "mode", "protocol", "endpoints", "ready", "owner"})
 _ASKED = frozenset(ServiceInfo.__struct_fields__) - _AS_THEY_CAME
 #: Fields that an `update` can't change.
 _FIXED = frozenset(ServiceInfo.__struct_fields__) - frozenset(ServiceChange.__struct_fields__)
@@ -592,6 +601,8 @@ def _unreachable(host: str) -> str | None:
         address = ipaddress.ip_address(inner)
     except ValueError:
         return _no_name(host)
+    if not _INTERFACE.fullmatch(getattr(address, "scope_id", None) or "0"):
+        return "an address with an interface that has no such name"
     mapped = getattr(address, "ipv4_mapped", None) or address
     if mapped.is_unspecified:
         return "no host, but all addresses of a machine"
@@ -682,7 +693,13 @@ def endpoint_of(service: Mapping[str, Any], name: str | None = None) -> str:
                 f"{service['name']} has no endpoint {name!r}", hint=f"its endpoints are: {known}"
             )
         port = ports[name]
-    return f"{service.get('protocol', 'tcp')}://{host}:{port}"
+    return f"{_protocol_of(service)}://{host}:{port}"
+
+
+def _protocol_of(service: Mapping[str, Any]) -> str:
+    """A registry of before took any; an endpoint has to be one word, in a shell too."""
+    said = service.get("protocol")
+    return said if isinstance(said, str) and _SCHEME.fullmatch(said) else "tcp"
 
 
 def ports_of(service: Mapping[str, Any]) -> dict[str, int]:

@@ -23,6 +23,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 SIGNAL_LATENCY = 0.5
 #: Seconds that completion may keep the shell waiting.
 _COMPLETION_TIMEOUT = 0.3
+#: What means itself in every shell, without quotes. Shells put a completed word into the command
+#: line as it is, so a name such as "x;reboot" would be run: it has to be typed, with quotes.
+_UNQUOTED = re.compile(r"[\w.:@+,/][\w.:@+,/%=-]*")
 _UNITS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -327,4 +330,4 @@ def _completed(
     except RegistryError:
         return []
     fitting = {word for one in services for word in words(one) if word.startswith(incomplete)}
-    return [CompletionItem(word) for word in sorted(fitting) if word and word.isprintable()]
+    return [CompletionItem(word) for word in sorted(fitting) if _UNQUOTED.fullmatch(word)]
