@@ -45,10 +45,9 @@ def start(module: str, what: str) -> Child:
 
     `what` needs it, as an error says.
     """
-    program = config.python_program(what)
     if sys.platform != "win32":
-        return _BySockets(program, module)
-    return _ByPipes(program, module)
+        return _BySockets(config.python_command(what, module, str(os.getpid())))
+    return _ByPipes(config.python_command(what, module, "0"))
 
 
 def orders(parent: int) -> Iterator[bytes]:
@@ -77,14 +76,14 @@ def orders(parent: int) -> Iterator[bytes]:
 if sys.platform != "win32":
 
     class _BySockets:
-        def __init__(self, program: str, module: str) -> None:
+        def __init__(self, command: list[str]) -> None:
             self._lock = new_lock()
             self._here, there = _socket.socketpair()
             try:
                 # What gevent puts in its place would want to watch the child.
                 self._pid: int | None = original("os", "posix_spawn")(
-                    program,
-                    [program, "-m", module, str(os.getpid())],
+                    command[0],
+                    command,
                     config.environment(),
                     file_actions=[(os.POSIX_SPAWN_DUP2, there.fileno(), fd) for fd in (0, 1)],
                     # A Ctrl-C is for the driver, which then ends this process in its own time.
@@ -123,9 +122,9 @@ class _ByPipes:
     #: On Windows: no console of its own that could be seen, and none that sends it a Ctrl-C.
     FLAGS: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
-    def __init__(self, program: str, module: str) -> None:
+    def __init__(self, command: list[str]) -> None:
         self._process: subprocess.Popen[bytes] = original("subprocess", "Popen")(
-            [program, "-m", module, "0"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

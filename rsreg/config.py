@@ -22,6 +22,8 @@ DEFAULT_CLEANUP_INTERVAL = 10.0
 #: What the journal of the server keeps: so many events, and so many bytes of them.
 DEFAULT_JOURNAL_EVENTS = 10_000
 DEFAULT_JOURNAL_BYTES = 16 * 1024 * 1024
+#: Bytes that the log of a server in the background may have; one older file is kept beside it.
+DEFAULT_LOG_SIZE = 16 * 1024 * 1024
 #: Seconds a client's call may take, in all.
 DEFAULT_TIMEOUT = 2.0
 #: Seconds that it may be given.
@@ -36,6 +38,16 @@ ANY_MODE = "any"
 
 #: Set in processes that we started: a program that is started that way is no Python.
 _STARTED = "RSREG_STARTED"
+#: Where a process of ours looks for modules.
+_PATH = "RSREG_PATH"
+#: Runs a module as "-m" does; but that looks into the working folder first, and what is in
+#: PYTHONPATH goes before Python's own, when it starts already.
+_RUN = f"""\
+import os, sys
+sys.path[:] = os.environ.pop("{_PATH}").split(os.pathsep)
+import runpy
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
 #: What a Python is called; "mayapy" and "hython" are some, too.
 _PYTHON = re.compile(r"(?i)[a-z]*(?:py|ython)w?[0-9.]*[dt]?(?:-dbg)?(?:\.exe)?")
 
@@ -53,9 +65,18 @@ def default_mode() -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """What a process of ours is started with, that is to know the same and to load the same."""
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", _STARTED: "1"}
+    """What a process of ours is started with, that is to know the same and to load the same.
+
+    It is for a `python_command`. The standard library comes first: a folder with a json.py in it
+    takes no module from Python.
+    """
+    entries = sorted(map(os.path.abspath, sys.path), key=lambda entry: not _is_standard(entry))
+    return {**os.environ, _PATH: os.pathsep.join(entries), _STARTED: "1"}
+
+
+def python_command(what: str, module: str, *arguments: str) -> list[str]:
+    """The command of a process of ours, which runs a module; see `python_program`."""
+    return [python_program(what), "-c", _RUN, module, *arguments]
 
 
 def python_program(what: str) -> str:
@@ -75,6 +96,14 @@ def python_program(what: str) -> str:
             "where there is a Python, sys.executable may be set to it",
         )
     return program
+
+
+def _is_standard(entry: str) -> bool:
+    """Whether a folder, or archive, of the path is one of Python's own, without what was added."""
+    library = os.path.dirname(os.path.abspath(os.__file__))
+    archive = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
+    folders = (library, os.path.join(library, "lib-dynload"), os.path.join(sys.base_prefix, "DLLs"))
+    return entry in folders or os.path.basename(entry) == archive
 
 
 def no_server_here() -> ConfigurationError:
