@@ -21,7 +21,7 @@ import msgspec
 import peewee
 from peewee import SchemaManager, SqliteDatabase
 
-from rsreg import compact, copying, model, records
+from rsreg import compact, copying, model, private, records
 from rsreg.config import DEFAULT_JOURNAL_BYTES, DEFAULT_JOURNAL_EVENTS
 from rsreg.errors import StoreError, StoreLost
 from rsreg.journal import Journal
@@ -218,13 +218,15 @@ class SQLiteBackend:
         try:
             # SQLite puts log and lock beside the file itself, not beside a link to it.
             real = Path(os.path.realpath(self.path))
-            real.parent.mkdir(parents=True, exist_ok=True)
+            private.make_folder(real.parent)
             if real.exists():
                 copying.check_header(self.path)
             self._lock = FileLock(real)
             if not real.exists():
                 self._check_no_remains(real)
                 _create(real)
+            for end in ("-wal", "-shm", "-journal"):
+                private.check(f"{real}{end}")
             self._database.connect()
             self._check_contents()
             self._database.execute_sql("PRAGMA journal_mode = wal")
@@ -232,6 +234,7 @@ class SQLiteBackend:
             self._tidy()
             self._check_history()
             self._place = Place(real, self._lock.file, partial(self._verify, real))
+            _warn_of_others(real)
         except StoreError:
             self.close()
             raise
@@ -550,10 +553,16 @@ def _new_epoch() -> str:
     return secrets.token_hex(8)
 
 
+def _warn_of_others(path: Path) -> None:
+    if said := private.open_to_others(path.parent, path, Path(f"{path}.lock")):
+        log.warning("the store is not the registry's alone: %s", said)
+
+
 def _create(path: Path) -> None:
     """Make a new database under another name first: a crash leaves no half-made file behind."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
+    os.close(private.made(fresh))
     database: Any = SqliteDatabase(str(fresh), pragmas={"synchronous": "full"})
     with _refusing(f"can't create {path}"), contextlib.closing(database):
         database.connect()

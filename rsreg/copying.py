@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from urllib.parse import quote
 
-from rsreg import model
+from rsreg import model, private
 from rsreg.errors import StoreError
 
 #: What the name of a restored database ends in until it takes the place of the store.
@@ -67,7 +67,7 @@ def copy(source: sqlite3.Connection, target: Path, *, replace: bool) -> None:
         if os.path.lexists(target):
             _check_replaced(target, replace=replace)
         fresh = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
-        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(private.made(fresh))
         try:
             source.execute("VACUUM INTO ?", (str(fresh),))
             sync(fresh)

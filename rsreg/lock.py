@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from rsreg import private
 from rsreg.errors import StoreInUse
 from rsreg.records import Position
 
@@ -18,6 +19,8 @@ from rsreg.records import Position
 if sys.platform != "win32":
     import fcntl
 
+#: How each lock of ours begins.
+_BEGINS = b"pid "
 #: What Linux tells of who listens on a socket: pid, user and group.
 _PEER = struct.Struct("3i")
 
@@ -28,16 +31,21 @@ class FileLock:
     There are two locks, both the kernel's, which end with the process. One is on `<file>.lock`
     (flock), which stands beside the database, as other programs may read that meanwhile; the text
     in it says who holds it, and how far the journal has come. The other, on Linux, is the name of
-    the file in its folder: it holds also where the files were removed. Raises StoreInUse.
+    the file in its folder: it holds also where the files were removed. Raises StoreInUse, and
+    OSError for what is no lock of ours: nothing is written into that.
 
     `noted` is the last position that a server noted here, None for none.
     """
 
     def __init__(self, path: Path) -> None:
         self._name: socket.socket | None = None
-        self.file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.file = private.opened(f"{path}.lock")
         try:
+            self._check_ours(path)
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except private.Planted:
+            self.release()
+            raise
         except BlockingIOError:
             holder = self._read().partition("\n")[0] or "another program"
             self.release()
@@ -51,6 +59,11 @@ class FileLock:
         self._holder = f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
         self.noted = _read_position(self._read().partition("\n")[2])
         self._write(b"" if self.noted is None else _noted(self.noted))
+
+    def _check_ours(self, path: Path) -> None:
+        """Other programs, too, call files of theirs "something.lock"; beside a store it is ours."""
+        if not path.exists() and os.pread(self.file, len(_BEGINS), 0) not in (b"", _BEGINS):
+            raise private.Planted(f"{path}.lock is a file of another program")
 
     def begin(self, position: Position) -> None:
         """The journal stands there from now on; it is on the disk after the return."""

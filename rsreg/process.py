@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rsreg import config, errors, timing
 from rsreg.calls import Record
@@ -29,13 +29,18 @@ from rsreg.text import printable
 from rsreg.writing import Writer
 
 if TYPE_CHECKING:
+    from rsreg.rotation import LogFile
     from rsreg.server import RegistryServer
+
+log = logging.getLogger("rsreg.process")
 
 #: The `db` that is no file.
 IN_MEMORY = ":memory:"
 #: Seconds that a start in the background, and a stop, may take.
 DEFAULT_PATIENCE = 10.0
-_STDERR = 2
+#: What needs a Python to be started.
+_WHAT = "a server in the background"
+_STDOUT, _STDERR = 1, 2
 #: Seconds that the end of the process waits until its log is written.
 _FLUSH = 1.0
 #: Lines of the log that are shown of a server that ended without a word.
@@ -58,8 +63,9 @@ class ServerSettings:
     """What a server process is started with; see RegistryServer for most of it.
 
     `db` is a file, `:memory:`, or None for the default file; `state_dir` is where that is, and the
-    log of a server in the background, None for `config.state_directory()`. `limits` and `gateways`
-    are for `limits.read_limits`.
+    log of a server in the background, None for `config.state_directory()`. Such a log is renamed
+    to `<file>.1` when it has `log_size` bytes. `limits` and `gateways` are for
+    `limits.read_limits`.
     """
 
     req_port: int = config.DEFAULT_RS_REQ_PORT
@@ -74,25 +80,32 @@ class ServerSettings:
     unique_service_types: bool = False
     cgse_reply: str = "RESPONSE"
     log_level: str = "info"
+    log_size: int = config.DEFAULT_LOG_SIZE
     limits: dict[str, int] = field(default_factory=dict)
     gateways: tuple[str, ...] = ()
 
 
-def run(settings: ServerSettings, ready: Callable[[Record], None]) -> None:
+def run(
+    settings: ServerSettings, ready: Callable[[Record], None], log_file: LogFile | None = None
+) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; a second SIGINT kills, `nohup` is respected.
 
-    Once it serves, `ready` gets what `info` would say, and the `endpoint`. Logs to stderr. Raises
-    what `RegistryServer.start` raises, and RegistryError if a fault ended the server.
+    Once it serves, `ready` gets what `info` would say, and the `endpoint`. Logs to stderr, which
+    may be a `log_file`. Raises what `RegistryServer.start` raises, and RegistryError if a fault
+    ended the server.
     """
     if sys.platform == "win32":
         raise config.no_server_here()
     import gevent
 
+    from rsreg import private
     from rsreg.backend import InMemoryBackend, SQLiteBackend
     from rsreg.limits import read_limits
     from rsreg.server import RegistryServer
 
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, log_file)
+    if log_file is not None and (said := private.open_to_others(log_file.path)):
+        log.warning("the log is not the registry's alone: %s", said)
     bounds = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
     server = RegistryServer(
         settings.req_port,
@@ -156,30 +169,41 @@ def start_in_background(
     """
     if sys.platform == "win32":
         raise config.no_server_here()
-    program = config.python_program("a server in the background")
+    from rsreg import private
+
+    config.python_program(_WHAT)  # Before a file is made.
     if log_file is None:
         log_file = _state(settings) / f"registry-{settings.req_port}.log"
+    log_file = log_file.absolute()
     db = settings.db
     if db != IN_MEMORY:
         db = str(_database(db, settings.state_dir).absolute())
     try:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        with log_file.open("ab") as log:
-            before = log.tell()
-            launcher = subprocess.Popen(
-                [program, "-m", __name__, json.dumps(asdict(replace(settings, db=db)))],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=config.environment(),
-                start_new_session=True,
-            )
+        private.make_folder(log_file.parent)
+        file = os.fdopen(private.opened(log_file, os.O_APPEND), "rb")
     except OSError as error:
         raise ConfigurationError(
             f"can't write {log_file}: {error}",
             hint="name another file with --log-file, or another folder with --state-dir",
         ) from error
-    with launcher:
+    with file:
+        return _launch(replace(settings, db=db), log_file, file, timeout)
+
+
+def _launch(settings: ServerSettings, log_file: Path, file: BinaryIO, timeout: float) -> Record:
+    """Start it with the log that was opened; see `start_in_background`."""
+    if sys.platform == "win32":
+        raise config.no_server_here()
+    words = [__name__, json.dumps(asdict(settings)), str(log_file)]
+    before = os.fstat(file.fileno()).st_size
+    with subprocess.Popen(
+        config.python_command(_WHAT, *words),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=file,
+        env=config.environment(),
+        start_new_session=True,
+    ) as launcher:
         said = _first_words(launcher, timeout)
     if said is None:
         os.killpg(launcher.pid, signal.SIGTERM)
@@ -187,9 +211,8 @@ def start_in_background(
             f"the server did not start within {timeout:g} s", hint=f"its log is {log_file}"
         )
     if not said:
-        with log_file.open("rb") as log:
-            log.seek(before)
-            lines = log.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+        file.seek(before)
+        lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
         raise EndedAtOnce(lines)
     if "failure" in said:
         failure: type[RegistryError] = getattr(errors, said["failure"])
@@ -236,12 +259,13 @@ def restore(copy: Path, db: str | None = None, state_dir: str | None = None) -> 
     }
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(level: str, file: LogFile | None = None) -> None:
     """Log what rsreg says from `level` on; of others only warnings: peewee logs each query.
 
-    Nobody waits until it is read: it is written on a thread of its own (see Writer).
+    Nobody waits until it is read: it is written on a thread of its own (see Writer). With a `file`
+    behind stderr that one is kept small.
     """
-    handler = _BesideHandler()
+    handler = _BesideHandler(file)
     handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("rsreg").setLevel(level.upper())
@@ -250,9 +274,11 @@ def log_to_stderr(level: str) -> None:
 class _BesideHandler(logging.Handler):
     """Hands what is logged to the thread that writes it to stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: LogFile | None) -> None:
         super().__init__()
-        self._writer = Writer(_STDERR, self._left_out)
+        self._file = file
+        before = None if file is None else self._make_room
+        self._writer = Writer(_STDERR, self._left_out, before=before)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -264,7 +290,16 @@ class _BesideHandler(logging.Handler):
         self._writer.flush(_FLUSH)
 
     def _left_out(self, count: int) -> str:
-        said = f"{count} lines are missing here: nobody read them, or they could not be written"
+        return self._line(
+            f"{count} lines are missing here: nobody read them, or they could not be written"
+        )
+
+    def _make_room(self, size: int) -> None:
+        assert self._file is not None
+        if (why := self._file.make_room(size)) is not None:
+            os.write(_STDERR, f"{self._line(why)}\n".encode(errors="backslashreplace"))
+
+    def _line(self, said: str) -> str:
         record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, None, None)
         return self.format(record)
 
@@ -295,11 +330,13 @@ def _allow_many_connections() -> None:
 
 def _database(db: str | None, state_dir: str | None) -> Path:
     """The file of the server, whose folder is there; raises ConfigurationError if it can't be."""
+    from rsreg import private
+
     if db is not None:
         return Path(db)
     file = config.default_database() if state_dir is None else Path(state_dir) / config.DATABASE
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(file.parent)
     except OSError as error:
         raise ConfigurationError(
             f"can't make {file.parent}: {error.strerror}",
@@ -321,10 +358,12 @@ def _first_words(launcher: subprocess.Popen[bytes], timeout: float) -> Record | 
     return said
 
 
-def _serve_detached(settings: ServerSettings) -> None:
+def _serve_detached(settings: ServerSettings, log_file: Path) -> None:
     """What `start_in_background` runs: tells on stdout how it went, then keeps only the log."""
     if sys.platform == "win32":
         raise config.no_server_here()
+    from rsreg.rotation import LogFile
+
     if os.fork():
         os._exit(0)
     os.chdir("/")
@@ -337,12 +376,12 @@ def _serve_detached(settings: ServerSettings) -> None:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     try:
-        run(settings, tell)
+        run(settings, tell, LogFile(log_file, settings.log_size, (_STDERR, _STDOUT)))
     except RegistryError as error:
-        logging.getLogger("rsreg").error("%s", error)
+        log.error("%s", error)
         tell({"failure": type(error).__name__, "error": str(error), "hint": error.hint})
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    _serve_detached(ServerSettings(**json.loads(sys.argv[1])))
+    _serve_detached(ServerSettings(**json.loads(sys.argv[1])), Path(sys.argv[2]))

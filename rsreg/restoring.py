@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsreg import copying
+from rsreg import copying, private
 from rsreg.backend import SQLiteBackend
 from rsreg.errors import StoreError
 from rsreg.lock import FileLock
@@ -42,7 +42,7 @@ def restore(copy: Path, store: Path) -> Restored:
     if os.path.realpath(copy) == str(store):
         raise StoreError(f"{copy} is the store itself", hint="name the copy")
     try:
-        store.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(store.parent)
         lock = FileLock(store)
         fresh = Path(f"{store}{copying.UNFINISHED}")
         try:
@@ -58,7 +58,7 @@ def restore(copy: Path, store: Path) -> Restored:
             lock.release()
     except OSError as error:
         what = error.filename or store
-        raise StoreError(f"can't restore {store}: {what}: {error.strerror}") from error
+        raise StoreError(f"can't restore {store}: {what}: {error.strerror or error}") from error
     return Restored(store, services, seq, kept)
 
 
@@ -97,10 +97,9 @@ def _hand_over(store: Path, fresh: Path, lock: Path) -> None:
         fresh.chmod(model.st_mode & 0o777)
     else:
         model = store.parent.stat()
-        fresh.chmod(0o644)
     if os.geteuid() == 0:
         for file in (fresh, lock):
-            os.chown(file, model.st_uid, model.st_gid)
+            os.chown(file, model.st_uid, model.st_gid, follow_symlinks=False)
 
 
 def _keep(store: Path) -> Path | None:

@@ -26,11 +26,19 @@ class Writer:
 
     What can't be written, or comes while a thousand lines wait, is left out and counted; once lines
     are taken again, the line that `left_out` makes of the count says so. Any thread may write, and
-    a forked child too.
+    a forked child too. `before` is called with the size of each line before it is written, on the
+    thread that does so; an OSError of it counts as one of the writing.
     """
 
-    def __init__(self, fd: int, left_out: Callable[[int], str], encoding: str = "utf-8") -> None:
+    def __init__(
+        self,
+        fd: int,
+        left_out: Callable[[int], str],
+        encoding: str = "utf-8",
+        before: Callable[[int], None] | None = None,
+    ) -> None:
         self._fd = fd
+        self._before = before
         self._left_out = left_out
         self._encoding = encoding
         self._runs = False
@@ -93,6 +101,11 @@ class Writer:
 
     def _put(self, line: bytes) -> bool:
         """Write a line, however long that takes; False if that is not possible now."""
+        if self._before is not None:
+            try:
+                self._before(len(line))
+            except OSError:
+                return False
         while line:
             try:
                 line = line[os.write(self._fd, line) :]

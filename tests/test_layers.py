@@ -36,7 +36,8 @@ CLIENT = [
     ("bench",),
 ]
 SERVER = [
-    ("model", "journal", "compact", "lock", "place", "later", "limits"),
+    ("private",),
+    ("model", "journal", "compact", "lock", "place", "later", "rotation", "limits"),
     ("copying",),
     ("backend", "lease", "conditions", "bounds"),
     ("index", "kinds", "maintained", "shares"),

@@ -30,9 +30,6 @@ NAMES = (
     "logging",
     "runpy",
     "signal",
-    "socket",
-    "random",
-    "zipfile",
     "types",
 )
 

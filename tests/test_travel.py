@@ -43,6 +43,7 @@ ARGUMENTS: dict[str, Any] = {
     "details": {"existing": ["a-1", {"b": 2}]},
     "candidates": ["a-1", "a-2"],
     "exit_code": 126,
+    "lines": ["Traceback", "ImportError: no libev here"],
 }
 
 

@@ -23,6 +23,8 @@ from rsreg.cli.output import fact_lines, json_text, put, put_beside
 from rsreg.errors import ConfigurationError
 from rsreg.writing import Writer
 
+#: Bytes of a log: it has to hold some lines.
+_LEAST_LOG = 4096
 _PORT = click.IntRange(0, 65535)
 #: Seconds that the end waits until the announcement is written.
 _FLUSH = 0.5
@@ -68,6 +70,12 @@ def _numbers(
     "--log-file",
     metavar="PATH",
     help="With --background, where it logs; a file in the folder for state by default.",
+)
+@click.option(
+    "--log-size",
+    metavar="BYTES",
+    type=click.IntRange(_LEAST_LOG),
+    help="How long that may get; then it is renamed to PATH.1. 16 MiB by default.",
 )
 @click.option(
     "--cleanup-interval",
@@ -137,10 +145,11 @@ def start(
         raise ConfigurationError(
             "start has no address of a registry", hint="it has --bind and --req-port"
         )
-    if log_file is not None and not background:
-        raise ConfigurationError(
-            "--log-file is for --background", hint="here the log goes to stderr: 2> FILE"
-        )
+    for option, value in (("--log-file", log_file), ("--log-size", given["log_size"])):
+        if value is not None and not background:
+            raise ConfigurationError(
+                f"{option} is for --background", hint="here the log goes to stderr: 2> FILE"
+            )
     config.default_endpoint()  # A wrong RSREG_ENDPOINT is said before anything is started.
     said = {name: value for name, value in given.items() if value is not None}
     wanted = process.ServerSettings(**{**(_DEV if dev else {}), **said})
