@@ -5,13 +5,11 @@ docs/protocol.md describes each action; the handlers stand in its order.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -38,8 +36,21 @@ from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
 
-#: Asks for the address of who sent a request; few actions need to know.
-Peer = Callable[[], str]
+
+class Peer(Protocol):
+    """Who sent a request. Few actions need to know, so each is found out only when it is asked."""
+
+    @property
+    def address(self) -> str:
+        """Where its connection comes from."""
+
+    def is_this_machine(self) -> bool:
+        """Whether that surely is the machine that the registry runs on."""
+
+    def check_replies(self) -> None:
+        """Raise SlowDown if it can get no long reply now."""
+
+
 Handler = Callable[[Mapping[str, Any], Peer], Body | Later]
 
 #: Events in one reply, at most and by default.
@@ -55,6 +66,8 @@ _Replaced = Annotated[dict[str, records.Owner], Meta(max_length=64)]
 
 #: The actions that need the store.
 WRITES = frozenset({"register", "update", "deregister", "maintenance"})
+#: Those whose replies may be long.
+_LONG = frozenset({"get", "list", "discover", "info", "events", "maintenance"})
 
 
 class _Wanted(Struct, frozen=True, kw_only=True):
@@ -139,7 +152,9 @@ class Dispatcher:
         if action in WRITES:
             if failure is not None:
                 raise unavailable(failure)
-            self._registry.bounds.change(peer())
+            self._registry.bounds.change(peer.address)
+        if action in _LONG:
+            peer.check_replies()
         return handler(request, peer)
 
     def _register(self, request: Mapping[str, Any], peer: Peer) -> Body:
@@ -268,7 +283,7 @@ class Dispatcher:
             service_type=wanted.service_type,
             host=wanted.host,
             reason=wanted.reason,
-            by=_address(peer),
+            by=peer.address,
             says=wanted.by,
             since=since,
             until=None if wanted.forever else since + length,
@@ -280,7 +295,7 @@ class Dispatcher:
             )
         if wanted.forever and wanted.seconds is not None:
             raise InvalidRequest("A maintenance is forever, or for some seconds, not both")
-        self._registry.bounds.flap(peer(), self._registry.covered(entry))
+        self._registry.bounds.flap(peer.address, self._registry.covered(entry))
         change = self._registry.start_maintenance if wanted.on else self._registry.end_maintenance
         change(entry, force=wanted.force is True)
         return {"success": True, "maintenance": self._maintenance(), **self._time()}
@@ -382,16 +397,11 @@ def _requester(
         owner = said
     force = request.get("force")
     return Requester(
-        _address(peer),
+        peer.address,
         None if owner is None else records.process_of(owner),
         owner,
         force is not None and records.checked(force, bool, "force"),
     )
-
-
-def _address(peer: Peer) -> str:
-    """The address of a peer; of one of IPv4 always as that writes it."""
-    return peer().removeprefix("::ffff:")
 
 
 def _text(request: Mapping[str, Any], field: str) -> str:
@@ -410,23 +420,8 @@ def _count(request: Mapping[str, Any], field: str, default: int) -> int:
 
 def _check_peer(peer: Peer, action: str, command: str) -> None:
     """Some actions are for who is logged in on the registry's own machine."""
-    if not _is_this_machine(peer()):
+    if not peer.is_this_machine():
         raise Forbidden(
             f"{action} is taken only from the machine that the registry runs on",
             hint=f'log in there and run "{command}"',
         )
-
-
-def _is_this_machine(peer: str) -> bool:
-    """Whether an address is one of ours: only then can a socket be bound to it."""
-    try:
-        address = ipaddress.ip_address(peer)
-    except ValueError:
-        return False
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((peer, 0))
-    except OSError:
-        return False
-    return True

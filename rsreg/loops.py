@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,14 +14,17 @@ from typing import Any, NamedTuple
 import gevent
 import zmq
 from gevent.event import Event as Flag
-from gevent.hub import Waiter
 
 from rsreg import wire
 from rsreg.dispatch import Dispatcher
+from rsreg.draining import FIRST, Readiness, readable
+from rsreg.ends import plain
 from rsreg.errors import StoreError
 from rsreg.later import Later
 from rsreg.records import Event
 from rsreg.registry import Registry
+from rsreg.replies import LONG, Replies
+from rsreg.seldom import Seldom
 from rsreg.text import printable
 from rsreg.timing import Clock
 
@@ -36,14 +38,6 @@ MAX_BATCH_SIZE = 4 * 1024 * 1024
 TICK = 0.25
 #: Seconds beyond its tick after which the loop counts as having stood still.
 STALL = 1.0
-#: The event loop's highest priority. One turn of the loop: `gevent.sleep(0)` would let timers and
-#: signals wait for 50 batches, and the default priority for a moment without any input.
-_FIRST = 2
-#: A plain number: the arithmetic of enums costs as much as reading the socket.
-_READABLE = int(zmq.POLLIN)
-#: Seconds between two lines in the log about too long requests from one address, and how many
-#: addresses are kept in mind: nobody floods the log.
-_TOLD_EVERY, _TOLD_MOST = 60.0, 1000
 #: Services that expire in one transaction.
 EXPIRE_BATCH = 100
 #: Seconds between two looks after the store: how long it may go unnoticed that it is gone.
@@ -54,54 +48,40 @@ PUBLISH_BATCH = 16
 Publish = Callable[[Sequence[Event]], None]
 
 
-class Readiness:
-    """Wakes one greenlet when one of several plain sockets may have something to read.
-
-    The file descriptor of a ZeroMQ socket is edge-triggered, and whatever is done with the socket
-    may swallow the edge: so the one greenlet that waits here is also the only one that uses them,
-    and it looks at a socket that it used before it waits.
-    """
-
-    def __init__(self, sockets: Sequence[zmq.Socket[bytes]], tick: float) -> None:
-        loop = gevent.get_hub().loop
-        # It switches to who waits right from the watcher; an event would take a turn of the loop.
-        self._waiter: Any = Waiter()
-        self._watchers: list[Any] = [loop.io(socket.fileno(), 1) for socket in sockets]
-        self._watchers.append(loop.timer(tick, tick))
-        for watcher in self._watchers:
-            watcher.start(self._waiter.switch, None)
-
-    def wait(self, *, busy: bool) -> None:
-        """Return when there may be something to read, or after a tick; others have run meanwhile.
-
-        With `busy` there is something to do already, and only the others have their turn.
-        """
-        if busy:
-            gevent.idle(_FIRST)
-        else:
-            self._waiter.clear()
-            self._waiter.get()
-
-    def close(self) -> None:
-        """Stop watching; before the sockets are closed."""
-        for watcher in self._watchers:
-            watcher.stop()
-            watcher.close()
-
-
 class Request(NamedTuple):
-    """A request that has arrived."""
+    """A request that has arrived, and who sent it: a `dispatch.Peer`."""
 
     socket: zmq.Socket[bytes]
     envelope: wire.Envelope
     identity: zmq.Frame
+    replies: Replies
 
-    def peer(self) -> str:
-        """The address of who sent it; empty for who is in this process."""
+    @property
+    def address(self) -> str:
+        """The address of who sent it; empty if it is no connection of a network."""
         try:
-            return str(self.identity.get("Peer-Address"))
+            return plain(str(self.identity.get("Peer-Address")))
         except zmq.ZMQError:
             return ""
+
+    @property
+    def number(self) -> int:
+        """The descriptor of its connection, which may have ended; -1 for none."""
+        try:
+            return int(self.identity.get(zmq.SRCFD))
+        except zmq.ZMQError:
+            return -1
+
+    def is_this_machine(self) -> bool:
+        """Whether it surely was sent from the machine that we run on."""
+        ends = self.replies.descriptors.look(self.number)
+        # Another address is that of a later connection, which has the number now.
+        return ends is not None and ends.peer == self.address and ends.is_this_machine
+
+    def check_replies(self) -> None:
+        """Raise SlowDown if its sender can get no long reply now."""
+        if self.replies.suspects:
+            self.replies.check(self.address)
 
 
 class RequestLoop:
@@ -119,6 +99,8 @@ class RequestLoop:
         publish: Publish,
         clock: Clock,
         cgse_reply: bytes = wire.CGSE_REPLY,
+        *,
+        replies: Replies,
     ) -> None:
         #: Replies that could not be delivered: the client was gone, or does not read.
         self.dropped = 0
@@ -128,13 +110,13 @@ class RequestLoop:
         self._publish = publish
         self._clock = clock
         self._cgse_reply = cgse_reply
+        self._replies = replies
         self._ready = Readiness(sockets, TICK)
         self._awake = clock()
         #: Requests whose replies are being worked on.
         self._waiting: list[tuple[Request, Later]] = []
         self._threads: list[Any] = []
-        #: Address -> when the log last told of a too long request from it.
-        self._told: dict[str, float] = {}
+        self._seldom = Seldom()
 
     def run(self, stop: Flag) -> None:
         """Serve until `stop` is set."""
@@ -175,11 +157,11 @@ class RequestLoop:
             if isinstance(reply, Later):
                 self._work_on(request, reply)
             elif request.envelope.reply_to is not None:
-                self._send(request.socket, wire.close_reply(request.envelope.reply_to, reply))
+                self._send(request, wire.close_reply(request.envelope.reply_to, reply))
                 used.add(request.socket)
         if untold or not emptied or not self._registry.caught_up(now):
             return True
-        return any(_readable(socket) for socket in used)
+        return any(readable(socket) for socket in used)
 
     def _notice_stall(self, now: float) -> None:
         if now - self._awake > TICK + STALL:
@@ -211,7 +193,7 @@ class RequestLoop:
         emptied = True
         for socket in self._sockets:
             taken = size = 0
-            while _readable(socket):
+            while readable(socket):
                 if taken == MAX_BATCH or size >= MAX_BATCH_SIZE:
                     emptied = False
                     break
@@ -221,7 +203,7 @@ class RequestLoop:
                 taken += 1
                 envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
                 if envelope is not None:
-                    batch.append(Request(socket, envelope, identity))
+                    batch.append(Request(socket, envelope, identity, self._replies))
                     reply = self._answer(batch[-1], None)
                     replies.append(reply)
                     size += 0 if isinstance(reply, Later) else len(reply)
@@ -229,46 +211,42 @@ class RequestLoop:
 
     def _answer(self, request: Request, failure: StoreError | None) -> bytes | Later:
         payload = request.envelope.payload
-        if len(payload) > wire.MAX_REQUEST:
-            self._tell_of(request.peer(), len(payload))
-        answer = self._dispatcher.answer(payload, request.peer, failure)
+        too_long = len(payload) > wire.MAX_REQUEST
+        if too_long and self._seldom.may_tell(request.address, self._clock()):
+            log.warning(
+                "refused a request of %d bytes from %s: at most %d are taken",
+                len(payload),
+                request.address,
+                wire.MAX_REQUEST,
+            )
+        answer = self._dispatcher.answer(payload, request, failure)
         return answer if isinstance(answer, Later) else wire.encode(answer)
 
-    def _tell_of(self, peer: str, size: int) -> None:
-        now = self._clock()
-        if now < self._told.get(peer, -math.inf) + _TOLD_EVERY:
-            return
-        if len(self._told) == _TOLD_MOST:
-            self._told.clear()
-        self._told[peer] = now
-        log.warning(
-            "refused a request of %d bytes from %s: at most %d are taken",
-            size,
-            peer,
-            wire.MAX_REQUEST,
-        )
-
-    def _send(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
+    def _send(self, request: Request, frames: list[bytes]) -> None:
+        size = sum(map(len, frames))
         try:
-            socket.send_multipart(frames, zmq.DONTWAIT)
+            if size > LONG and not self._replies.may_send(request.address):
+                self.dropped += 1
+                return
+            request.socket.send_multipart(frames, zmq.DONTWAIT)
         except zmq.ZMQError:
             self.dropped += 1
-
-
-def _readable(socket: zmq.Socket[bytes]) -> bool:
-    """Whether there is a message. Half the price of the exception that a look in vain costs."""
-    return bool(int(socket.getsockopt(zmq.EVENTS)) & _READABLE)
+        else:
+            if size > LONG:
+                self._replies.sent(request.number, request.address, size)
 
 
 class Publisher:
     """Sends committed events, in order, to whoever subscribed.
 
     A few are sent at once, right from where they were committed. Many are sent in slices, with the
-    other greenlets in between: each event costs a copy for each subscriber.
+    other greenlets in between: each event costs a copy for each subscriber. `used` is called after
+    the socket was.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], used: Callable[[], None] = lambda: None) -> None:
         self._socket = socket
+        self._used = used
         self._waiting: deque[Event] = deque()
         self._more = Flag()
 
@@ -287,12 +265,13 @@ class Publisher:
         while not stop.is_set():
             self._more.wait()
             self.step()
-            gevent.idle(_FIRST)
+            gevent.idle(FIRST)
 
     def step(self) -> None:
         """Send a slice of what waits."""
         for _ in range(min(PUBLISH_BATCH, len(self._waiting))):
             self._send(self._waiting.popleft())
+        self._used()
         if not self._waiting:
             self._more.clear()
 
@@ -325,7 +304,7 @@ class Reaper:
         with contextlib.suppress(StoreError):
             while self._registry.expire(EXPIRE_BATCH):
                 self._publish(self._registry.commit())
-                gevent.idle(_FIRST)
+                gevent.idle(FIRST)
         self._registry.check_store()
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -46,6 +46,14 @@ _LAST_MOMENT = 0.001
 _MENTIONED = 3
 #: Words that are remembered, not to be searched for again.
 _GUESSES = 100
+
+
+class Sender(Protocol):
+    """Who sent a heartbeat; where it comes from is found out only if it matters."""
+
+    @property
+    def address(self) -> str:
+        """Where its connection comes from."""
 
 
 class Registry:
@@ -272,12 +280,12 @@ class Registry:
         self,
         service_id: str,
         report: Report | None = None,
-        address: Callable[[], str] | None = None,
+        sender: Sender | None = None,
     ) -> str:
         """Start a lease's ttl again; its fingerprint. Raises UnknownService. Nothing is stored.
 
         A `report` takes the place of the last one, which is over when it was not said again for a
-        ttl. Where that changes the health, the `address` that asks causes it; raises SlowDown.
+        ttl. Where that changes the health, the `sender` causes it; raises SlowDown.
         """
         lease = self._view.get(service_id)
         if lease is None:
@@ -286,8 +294,8 @@ class Registry:
         if report is None and now >= lease.report_until:
             report = NO_REPORT
         stalls = lease.report.stalled if report is None else report.stalled
-        if address is not None and (lease.lapsed or stalls != lease.report.stalled):
-            self.bounds.flap(address(), free=now >= lease.deadline - ttl * 2 / 3)
+        if sender is not None and (lease.lapsed or stalls != lease.report.stalled):
+            self.bounds.flap(sender.address, free=now >= lease.deadline - ttl * 2 / 3)
         self._view.renew(lease, now + ttl, int(self._wall()), report)
         return lease.entry
 

@@ -25,6 +25,7 @@ from rsreg.choosing import Strategy
 from rsreg.client import RegistryClient
 from rsreg.dispatch import Dispatcher
 from rsreg.errors import ConfigurationError, PortInUse, RegistryError
+from rsreg.guard import Guard
 from rsreg.later import Body
 from rsreg.limits import Limits
 from rsreg.loops import Caretaker, Publisher, Reaper, RequestLoop
@@ -121,6 +122,7 @@ class RegistryServer:
         self._cgse_reply = cgse_reply.encode()
         self._since = wall()
         self._context: zmq.Context[Any] | None = None
+        self._guard: Guard | None = None
         self._open: list[zmq.Socket[bytes]] = []
         self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._stop = Flag()
@@ -150,17 +152,23 @@ class RegistryServer:
         if self._context is not None:
             return
         self._context = zmq.green.Context()
+        self._guard = guard = Guard(self._context, self.limits)
         try:
-            routers, publisher = self._bind()
+            routers, self._publisher = self._bind(self._context, guard)
             self.registry.open()
         except RegistryError:
             self._close()
             raise
-        self._publisher = Publisher(publisher)
         publish = self._publisher.publish
         dispatcher = Dispatcher(self.registry, self._wall, self.about, self.request_stop)
         self._requests = RequestLoop(
-            routers, self.registry, dispatcher, publish, self._clock, self._cgse_reply
+            routers,
+            self.registry,
+            dispatcher,
+            publish,
+            self._clock,
+            self._cgse_reply,
+            replies=guard.replies,
         )
         reaper = Reaper(self.registry, publish, self.cleanup_interval)
         self._wake = gevent.get_hub().loop.async_()
@@ -212,16 +220,21 @@ class RegistryServer:
         if self._wake is not None and not self._stop.is_set():
             self._wake.send()
 
-    def _bind(self) -> tuple[list[zmq.Socket[bytes]], zmq.Socket[bytes]]:
-        routers = [self._bound(sockets.router, "req_port")]
-        publisher = self._bound(sockets.publisher, "pub_port")
-        if self.hb_port is not None:
-            routers.append(self._bound(sockets.router, "hb_port"))
-        return routers, publisher
+    def _bind(
+        self, context: zmq.Context[Any], guard: Guard
+    ) -> tuple[list[zmq.Socket[bytes]], Publisher]:
+        names = ["req_port"] if self.hb_port is None else ["req_port", "hb_port"]
+        routers = [sockets.router(context) for _ in names]
+        publisher = sockets.publisher(context, self.limits.topic_bytes)
+        self._open += [*routers, publisher]
+        for router, name in zip(routers, names, strict=True):
+            guard.watch_router(router)
+            self._bind_to(router, name)
+        subscriptions = guard.watch_publisher(publisher)
+        self._bind_to(publisher, "pub_port")
+        return routers, Publisher(publisher, subscriptions.look)
 
-    def _bound(self, make: Callable[[Any], zmq.Socket[bytes]], name: str) -> zmq.Socket[bytes]:
-        socket = make(self._context)
-        self._open.append(socket)
+    def _bind_to(self, socket: zmq.Socket[bytes], name: str) -> None:
         port = getattr(self, name)
         host = f"[{self.bind}]" if ":" in self.bind else self.bind
         socket.ipv6 = ":" in self.bind
@@ -240,7 +253,6 @@ class RegistryServer:
         host, _, bound = socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")
         setattr(self, name, int(bound))
         self._host = host
-        return socket
 
     def _holder_of(self, port: int) -> str:
         host = {"*": "localhost", "::": "[::1]"}.get(self.bind, self.bind)
@@ -283,11 +295,15 @@ class RegistryServer:
             "limits": self.limits.body(),
             "dropped_replies": self._requests.dropped if self._requests else 0,
         }
+        if self._guard is not None:
+            about.update(self._guard.body())
         if isinstance(self.backend, Journaled):
             about["journal"] = self.backend.journal.body()
         return about
 
     def _close(self) -> None:
+        if self._guard is not None:
+            self._guard.close()
         for socket in self._open:
             socket.close(linger=_LINGER)
         self._open.clear()

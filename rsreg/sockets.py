@@ -12,7 +12,7 @@ import zmq
 
 from rsreg.errors import ConfigurationError, Disconnected
 from rsreg.names import Numeric
-from rsreg.wire import MAX_FRAME, MAX_REPLY, MAX_REQUEST
+from rsreg.wire import MAX_FRAME, MAX_REPLY
 
 #: Seconds of silence after which the kernel probes a connection, and between two probes: a cut
 #: cable sends no FIN. ZMTP heartbeats would tell too, but libzmq 4.3.5 aborts the process if one is
@@ -28,8 +28,11 @@ _CONNECT_TIMEOUT = 3_000
 #: Requests queued from each peer of a ROUTER, and replies queued for it. With `MAX_FRAME` the first
 #: bounds the memory that one peer can take: 13 MB. More wait at the peer; more replies are lost.
 _REQUESTS_HWM, _REPLIES_HWM = 50, 200
-#: Events queued for one slow subscriber; it learns from `seq` what it lost.
-_PUB_HWM = 10_000
+#: Events queued for one slow subscriber; it learns from `seq` what it lost. Each takes 130 bytes of
+#: memory for each of them, beside the event itself.
+_PUB_HWM = 1_000
+#: Subscriptions queued from one peer, and bytes of them in the kernel.
+_SUBSCRIPTIONS_HWM, _SUBSCRIPTIONS_BUFFER = 100, 8 * 1024
 
 #: File descriptors that a context needs to start its threads, with some to spare.
 _START = 12
@@ -167,16 +170,58 @@ def router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     socket.router_handover = 1
     # A reply that can't be delivered is an error to count, not a silence.
     socket.router_mandatory = 1
+    _ask_first(socket)
     return socket
 
 
-def publisher(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
-    """A server's socket for events; a plain one too, since to publish never waits."""
-    socket: zmq.Socket[bytes] = context.socket(zmq.PUB, socket_class=zmq.Socket)
+def publisher(context: zmq.Context[Any], topic_bytes: int) -> zmq.Socket[bytes]:
+    """A server's socket for events; a plain one too, since to publish never waits.
+
+    It can be read: each subscription, and its end, is a message. One with a longer topic than
+    `topic_bytes` ends its connection.
+    """
+    socket: zmq.Socket[bytes] = context.socket(zmq.XPUB, socket_class=zmq.Socket)
     _guard(socket)
-    socket.maxmsgsize = MAX_REQUEST
+    # Those that somebody else has already, too: they are counted.
+    socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+    socket.maxmsgsize = 1 + topic_bytes
+    # What waits here, or in the kernel, is subscribed even if the connection is cut meanwhile.
+    socket.rcvhwm, socket.rcvbuf = _SUBSCRIPTIONS_HWM, _SUBSCRIPTIONS_BUFFER
     socket.sndhwm = _PUB_HWM
+    _ask_first(socket)
     return socket
+
+
+def handshakes(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
+    """Where ZeroMQ asks, at each handshake in this context, whether to let somebody in.
+
+    To be made before the other sockets are bound. Answers may come late, in any order.
+    """
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER, socket_class=zmq.Socket)
+    socket.linger = 0
+    socket.bind("inproc://zeromq.zap.01")
+    return socket
+
+
+def told_of_connections(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    """A plain socket that is told of each connection of a server's socket, and of its end.
+
+    Before this one is closed, the other has to stop telling: `disable_monitor`.
+    """
+    address = f"inproc://connections-{socket.fileno()}"
+    socket.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+    told: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR, socket_class=zmq.Socket)
+    told.linger = 0
+    # No bound: while it is full, libzmq's thread would wait, and with it all connections.
+    told.rcvhwm = 0
+    told.connect(address)
+    return told
+
+
+def _ask_first(socket: zmq.Socket[bytes]) -> None:
+    """Let nobody in who was not let in by who answers `handshakes`; without one, nobody."""
+    socket.zap_domain = b"rsreg"
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
 def _asking(context: zmq.Context[Any], kind: int) -> Any:

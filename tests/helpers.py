@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -314,6 +315,20 @@ def need(*tools: str, root: bool = False) -> None:
         pytest.fail(f"needs {', '.join(missing)}: see .ci/run")
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
+
+
+@dataclass
+class Sender:
+    """Who sent a request to a dispatcher, by hand."""
+
+    address: str = "127.0.0.1"
+    here: bool = True
+
+    def is_this_machine(self) -> bool:
+        return self.here
+
+    def check_replies(self) -> None:
+        """Nothing waits for it."""
 
 
 class NetworkSpace:

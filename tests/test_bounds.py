@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import zmq
-from helpers import HandClock, raw_socket, received, serving
+from helpers import HandClock, Sender, raw_socket, received, serving
 from house import House
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer, records
@@ -142,7 +142,7 @@ STALLED = {"fed": 100, "watchdog": 10}
 def flip(house: House, service_id: str, stalled: bool) -> None:
     """A heartbeat after which its main loop stands still, or runs."""
     report = records.read_report({"fed": 100 if stalled else 0, "watchdog": 10}, 0)
-    house.registry.renew(service_id, report, lambda: "10.0.0.66")
+    house.registry.renew(service_id, report, Sender("10.0.0.66"))
     house.tell()
 
 
@@ -158,7 +158,7 @@ def test_changes_of_health_are_bounded_by_the_second() -> None:
     assert house.health("a") == "passing"
     flip(house, "a", False)
     report = records.read_report({"fed": 100, "watchdog": 10}, 0)
-    house.registry.renew("other", report, lambda: "10.0.0.5")
+    house.registry.renew("other", report, Sender("10.0.0.5"))
     assert house.health("other") == "critical", "that is of another address"
     house.pass_time(0.2)
     flip(house, "a", True)

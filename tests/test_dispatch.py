@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers import FAR, HandClock, UnreliableStore
+from helpers import FAR, HandClock, Sender, UnreliableStore
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +33,7 @@ class Desk:
             self.store, clock=self.clock, wall=lambda: 1_617_293_054.7, limits=FAR
         )
         self.registry.open()
-        self.peer = "127.0.0.1"
+        self.peer = Sender()
         self.stopped = 0
         self.dispatcher = Dispatcher(
             self.registry, lambda: 1_617_293_054.7, lambda: dict(ABOUT), self._stop
@@ -51,7 +50,7 @@ class Desk:
 
     def send(self, payload: bytes, failure: StoreError | None = None) -> dict[str, Any]:
         """The reply to these bytes; what it changed is committed."""
-        body = self.dispatcher.answer(payload, lambda: self.peer, failure)
+        body = self.dispatcher.answer(payload, self.peer, failure)
         self.registry.commit()
         return dict(json.loads(wire.encode(body)))
 
@@ -205,7 +204,7 @@ def test_health(desk: Desk) -> None:
 
 def test_a_registry_whose_store_fails_says_so(desk: Desk) -> None:
     desk.store.writes_fail = True
-    desk.dispatcher.answer(b'{"action":"deregister","service_id":"known"}', lambda: "")
+    desk.dispatcher.answer(b'{"action":"deregister","service_id":"known"}', Sender())
     with pytest.raises(StoreError):
         desk.registry.commit()
     state = {"success": True, "status": "degraded", "reason": "the disk is full"}
@@ -393,7 +392,7 @@ def test_one_reply_holds_only_so_many_events(desk: Desk) -> None:
     for _ in range(1_005):
         desk.dispatcher.answer(
             json.dumps({"action": "register", "service_info": {**INFO, "id": "x"}}).encode(),
-            lambda: "",
+            Sender(),
         )
     desk.registry.commit()
     for fields in ({}, {"limit": 10**6}):
@@ -431,32 +430,16 @@ def test_one_reply_holds_one_event_at_least(
 
 
 def test_terminate_from_this_machine(desk: Desk) -> None:
-    for peer in ("127.0.0.1", "127.1.2.3"):
-        desk.peer = peer
-        assert desk.ask("terminate") == {
-            "success": True,
-            "status": "terminating",
-            "timestamp": 1_617_293_054,
-        }
-    assert desk.stopped == 2
+    assert desk.ask("terminate") == {
+        "success": True,
+        "status": "terminating",
+        "timestamp": 1_617_293_054,
+    }
+    assert desk.stopped == 1
 
 
-def test_terminate_from_this_machine_by_ipv6(desk: Desk) -> None:
-    desk.peer = "::1"
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("::1", 0))
-        except OSError:
-            here = False
-        else:
-            here = True
-    assert desk.ask("terminate")["success"] is here
-
-
-# TEST-NET addresses: no machine has them.
-@pytest.mark.parametrize("peer", ["192.0.2.1", "2001:db8::1", "", "localhost", "inproc", "None"])
-def test_terminate_from_another_machine_is_refused(desk: Desk, peer: str) -> None:
-    desk.peer = peer
+def test_terminate_from_another_machine_is_refused(desk: Desk) -> None:
+    desk.peer = Sender(here=False)
     assert desk.refuse(b'{"action":"terminate"}') == {
         "success": False,
         "error": "terminate is taken only from the machine that the registry runs on",

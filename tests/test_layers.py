@@ -37,16 +37,18 @@ CLIENT = [
 ]
 SERVER = [
     ("private",),
-    ("model", "journal", "compact", "lock", "place", "later", "rotation", "limits"),
-    ("copying",),
+    ("model", "journal", "compact", "lock", "place", "later", "rotation"),
+    ("limits", "seldom", "draining"),
+    ("copying", "ends", "zap"),
     ("backend", "lease", "conditions", "bounds"),
     ("index", "kinds", "maintained", "shares"),
     ("addresses", "restoring", "ownership"),
     ("live",),
     ("changes", "choosing", "policies"),
     ("registry",),
-    ("dispatch",),
-    ("loops",),
+    ("dispatch", "connections", "handshakes", "replies"),
+    ("loops", "subscriptions"),
+    ("guard",),
     ("server",),
     ("aioserver",),
 ]
@@ -67,13 +69,17 @@ GUESTS = {
     "zmq": {
         *("sockets", "channel", "aiochannel", "address", "peers", "stream", "aiostream"),
         *("line", "watch", "clientcache", "carrier", "client", "aio", "loops", "server"),
+        *("draining", "connections", "handshakes", "subscriptions", "guard"),
     },
     "msgspec": {
         *("records", "wire", "mirror", "backend", "live", "changes", "choosing"),
         *("registry", "dispatch", "conditions"),
     },
     "packaging": {"conditions"},
-    "gevent": {"watch", "channel", "loops", "server", "aioserver", "process", "testing"},
+    "gevent": {
+        *("watch", "channel", "draining", "handshakes", "loops", "server", "aioserver"),
+        *("process", "testing"),
+    },
     "peewee": {"model", "backend"},
     "sqlite3": {"backend", "compact", "copying", "place", "restoring"},
     "psutil": {"owner", "address"},

@@ -15,9 +15,12 @@ from helpers import FAR, HandClock, UnreliableStore
 
 from rsreg import InMemoryBackend, RegistryBackend, sockets
 from rsreg.dispatch import Dispatcher
+from rsreg.ends import Descriptors
+from rsreg.limits import Limits
 from rsreg.loops import MAX_BATCH, STALL, TICK, Reaper, RequestLoop
 from rsreg.records import Event
 from rsreg.registry import Registry
+from rsreg.replies import Replies
 
 IDS = [f"s{number}" for number in range(8)]
 Request = dict[str, Any]
@@ -64,7 +67,14 @@ class Bench:
             self.clients.append(sockets.dealer(context, f"inproc://{number}"))
         dispatcher = Dispatcher(self.registry, self.clock, dict, lambda: None)
         publish = self.published.extend
-        self.loop = RequestLoop(self.routers, self.registry, dispatcher, publish, self.clock)
+        self.loop = RequestLoop(
+            self.routers,
+            self.registry,
+            dispatcher,
+            publish,
+            self.clock,
+            replies=Replies(Limits(), Descriptors(), self.clock),
+        )
         self.reaper = Reaper(self.registry, publish, 1)
         self.model = Model({}, [], {})
         self.waiting: list[list[Request]] = [[], []]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from helpers import HandClock
+from helpers import HandClock, Sender
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -138,7 +138,7 @@ class World:
         self.clock.advance(on_the_way)
         self.commit()
         request = {"action": call.action, **call.params, "limit": limit}
-        body = self.dispatcher.answer(json.dumps(request).encode(), str)
+        body = self.dispatcher.answer(json.dumps(request).encode(), Sender())
         self.reply = call.read(json.loads(wire.encode(body)))
 
     def take(self) -> list[Record]:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import zmq
-from helpers import ROOT, HandClock, let_pass, raw_socket, received, serving, wait_until
+from helpers import ROOT, HandClock, Sender, let_pass, raw_socket, received, serving, wait_until
 
 from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend, __version__, errors
 from rsreg.dispatch import Dispatcher
@@ -208,7 +208,8 @@ class Section:
             return self.ask(text.encode())
         assert kind == "json request from another machine"
         dispatcher = Dispatcher(self.server.registry, HandClock(NOW), dict, pytest.fail)
-        return json.dumps(dispatcher.answer(text.encode(), lambda: "192.0.2.1")).encode()
+        elsewhere = Sender("192.0.2.1", here=False)
+        return json.dumps(dispatcher.answer(text.encode(), elsewhere)).encode()
 
     def subscribe(self) -> None:
         """Listen to events; only when the first has come, the subscription is known to hold."""

@@ -1,0 +1,123 @@
+"""Who is connected to the sockets of a server, and who has to go: monitors, and their bounds."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import struct
+from collections import Counter
+from collections.abc import Callable
+
+import zmq
+
+from rsreg import sockets
+from rsreg.draining import Drain
+from rsreg.ends import Descriptors, Ends
+from rsreg.limits import Limits, is_loopback
+from rsreg.seldom import Seldom
+from rsreg.timing import Clock
+
+log = logging.getLogger(__name__)
+
+#: Descriptors that are kept free, or a quarter of them if they are few. With none left, libzmq
+#: would ask for the next connection all the while, on its one thread.
+_FREE = 64
+_ACCEPTED, _ENDED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
+
+
+class Table:
+    """The connections of one socket: whose each is. No I/O."""
+
+    def __init__(self) -> None:
+        self._whose: dict[int, str] = {}
+        self._counts: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._whose)
+
+    def add(self, number: int, address: str) -> int:
+        """One has begun; how many its address has now. A known number is used anew."""
+        self.remove(number)
+        self._whose[number] = address
+        self._counts[address] += 1
+        return self._counts[address]
+
+    def remove(self, number: int) -> None:
+        """One has ended, if it was known."""
+        address = self._whose.pop(number, None)
+        if address is not None:
+            self._counts[address] -= 1
+            if not self._counts[address]:
+                del self._counts[address]
+
+
+class Connections:
+    """Counts the connections of each socket by their addresses, and cuts what is too many."""
+
+    def __init__(self, limits: Limits, descriptors: Descriptors, clock: Clock) -> None:
+        #: How many were cut.
+        self.cut = 0
+        self._limits = limits
+        self._descriptors = descriptors
+        self._clock = clock
+        self._seldom = Seldom()
+        self._tables: list[Table] = []
+        self._watched: list[tuple[zmq.Socket[bytes], zmq.Socket[bytes], Drain]] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._tables))
+
+    def watch(self, socket: zmq.Socket[bytes], ended: Callable[[int], None]) -> None:
+        """Watch a server's socket; before it is bound. `ended` gets the number of what ended."""
+        told = sockets.told_of_connections(socket)
+        table = Table()
+
+        def read() -> None:
+            event, number = struct.unpack("=HI", told.recv_multipart(zmq.DONTWAIT)[0])
+            if event == _ACCEPTED:
+                # Whoever had that number has ended.
+                ended(number)
+                self._accepted(table, number)
+            elif event == _ENDED:
+                table.remove(number)
+                ended(number)
+
+        self._tables.append(table)
+        self._watched.append((socket, told, Drain(told, read)))
+
+    def _accepted(self, table: Table, number: int) -> None:
+        ends = self._descriptors.look(number)
+        if ends is None:
+            table.remove(number)
+            return
+        count = table.add(number, ends.peer)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # A new descriptor has the lowest number that is free: so many are in use.
+        if most != resource.RLIM_INFINITY and number >= most - min(_FREE, most // 4):
+            self._cut(number, ends, "", f"{number} files and sockets are open (ulimit -n)")
+        elif count > self._limits.connections_per_address and not self._is_free(ends.peer):
+            self._cut(number, ends, ends.peer, f"it has {count} to port {ends.port}")
+
+    def _is_free(self, address: str) -> bool:
+        return is_loopback(address) or self._limits.is_gateway(address)
+
+    def end(self, number: int, why: str) -> None:
+        """Cut a connection for what was sent on it; the log says so once in a while."""
+        ends = self._descriptors.look(number)
+        if ends is not None:
+            self._cut(number, ends, ends.peer, why)
+
+    def _cut(self, number: int, ends: Ends, whose: str, why: str) -> None:
+        self.cut += 1
+        self._descriptors.cut(number, ends)
+        if self._seldom.may_tell(whose, self._clock()):
+            log.warning("cut a connection from %s: %s", ends.peer, why)
+
+    def close(self) -> None:
+        """Stop watching; before the sockets are closed."""
+        for socket, told, drain in self._watched:
+            drain.close()
+            # In this order: libzmq's thread would wait for a reader that is gone.
+            socket.disable_monitor()
+            told.close()
+        self._watched.clear()

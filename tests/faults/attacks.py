@@ -1,0 +1,89 @@
+"""Peers that take more than their share, said by hand in ZMTP 3: no client does any of this."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import struct
+import time
+from contextlib import ExitStack
+
+import zmtp
+
+HEALTH = b'{"action":"health"}'
+
+
+def peer(kind: bytes, port: int | None, host: str = "127.0.0.1") -> socket.socket:
+    """A connection as a socket of this kind, after the handshake."""
+    body = b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
+    raw = socket.create_connection((host, port or 0), timeout=20)
+    raw.sendall(zmtp.GREETING + b"\x04" + bytes([len(body)]) + body)
+    said = b""
+    while b"READY" not in said:
+        more = raw.recv(1000)
+        assert more, "the connection was closed"
+        said += more
+    return raw
+
+
+def subscriptions(count: int, size: int = 0, first: int = 0) -> bytes:
+    """So many different ones, on the wire; with `size`, each of so many bytes."""
+    names = (b"%07d" % number for number in range(first, first + count))
+    if not size:
+        return b"".join(b"\x00\x08\x01" + name for name in names)
+    rest = bytes(size - 7)
+    return b"".join(zmtp.frame(b"\x01" + name + rest, more=False) for name in names)
+
+
+def send_all(raw: socket.socket, data: bytes, seconds: float = 20.0) -> int:
+    """Send as fast as it is taken; how many bytes were, when the connection was closed at last."""
+    view, sent, until = memoryview(data), 0, time.monotonic() + seconds
+    raw.setblocking(False)
+    with contextlib.suppress(ConnectionError):
+        while sent < len(data) and time.monotonic() < until:
+            select.select([], [raw], [], 1)
+            with contextlib.suppress(BlockingIOError):
+                sent += raw.send(view[sent : sent + 1_000_000])
+    return sent
+
+
+def request(**fields: object) -> bytes:
+    """A request of a DEALER, on the wire."""
+    return zmtp.frame(b"", more=True) + zmtp.frame(json.dumps(fields).encode(), more=False)
+
+
+class Flood:
+    """Connections that ask all the while, each some requests ahead of the answers it has read."""
+
+    def __init__(self, port: int | None, connections: int, asked: bytes, ahead: int) -> None:
+        self.bytes_read = 0
+        self._stack = ExitStack()
+        self._peers = [self._stack.enter_context(peer(b"DEALER", port)) for _ in range(connections)]
+        self._asked, self._ahead = asked, ahead
+
+    def run(self, seconds: float) -> None:
+        """Ask for so long."""
+        until = time.monotonic() + seconds
+        waiting = dict.fromkeys(self._peers, 0)
+        with contextlib.suppress(ConnectionError):
+            for raw in self._peers:
+                raw.sendall(self._asked * self._ahead)
+                raw.setblocking(False)
+            size = 0
+            while time.monotonic() < until:
+                for raw in select.select(self._peers, [], [], 0.1)[0]:
+                    got = raw.recv(1_000_000)
+                    self.bytes_read += len(got)
+                    size = size or len(got)
+                    waiting[raw] += len(got)
+                    if waiting[raw] >= size:
+                        raw.sendall(self._asked * (waiting[raw] // size))
+                        waiting[raw] %= size
+
+    def __enter__(self) -> Flood:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
