@@ -218,7 +218,8 @@ def test_a_registry_whose_store_fails_says_so(desk: Desk) -> None:
 
 def test_info(desk: Desk) -> None:
     position = {**desk.position(), "timestamp": 1_617_293_054}
-    answer = {"success": True, "status": "ok", **ABOUT, **position}
+    counts = {"services": 1, "simulators": 0, "passing": 1}
+    answer = {"success": True, "status": "ok", **ABOUT, **position, "counts": counts}
     assert desk.ask("info") == {**answer, "services": [RECORD]}
     assert desk.ask("info", services=True) == {**answer, "services": [RECORD]}
     assert desk.ask("info", services=False) == answer
