@@ -141,6 +141,14 @@ class Dispatcher:
         body.update(echo)
         return body
 
+    def refuse(self, payload: bytes, error: ServerError) -> Body:
+        """The reply that refuses a request before it is looked at."""
+        try:
+            request_id = wire.request_id_of(wire.read_request(payload))
+        except ServerError as worse:
+            return worse.body()
+        return {**error.body(), **({} if request_id is None else {"request_id": request_id})}
+
     def _handle(self, request: Body, peer: Peer, failure: StoreError | None) -> Body | Later:
         action = _text(request, "action")
         handler = self._handlers.get(action)

@@ -9,16 +9,16 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gevent
 import zmq
 from gevent.event import Event as Flag
 
 from rsreg import wire
+from rsreg.asked import Request
 from rsreg.dispatch import Dispatcher
 from rsreg.draining import FIRST, Readiness, readable
-from rsreg.ends import plain
 from rsreg.errors import StoreError
 from rsreg.later import Later
 from rsreg.records import Event
@@ -27,13 +27,14 @@ from rsreg.replies import LONG, Replies
 from rsreg.seldom import Seldom
 from rsreg.text import printable
 from rsreg.timing import Clock
+from rsreg.turns import Turns
 
 log = logging.getLogger(__name__)
 
 #: Requests taken from one socket before the others, and the other greenlets, have their turn.
 MAX_BATCH = 64
-#: Bytes of replies after which they have theirs: lists of thousands of services are long.
-MAX_BATCH_SIZE = 4 * 1024 * 1024
+#: Bytes of one reply, and seconds to make it, after which they have theirs.
+MAX_REPLY_SIZE, SLOW = 64 * 1024, 0.005
 #: Seconds between two looks at idle sockets: how old the judgement of a lease can be.
 TICK = 0.25
 #: Seconds beyond its tick after which the loop counts as having stood still.
@@ -48,40 +49,8 @@ PUBLISH_BATCH = 16
 Publish = Callable[[Sequence[Event]], None]
 
 
-class Request(NamedTuple):
-    """A request that has arrived, and who sent it: a `dispatch.Peer`."""
-
-    socket: zmq.Socket[bytes]
-    envelope: wire.Envelope
-    identity: zmq.Frame
-    replies: Replies
-
-    @property
-    def address(self) -> str:
-        """The address of who sent it; empty if it is no connection of a network."""
-        try:
-            return plain(str(self.identity.get("Peer-Address")))
-        except zmq.ZMQError:
-            return ""
-
-    @property
-    def number(self) -> int:
-        """The descriptor of its connection, which may have ended; -1 for none."""
-        try:
-            return int(self.identity.get(zmq.SRCFD))
-        except zmq.ZMQError:
-            return -1
-
-    def is_this_machine(self) -> bool:
-        """Whether it surely was sent from the machine that we run on."""
-        ends = self.replies.descriptors.look(self.number)
-        # Another address is that of a later connection, which has the number now.
-        return ends is not None and ends.peer == self.address and ends.is_this_machine
-
-    def check_replies(self) -> None:
-        """Raise SlowDown if its sender can get no long reply now."""
-        if self.replies.suspects:
-            self.replies.check(self.address)
+#: Requests with their replies.
+_Batch = list[tuple[Request, "bytes | Later"]]
 
 
 class RequestLoop:
@@ -113,6 +82,10 @@ class RequestLoop:
         self._replies = replies
         self._ready = Readiness(sockets, TICK)
         self._awake = clock()
+        #: All that had come by then was read.
+        self._served = self._awake
+        self._turns: Turns[Request] = Turns()
+        self._put_off = False
         #: Requests whose replies are being worked on.
         self._waiting: list[tuple[Request, Later]] = []
         self._threads: list[Any] = []
@@ -144,22 +117,26 @@ class RequestLoop:
         self._notice_stall(now)
         # Before anything is answered from what the last step judged, and after what this one did.
         self._registry.tell_health()
-        batch, replies, emptied = self._serve()
+        batch, emptied = self._serve()
         untold = self._registry.tell_health()
         events: list[Event] = []
         try:
             events = self._registry.commit()
         except StoreError as error:
-            replies = [self._answer(request, error) for request in batch]
+            batch = [(request, self._answer(request, error)) for request, _ in batch]
         self._publish(events)
         used = set()
-        for request, reply in [*zip(batch, replies, strict=True), *self._worked_on()]:
+        for request, reply in [*batch, *self._worked_on()]:
             if isinstance(reply, Later):
                 self._work_on(request, reply)
             elif request.envelope.reply_to is not None:
                 self._send(request, wire.close_reply(request.envelope.reply_to, reply))
                 used.add(request.socket)
-        if untold or not emptied or not self._registry.caught_up(now):
+        if emptied:
+            self._served = now
+        if untold or not emptied:
+            return True
+        if not self._registry.caught_up(self._turns.served(now)) or self._turns:
             return True
         return any(readable(socket) for socket in used)
 
@@ -186,28 +163,68 @@ class RequestLoop:
             self._waiting = [one for one in self._waiting if not one[1].body]
         return done
 
-    def _serve(self) -> tuple[list[Request], list[bytes | Later], bool]:
-        """A batch in order of arrival, its replies, and whether it left every socket empty."""
-        batch: list[Request] = []
-        replies: list[bytes | Later] = []
+    def _serve(self) -> tuple[_Batch, bool]:
+        """A batch in order of arrival, with its replies, and whether it left every socket empty.
+
+        One answer that takes long ends it, for a socket; those that take long again, or seem to,
+        are given after the others, one at a time.
+        """
+        batch: _Batch = []
         emptied = True
         for socket in self._sockets:
-            taken = size = 0
+            taken = 0
             while readable(socket):
-                if taken == MAX_BATCH or size >= MAX_BATCH_SIZE:
+                if taken == MAX_BATCH:
                     emptied = False
                     break
-                # A Frame, not bytes: only it knows the peer's address.
-                identity = socket.recv(zmq.DONTWAIT, copy=False)
-                frames = socket.recv_multipart(zmq.DONTWAIT)
                 taken += 1
-                envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
-                if envelope is not None:
-                    batch.append(Request(socket, envelope, identity, self._replies))
-                    reply = self._answer(batch[-1], None)
-                    replies.append(reply)
-                    size += 0 if isinstance(reply, Later) else len(reply)
-        return batch, replies, emptied
+                request = self._read(socket)
+                if (
+                    request is not None
+                    and not self._has_to_wait(request, batch)
+                    and self._reply(request, batch)
+                ):
+                    taken = MAX_BATCH
+        # The others get their answers first, every other time: they are sent at the end.
+        self._put_off = bool(batch) and not self._put_off
+        for _ in range(0 if self._put_off else MAX_BATCH):
+            waiting = self._turns.take()
+            if waiting is None or self._reply(waiting, batch):
+                break
+        return batch, emptied
+
+    def _read(self, socket: zmq.Socket[bytes]) -> Request | None:
+        # A Frame, not bytes: only it knows the peer's address.
+        identity = socket.recv(zmq.DONTWAIT, copy=False)
+        frames = socket.recv_multipart(zmq.DONTWAIT)
+        name = identity.bytes
+        envelope = wire.open_request([name, *frames], self._cgse_reply)
+        if envelope is None:
+            return None
+        return Request(socket, envelope, identity, self._replies, (socket, name))
+
+    def _has_to_wait(self, request: Request, batch: _Batch) -> bool:
+        """Whether a request was put among those that wait, or was refused for want of room."""
+        if not self._turns.remembered or len(request.envelope.payload) > wire.MAX_REQUEST:
+            return False
+        payload, connection = request.envelope.payload, request.connection
+        if not (wire.looks_long(payload) or self._turns.are_due(connection)):
+            return False
+        if not self._turns.add(connection, request, self._served):
+            error = self._replies.too_many(request.address)
+            batch.append((request, wire.encode(self._dispatcher.refuse(payload, error))))
+        return True
+
+    def _reply(self, request: Request, batch: _Batch) -> bool:
+        """Answer a request; whether that took long."""
+        started = self._clock()
+        reply = self._answer(request, None)
+        batch.append((request, reply))
+        long = not isinstance(reply, Later) and len(reply) > MAX_REPLY_SIZE
+        slow = long or self._clock() - started > SLOW
+        if slow or self._turns.remembered:
+            self._turns.answered(request.connection, slow=slow)
+        return slow
 
     def _answer(self, request: Request, failure: StoreError | None) -> bytes | Later:
         payload = request.envelope.payload

@@ -74,6 +74,11 @@ class Replies:
             raise self._limits.slow_down("reply_bytes_per_second", address, wait)
         self._suspects.discard(address)
 
+    def too_many(self, address: str) -> SlowDown:
+        """The error that a connection asked too much before it got its long answers."""
+        seconds = self._turn(address, self._clock())
+        return self._limits.slow_down("reply_bytes_per_second", address, seconds)
+
     def may_send(self, address: str) -> bool:
         """Whether a long reply may be sent after all, also one that nobody checked before."""
         if self._waits(address) <= 2 * self._limits.waiting_bytes:

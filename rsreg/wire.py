@@ -98,6 +98,11 @@ def read_request(payload: bytes) -> dict[str, Any]:
     return request
 
 
+def looks_long(payload: bytes) -> bool:
+    """Whether the answer to a request may be long: a guess, for the price of a glance."""
+    return b'"list"' in payload or b'"info"' in payload
+
+
 def _request_id_in(payload: bytes) -> str | None:
     try:
         return _named.decode(payload).request_id

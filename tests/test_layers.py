@@ -38,7 +38,7 @@ CLIENT = [
 SERVER = [
     ("private",),
     ("model", "journal", "compact", "lock", "place", "later", "rotation"),
-    ("limits", "seldom", "draining"),
+    ("limits", "seldom", "draining", "turns"),
     ("copying", "ends", "zap"),
     ("backend", "lease", "conditions", "bounds"),
     ("index", "kinds", "maintained", "shares"),
@@ -47,7 +47,8 @@ SERVER = [
     ("changes", "choosing", "policies"),
     ("registry",),
     ("dispatch", "connections", "handshakes", "replies"),
-    ("loops", "subscriptions"),
+    ("subscriptions", "asked"),
+    ("loops",),
     ("guard",),
     ("server",),
     ("aioserver",),
@@ -69,7 +70,7 @@ GUESTS = {
     "zmq": {
         *("sockets", "channel", "aiochannel", "address", "peers", "stream", "aiostream"),
         *("line", "watch", "clientcache", "carrier", "client", "aio", "loops", "server"),
-        *("draining", "connections", "handshakes", "subscriptions", "guard"),
+        *("draining", "connections", "handshakes", "subscriptions", "asked", "guard"),
     },
     "msgspec": {
         *("records", "wire", "mirror", "backend", "live", "changes", "choosing"),

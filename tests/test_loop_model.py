@@ -365,7 +365,7 @@ def test_long_replies_end_a_batch_before_they_fill_the_memory(bench: Bench) -> N
         lists.send_multipart([b"", b'{"action":"list"}'])
     bench.clock.advance(6 - TICK)
     bench.loop._awake = bench.clock.now
-    answered = 0
+    answered = steps = 0
     while answered < 10:
         other.send_multipart([b"", b'{"action":"renew","service_id":"nobody"}'])
         bench.loop.step()
@@ -374,6 +374,9 @@ def test_long_replies_end_a_batch_before_they_fill_the_memory(bench: Bench) -> N
         while lists.poll(0):
             assert len(said(lists)["services"]) == 40
             answered += 1
-        assert 1 <= answered - before <= 2
+        assert answered - before <= 1
+        steps += 1
+        # One in two steps, as there are others each time.
+        assert steps <= 20
         if answered < 10:
             assert bench.registry.expire(1) == 0

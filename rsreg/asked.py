@@ -1,0 +1,49 @@
+"""A request that has arrived, and who sent it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import zmq
+
+from rsreg import wire
+from rsreg.ends import plain
+from rsreg.replies import Replies
+
+
+class Request(NamedTuple):
+    """A request that has arrived, and who sent it: a `dispatch.Peer`."""
+
+    socket: zmq.Socket[bytes]
+    envelope: wire.Envelope
+    identity: zmq.Frame
+    replies: Replies
+    #: What tells its connection from others.
+    connection: tuple[object, bytes]
+
+    @property
+    def address(self) -> str:
+        """The address of who sent it; empty if it is no connection of a network."""
+        try:
+            return plain(str(self.identity.get("Peer-Address")))
+        except zmq.ZMQError:
+            return ""
+
+    @property
+    def number(self) -> int:
+        """The descriptor of its connection, which may have ended; -1 for none."""
+        try:
+            return int(self.identity.get(zmq.SRCFD))
+        except zmq.ZMQError:
+            return -1
+
+    def is_this_machine(self) -> bool:
+        """Whether it surely was sent from the machine that we run on."""
+        ends = self.replies.descriptors.look(self.number)
+        # Another address is that of a later connection, which has the number now.
+        return ends is not None and ends.peer == self.address and ends.is_this_machine
+
+    def check_replies(self) -> None:
+        """Raise SlowDown if its sender can get no long reply now."""
+        if self.replies.suspects:
+            self.replies.check(self.address)
