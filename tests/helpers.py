@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import psutil
 import pytest
 import zmq
 
@@ -315,6 +316,16 @@ def need(*tools: str, root: bool = False) -> None:
         pytest.fail(f"needs {', '.join(missing)}: see .ci/run")
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback's; skips where there is none."""
+    for interface, found in psutil.net_if_addrs().items():
+        for one in found:
+            up = psutil.net_if_stats()[interface].isup
+            if up and one.family == socket.AF_INET and not one.address.startswith("127."):
+                return one.address
+    pytest.skip("this machine has no address but that of loopback")
 
 
 @dataclass

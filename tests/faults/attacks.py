@@ -9,7 +9,9 @@ import socket
 import struct
 import time
 from contextlib import ExitStack
+from typing import Any
 
+import zmq
 import zmtp
 
 HEALTH = b'{"action":"health"}'
@@ -54,36 +56,24 @@ def request(**fields: object) -> bytes:
     return zmtp.frame(b"", more=True) + zmtp.frame(json.dumps(fields).encode(), more=False)
 
 
-class Flood:
-    """Connections that ask all the while, each some requests ahead of the answers it has read."""
+def flood(endpoint: str, connections: int, asked: dict[str, Any], ahead: int, until: float) -> int:
+    """Ask all the while on so many connections, each `ahead` of its answers; the bytes that came.
 
-    def __init__(self, port: int | None, connections: int, asked: bytes, ahead: int) -> None:
-        self.bytes_read = 0
-        self._stack = ExitStack()
-        self._peers = [self._stack.enter_context(peer(b"DEALER", port)) for _ in range(connections)]
-        self._asked, self._ahead = asked, ahead
-
-    def run(self, seconds: float) -> None:
-        """Ask for so long."""
-        until = time.monotonic() + seconds
-        waiting = dict.fromkeys(self._peers, 0)
-        with contextlib.suppress(ConnectionError):
-            for raw in self._peers:
-                raw.sendall(self._asked * self._ahead)
-                raw.setblocking(False)
-            size = 0
-            while time.monotonic() < until:
-                for raw in select.select(self._peers, [], [], 0.1)[0]:
-                    got = raw.recv(1_000_000)
-                    self.bytes_read += len(got)
-                    size = size or len(got)
-                    waiting[raw] += len(got)
-                    if waiting[raw] >= size:
-                        raw.sendall(self._asked * (waiting[raw] // size))
-                        waiting[raw] %= size
-
-    def __enter__(self) -> Flood:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._stack.close()
+    Until a moment of the monotonic clock.
+    """
+    payload, size = json.dumps(asked).encode(), 0
+    with zmq.Context() as context, ExitStack() as stack:
+        poller = zmq.Poller()
+        for _ in range(connections):
+            socket = stack.enter_context(context.socket(zmq.DEALER))
+            socket.linger = 0
+            socket.connect(endpoint)
+            for _ in range(ahead):
+                socket.send_multipart([b"", payload])
+            poller.register(socket, zmq.POLLIN)
+        while time.monotonic() < until:
+            for socket, _ in poller.poll(50):
+                while time.monotonic() < until and socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                    size += len(socket.recv_multipart()[-1])
+                    socket.send_multipart([b"", payload], zmq.DONTWAIT)
+    return size
