@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -77,3 +78,31 @@ def flood(endpoint: str, connections: int, asked: dict[str, Any], ahead: int, un
                     size += len(socket.recv_multipart()[-1])
                     socket.send_multipart([b"", payload], zmq.DONTWAIT)
     return size
+
+
+def begun_at_once(there: Sequence[zmq.Socket[bytes]], size: int) -> list[int]:
+    """Have all ask for a list of more than `size` bytes at once, and again when they are told to.
+
+    How often each asked.
+    """
+    poller = zmq.Poller()
+    for one in there:
+        poller.register(one, zmq.POLLIN)
+    until, asked = time.monotonic() + 60, dict.fromkeys(there, 0)
+    due = dict.fromkeys(there, 0.0)
+    while due:
+        now = time.monotonic()
+        assert now < until
+        for one in [one for one, moment in due.items() if now >= moment]:
+            due[one] = until
+            asked[one] += 1
+            one.send_multipart([b"", b'{"action":"list"}'])
+        for one, _ in poller.poll(5):
+            reply = one.recv_multipart()[-1]
+            if len(reply) > size:
+                del due[one]
+            else:
+                body = json.loads(reply)
+                assert body["code"] == "slow-down"
+                due[one] = time.monotonic() + body["retry_after"]
+    return list(asked.values())
