@@ -6,7 +6,7 @@ import logging
 import resource
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import zmq
 
@@ -34,6 +34,10 @@ class Table:
 
     def __len__(self) -> int:
         return len(self._whose)
+
+    def numbers(self) -> Iterable[int]:
+        """Their descriptors."""
+        return self._whose
 
     def add(self, number: int, address: str) -> int:
         """One has begun; how many its address has now. A known number is used anew."""
@@ -100,6 +104,14 @@ class Connections:
 
     def _is_free(self, address: str) -> bool:
         return is_loopback(address) or self._limits.is_gateway(address)
+
+    def numbers(self) -> list[int]:
+        """The descriptors of all."""
+        return [number for table in self._tables for number in table.numbers()]
+
+    def received(self, number: int) -> int | None:
+        """Bytes that came on one so far; None if it is over, or nobody can tell."""
+        return self._descriptors.received(number)
 
     def end(self, number: int, why: str) -> None:
         """Cut a connection for what was sent on it; the log says so once in a while."""

@@ -10,6 +10,7 @@ import array
 import fcntl
 import os
 import socket
+import struct
 import sys
 import termios
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from rsreg.limits import is_loopback
 
 #: Darwin's option for the bytes that a socket has yet to send, which Python has no name for.
 _SO_NWRITE = 0x1024
+#: Where `tcpi_bytes_received` stands in Linux's `struct tcp_info`.
+_RECEIVED = 128
 
 
 class Ends(NamedTuple):
@@ -66,6 +69,15 @@ class Descriptors:
         with suppress(OSError), self._duplicate(number) as connection:
             return _ends(connection).peer != peer or _unsent(connection) == 0
         return True
+
+    def received(self, number: int) -> int | None:
+        """Bytes that came on a connection so far; None if there is none, or nobody can tell."""
+        if not sys.platform.startswith("linux"):
+            return None
+        with suppress(OSError, struct.error), self._duplicate(number) as connection:
+            told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED + 8)
+            return int(struct.unpack_from("=Q", told, _RECEIVED)[0])
+        return None
 
     def close(self) -> None:
         """Look at nothing more."""

@@ -15,6 +15,7 @@ from rsreg.limits import Limits
 from rsreg.replies import Replies
 from rsreg.subscriptions import Subscriptions
 from rsreg.timing import Clock
+from rsreg.unfinished import Unfinished
 from rsreg.zap import Gate
 
 
@@ -27,6 +28,7 @@ class Guard:
         descriptors = Descriptors()
         self.replies = Replies(limits, descriptors, clock)
         self.connections = Connections(limits, descriptors, clock)
+        self.unfinished = Unfinished(self.connections, clock)
         self._limits = limits
         self._gate = Gate(limits)
         self._asked = sockets.handshakes(context)

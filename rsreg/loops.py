@@ -28,6 +28,7 @@ from rsreg.seldom import Seldom
 from rsreg.text import printable
 from rsreg.timing import Clock
 from rsreg.turns import Turns
+from rsreg.unfinished import Unfinished
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class RequestLoop:
         cgse_reply: bytes = wire.CGSE_REPLY,
         *,
         replies: Replies,
+        unfinished: Unfinished,
     ) -> None:
         #: Replies that could not be delivered: the client was gone, or does not read.
         self.dropped = 0
@@ -80,6 +82,7 @@ class RequestLoop:
         self._clock = clock
         self._cgse_reply = cgse_reply
         self._replies = replies
+        self._unfinished = unfinished
         self._ready = Readiness(sockets, TICK)
         self._awake = clock()
         #: All that had come by then was read.
@@ -201,7 +204,10 @@ class RequestLoop:
         envelope = wire.open_request([name, *frames], self._cgse_reply)
         if envelope is None:
             return None
-        return Request(socket, envelope, identity, self._replies, (socket, name))
+        request = Request(socket, envelope, identity, self._replies, (socket, name))
+        if self._unfinished.watches:
+            self._unfinished.heard(request.number)
+        return request
 
     def _has_to_wait(self, request: Request, batch: _Batch) -> bool:
         """Whether a request was put among those that wait, or was refused for want of room."""

@@ -169,12 +169,14 @@ class RegistryServer:
             self._clock,
             self._cgse_reply,
             replies=guard.replies,
+            unfinished=guard.unfinished,
         )
+        caretaker = Caretaker(self.registry)
         reaper = Reaper(self.registry, publish, self.cleanup_interval)
         self._wake = gevent.get_hub().loop.async_()
         self._wake.start(lambda: gevent.spawn(self.stop))
         self._since = self._wall()
-        for loop in (self._requests, self._publisher, reaper, Caretaker(self.registry)):
+        for loop in (self._requests, self._publisher, reaper, caretaker, guard.unfinished):
             self._spawn(type(loop).__name__, loop.run)
         if self._stop_asked:
             self.request_stop()

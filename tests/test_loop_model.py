@@ -21,6 +21,7 @@ from rsreg.loops import MAX_BATCH, STALL, TICK, Reaper, RequestLoop
 from rsreg.records import Event
 from rsreg.registry import Registry
 from rsreg.replies import Replies
+from rsreg.unfinished import Unfinished
 
 IDS = [f"s{number}" for number in range(8)]
 Request = dict[str, Any]
@@ -49,6 +50,18 @@ class Model:
         return Model(dict(self.services), list(self.journal), dict(self.answered))
 
 
+class Nobody:
+    """No connections that are known."""
+
+    def numbers(self) -> list[int]:
+        return []
+
+    def received(self, _number: int) -> None:
+        return None
+
+    def end(self, _number: int, _why: str) -> None: ...
+
+
 class Bench:
     """A request loop on two sockets, a client at each, and beside them what was promised."""
 
@@ -74,6 +87,7 @@ class Bench:
             publish,
             self.clock,
             replies=Replies(Limits(), Descriptors(), self.clock),
+            unfinished=Unfinished(Nobody(), self.clock),
         )
         self.reaper = Reaper(self.registry, publish, 1)
         self.model = Model({}, [], {})

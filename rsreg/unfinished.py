@@ -1,0 +1,109 @@
+"""Finds connections on which a message has no end, and cuts them.
+
+libzmq bounds each frame, not how many a message has, and keeps all of a message until its end. So
+the kernel is asked how much came on each connection, when the memory of the process grows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from gevent.event import Event as Flag
+
+from rsreg.timing import Clock
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at the memory: on loopback a gigabyte comes in a second.
+LOOK = 0.025
+#: Bytes by which the memory grows until connections are looked at.
+_GROWTH = 8 * 1024 * 1024
+#: Bytes that come on a connection without a whole message until it is cut: more than the longest
+#: request, and far more than a connection says that sends nothing but signs of life.
+_MOST = 512 * 1024
+#: Seconds for which a connection is watched.
+_WATCH = 60.0
+#: Connections that are looked at in one turn; 8 µs each.
+_AT_ONCE = 200
+
+
+class Known(Protocol):
+    """The connections that there are."""
+
+    def numbers(self) -> Iterable[int]:
+        """Their descriptors."""
+
+    def received(self, number: int) -> int | None:
+        """Bytes that came on one so far; None if it is over, or nobody can tell."""
+
+    def end(self, number: int, why: str) -> None:
+        """Cut one."""
+
+
+class Unfinished:
+    """Watches connections on which much came, and hears of each message that had an end."""
+
+    def __init__(self, known: Known, clock: Clock, memory: Callable[[], int] | None = None) -> None:
+        self._known = known
+        self._clock = clock
+        self._memory = memory or own_memory
+        self._calm = self._memory()
+        self._to_look_at: list[int] = []
+        #: Connection -> what had come on it when the watch began, and when that was.
+        self._watched: dict[int, tuple[int, float]] = {}
+
+    @property
+    def watches(self) -> bool:
+        """Whether it wants to hear of messages."""
+        return bool(self._watched)
+
+    def heard(self, number: int) -> None:
+        """A whole message came on a connection."""
+        self._watched.pop(number, None)
+
+    def run(self, stop: Flag) -> None:
+        """Look at the memory until `stop` is set."""
+        while not stop.wait(LOOK):
+            self.step()
+
+    def step(self) -> None:
+        """One look."""
+        if self._watched:
+            self._look_again()
+        if not self._to_look_at and self._memory() > self._calm + _GROWTH:
+            self._to_look_at = list(self._known.numbers())
+        if self._to_look_at:
+            self._look()
+
+    def _look(self) -> None:
+        """Watch those on which much came, from now on."""
+        part, self._to_look_at = self._to_look_at[:_AT_ONCE], self._to_look_at[_AT_ONCE:]
+        now = self._clock()
+        for number in part:
+            received = self._known.received(number)
+            if received is not None and received > _MOST:
+                self._watched.setdefault(number, (received, now))
+        if not self._to_look_at:
+            self._calm = self._memory()
+
+    def _look_again(self) -> None:
+        now = self._clock()
+        for number, (before, since) in list(self._watched.items()):
+            received = self._known.received(number)
+            if received is None or received < before or now > since + _WATCH:
+                del self._watched[number]
+            elif received > before + _MOST:
+                del self._watched[number]
+                self._known.end(number, "a message on it has no end")
+
+
+def own_memory() -> int:
+    """Bytes of memory that this process has; 0 where that can't be told."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            return int(file.read(64).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
