@@ -21,11 +21,10 @@ from net import percentile
 from usage import memory
 
 from rsreg import RegistryClient
-from rsreg.errors import RegistryError
 
 MIB = 1024 * 1024
 #: Services of others, of three addresses, that are there already.
-OTHERS = 1_500
+OTHERS = 900
 
 
 class Quiet:
@@ -131,5 +130,5 @@ def test_a_peer_that_takes_all_it_gets(
             assert percentile(took, 0.99) < 0.05
         with RegistryClient(server.endpoint, timeout=20) as client:
             assert client.server_status(services=False)["status"] == "ok"
-            with contextlib.suppress(RegistryError):
-                assert client.discover_service("LAB")
+            maintained = attack == "a host in and out of maintenance"
+            assert maintained or client.discover_service("LAB")
