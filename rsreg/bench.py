@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rsreg import calls, records, text
@@ -12,14 +12,18 @@ from rsreg.records import ServiceList, ServiceRecord
 
 #: Seconds that completion may keep a shell waiting.
 _COMPLETION_TIMEOUT = 0.3
+#: Services that an error names.
+_MENTIONED = 3
 
 
 class Bench(RegistryClient):
     """A RegistryClient that shows what is there: its `repr` is the table of services.
 
     `reg.PUNA` are the Services of a type, `reg.puna_cs` is the record of the one with a name;
-    `reg["ls-336"]` is for what is no identifier, and for ids. A type goes before a name, a method
-    before both. Raises AttributeError or KeyError where there is none.
+    `reg["ls-336"]` is for what is no identifier, and for ids. A method goes before both. Raises
+    AttributeError or KeyError where there is none, and where a word means different services: the
+    type of one and the name of another, or the name of two. Else whoever registers a service could
+    take the place of yours.
     """
 
     #: Else Python would ask for `reg[0]`, `reg[1]`, ...
@@ -29,17 +33,13 @@ class Bench(RegistryClient):
         # Python and notebooks look for such names on their own; no service is meant.
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
-        found = _named(self.list_services(), name)
-        if found is None:
-            raise AttributeError(self._nothing(name))
-        return found
+        try:
+            return self._meant(name, ("type", "name"))
+        except KeyError as error:
+            raise AttributeError(*error.args) from None
 
     def __getitem__(self, name: str) -> Services | ServiceRecord:
-        services = self.list_services()
-        found = _named(services, name) or _by_id(services, name)
-        if found is None:
-            raise KeyError(self._nothing(name))
-        return found
+        return self._meant(name, ("type", "name", "id"))
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *filter(records.is_attribute, self._names())]
@@ -77,6 +77,20 @@ class Bench(RegistryClient):
             return []
         return sorted({name for one in services for name in (*_types(one), one["name"])})
 
+    def _meant(self, word: str, meanings: Sequence[str]) -> Services | ServiceRecord:
+        """What a word means by these; raises KeyError if nothing, or not one thing."""
+        services = self.list_services()
+        found = {meaning: _fitting(services, meaning, word) for meaning in meanings}
+        of_type = found["type"]
+        others = {one["id"]: one for meaning in meanings[1:] for one in found[meaning]}
+        if not of_type and not others:
+            raise KeyError(self._nothing(word))
+        if of_type and others.keys() <= {one["id"] for one in of_type}:
+            return Services(word, of_type)
+        if not of_type and len(others) == 1:
+            return next(iter(others.values()))
+        raise KeyError(_unclear(word, found))
+
     def _title(self, services: ServiceList) -> str:
         plural = "" if len(services) == 1 else "s"
         return f"registry {self.settings.req_endpoint}, {len(services) or 'no'} service{plural}"
@@ -92,7 +106,8 @@ class Services:
     """The services of a type, as they were when they were asked for.
 
     Their names are attributes, or keys, and ids are keys too. Where there is just one, so are its
-    fields and its `endpoint`. To go through it, or `len()` it, gives all of them.
+    fields and its `endpoint`, which go before names. To go through it, or `len()` it, gives all of
+    them.
     """
 
     __slots__ = ("_kind", "_services")
@@ -105,10 +120,12 @@ class Services:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
         named = [one for one in self._services if one["name"] == name]
-        if len(named) == 1:
-            return named[0]
-        if len(self._services) == 1:
+        is_field = _is_field(self._services, name)
+        if len(self._services) == 1 and (is_field or not named):
             return getattr(self._services[0], name)
+        # With one service less the field would be meant: no other one takes its place.
+        if len(named) == 1 and not is_field:
+            return named[0]
         names = ", ".join(sorted(text.printable(one["name"]) for one in self._services))
         raise AttributeError(
             f"{text.printable(self._kind)!r} are {len(self._services)} services: {names}; "
@@ -142,17 +159,37 @@ class Services:
         return [name for one in self for name in (one["name"], one["id"]) if name.isprintable()]
 
 
-def _named(services: ServiceList, name: str) -> Services | ServiceRecord | None:
-    """What a name means: the services of that type, else the one called so, or all of them."""
-    of_type = [one for one in services if name in _types(one)]
-    called = [one for one in services if one["name"] == name]
-    if not of_type and len(called) == 1:
-        return called[0]
-    return Services(name, of_type or called) if of_type or called else None
+def _fitting(services: ServiceList, meaning: str, word: str) -> list[ServiceRecord]:
+    """The services that a word means if it is a type, a name or an id."""
+    if meaning == "type":
+        return [one for one in services if word in _types(one)]
+    return [one for one in services if one[meaning] == word]
 
 
-def _by_id(services: ServiceList, service_id: str) -> ServiceRecord | None:
-    return next((one for one in services if one["id"] == service_id), None)
+def _unclear(word: str, found: Mapping[str, Sequence[ServiceRecord]]) -> str:
+    """What to say of a word that means different services, and how to name each of them."""
+    said = [
+        f"the {meaning} of {', '.join(map(_shown, meant[:_MENTIONED]))}"
+        + (f" and {len(meant) - _MENTIONED} more" if len(meant) > _MENTIONED else "")
+        for meaning, meant in found.items()
+        if meant
+    ]
+    how = "reg.get_service(ID)" if found.get("id") else "reg[ID]"
+    kept = text.printable(word)
+    return f"{kept!r} is {', and '.join(said)}: say which one with {how}, or change a name"
+
+
+def _shown(service: ServiceRecord) -> str:
+    return text.printable(f"{service['name']} at {service.endpoint} (id {service['id']!r})")
+
+
+def _is_field(services: ServiceList, name: str) -> bool:
+    """Whether it is something that a record says."""
+    return (
+        name in records.FIELDS
+        or hasattr(ServiceRecord, name)
+        or any(name in one for one in services)
+    )
 
 
 def _types(service: ServiceRecord) -> set[str]:

@@ -139,6 +139,10 @@ class ServiceInfo(Struct, frozen=True, kw_only=True):
     owner: Owner | None = None
 
 
+#: What the record of a service may say.
+FIELDS = frozenset(ServiceInfo.__struct_fields__) | COMPUTED
+
+
 class ServiceChange(Struct, frozen=True, kw_only=True):
     """What an `update` request says about a service: what is left out stays."""
 

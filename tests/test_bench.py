@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -141,27 +141,107 @@ def test_what_is_not_there_is_an_error(services: RegistryClient, reg: Bench) -> 
             question(reg)
 
 
-def test_several_of_one_name_are_all_meant(services: RegistryClient, reg: Bench) -> None:
+def test_two_services_of_one_name_are_not_meant_by_it(services: RegistryClient, reg: Bench) -> None:
+    first = reg.puna_cs.id
     services.register("puna_cs", "egse9", 5009, "OTHER", ttl=3600, service_id="second")
-    both = reg.puna_cs
-    assert [one.host for one in both] == ["egse3", "egse9"]
-    assert reg["second"].host == "egse9"
-    with pytest.raises(AttributeError, match="'puna_cs' are 2 services: puna_cs, puna_cs; say"):
-        _ = both.puna_cs
+    said = "'puna_cs' is the name of puna_cs at tcp://egse3:5000 .*, puna_cs at tcp://egse9:5009"
+    with pytest.raises(AttributeError, match=rf"{said} \(id 'second'\): say which one with reg"):
+        _ = reg.puna_cs
+    with pytest.raises(KeyError, match="egse9:5009"):
+        _ = reg["puna_cs"]
+    assert (reg["second"].host, reg[first].host) == ("egse9", "egse3")
+    assert not hasattr(reg, "puna_cs")
+
+
+def test_two_of_one_type_and_name_are_told_apart_by_their_ids(
+    services: RegistryClient, reg: Bench
+) -> None:
+    services.register("puna_cs", "egse9", 5009, "PUNA", ttl=3600, service_id="second")
+    with pytest.raises(AttributeError, match="'PUNA' are 2 services: puna_cs, puna_cs; say"):
+        _ = reg.PUNA.puna_cs
     with pytest.raises(KeyError, match="2 services 'puna_cs' are here"):
-        _ = both["puna_cs"]
-    assert both["second"].port == 5009
+        _ = reg.PUNA["puna_cs"]
+    assert reg.PUNA["second"].port == 5009
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        {"name": "x", "service_type": "puna_cs"},
+        {"name": "x", "metadata": {"type": "puna_cs"}},
+        {"name": "puna_cs", "service_type": "puna_cs"},
+        {"name": "puna_cs"},
+        {"name": "puna_cs", "service_type": "PUNA", "service_id": "0"},
+        {"name": "x", "service_id": "puna_cs"},
+        {"name": "PUNA"},
+        {"name": "PUNA", "service_type": "puna_cs"},
+        {"name": "x", "service_id": "PUNA"},
+        {"name": "kept"},
+        {"name": "x", "service_type": "kept"},
+        {"name": "x", "service_type": "PUNA"},
+        {"name": "endpoint", "service_type": "PUNA"},
+        {"name": "host", "service_type": "PUNA"},
+        {"name": "protocol", "service_type": "PUNA"},
+        {"name": "copy", "service_type": "PUNA"},
+        {"name": "channels", "service_type": "PUNA"},
+    ],
+    ids=str,
+)
+def test_a_stranger_takes_the_place_of_no_service(
+    stranger: dict[str, Any], client: RegistryClient, reg: Bench
+) -> None:
+    client.register("puna_cs", "egse3", 5000, "PUNA", ttl=3600, service_id="kept")
+    ways: list[Callable[[], Any]] = [
+        lambda: reg.puna_cs.host,
+        lambda: reg["puna_cs"].host,
+        lambda: reg["kept"].host,
+        lambda: reg.PUNA.host,
+        lambda: reg.PUNA.endpoint.partition("//")[2].partition(":")[0],
+        lambda: reg.PUNA.puna_cs.host,
+        lambda: reg.PUNA["kept"].host,
+        lambda: reg["PUNA"].host,
+        lambda: reg.get_service("kept")["host"],
+    ]
+    assert {way() for way in ways} == {"egse3"}
+    client.register(host="66.6.6.6", port=666, ttl=3600, **stranger)
+    for way in ways:
+        with contextlib.suppress(AttributeError, KeyError):
+            assert way() == "egse3"
+    for name in ("endpoint", "host", "protocol", "copy"):
+        with contextlib.suppress(AttributeError):
+            assert not isinstance(getattr(reg.PUNA, name), ServiceRecord)
+
+
+def test_fields_go_before_names(client: RegistryClient, reg: Bench) -> None:
+    client.register("endpoint", "lab", 1, "PUNA", ttl=3600)
+    assert (reg.PUNA.endpoint, reg.PUNA.name) == ("tcp://lab:1", "endpoint")
+    assert reg.PUNA["endpoint"].port == 1
+    client.register("host", "lab", 2, "PUNA", ttl=3600)
+    for name in ("host", "endpoint"):
+        with pytest.raises(AttributeError, match="'PUNA' are 2 services: endpoint, host; say"):
+            getattr(reg.PUNA, name)
+    assert reg.PUNA["host"].port == 2
+
+
+def test_an_own_type_may_be_called_like_an_own_name(client: RegistryClient, reg: Bench) -> None:
+    client.register("puna", "lab", 1, "puna", ttl=3600, service_id="puna")
+    assert (reg.puna.endpoint, reg["puna"].endpoint) == ("tcp://lab:1", "tcp://lab:1")
 
 
 def test_methods_and_types_go_first(client: RegistryClient, reg: Bench) -> None:
     for name in ("register", "settings", "_run", "PUNA"):
         client.register(name, "lab", 1, "T", ttl=3600)
     client.register("mine", "lab", 2, "PUNA", ttl=3600)
+    client.register("yours", "lab", 2, "CAM", ttl=3600)
     client.register("keys", "lab", 2, "close", ttl=3600)
     assert reg.register.__func__ is RegistryClient.register
     assert reg.settings.timeout == 20
     assert reg["register"].host == "lab"
-    assert [one.name for one in reg.PUNA] == ["mine"]
+    assert [one.name for one in reg.CAM] == ["yours"]
+    with pytest.raises(
+        AttributeError, match=r"'PUNA' is the type of mine .*, and the name of PUNA"
+    ):
+        _ = reg.PUNA
     assert reg.keys.port == 2
     assert reg.close.__func__ is RegistryClient.close
 
