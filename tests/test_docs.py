@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import zmq
-from helpers import ROOT
+from helpers import ROOT, need
 
 from rsreg import AsyncRegistryClient, RegistryClient, RegistryServer, ServiceCache, errors
+from rsreg.cli.app import cli
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DONE = "-- done --"
@@ -206,16 +206,46 @@ def test_the_tree_of_errors_is_the_real_one() -> None:
         assert drawn == [line.rsplit(" ", line.count(" ") - 1)[0] for line in lines]
 
 
+UNIT = (ROOT / "docs" / "examples" / "rsreg.service").read_text()
+
+
+def settings(unit: str) -> list[tuple[str, str]]:
+    """What a unit says, without its comments."""
+    return re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE)
+
+
 def test_the_unit_for_systemd(tmp_path: Path) -> None:
-    files = blocks(ROOT / "docs" / "operations.md", "ini")
-    unit = next(text for text in files if "ExecStart" in text)
-    said = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
+    said = dict(settings(UNIT))
     assert said["Wants"] == said["After"], "to be after a target does not start it"
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("needs systemd-analyze")
+    shown = next(text for text in blocks(ROOT / "docs" / "operations.md", "ini"))
+    assert set(settings(shown)) <= set(settings(UNIT))
+    need("systemd-analyze")
     path = tmp_path / "rsreg.service"
-    path.write_text(unit.replace(said["ExecStart"].split()[0], sys.executable))
+    path.write_text(UNIT.replace(said["ExecStart"].split()[0], sys.executable))
     done = subprocess.run(
         ["systemd-analyze", "verify", path], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_unit_leaves_no_right_that_is_not_needed(tmp_path: Path) -> None:
+    need("systemd-analyze")
+    path = tmp_path / "rsreg.service"
+    path.write_text(UNIT)
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=20", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unrecognized option" in done.stderr:
+        pytest.skip("needs systemd 250")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_unit_starts_what_there_is() -> None:
+    _, command, *options = dict(settings(UNIT))["ExecStart"].split()
+    known = {name for param in cli.commands[command].params for name in param.opts}
+    assert {option for option in options if option.startswith("-")} <= known
+    folder = dict(settings(UNIT))["StateDirectory"]
+    assert options[options.index("--db") + 1].startswith(f"/var/lib/{folder}/")
