@@ -226,7 +226,7 @@ class SQLiteBackend:
                 self._check_no_remains(real)
                 _create(real)
             for end in ("-wal", "-shm", "-journal"):
-                private.check(f"{real}{end}")
+                private.check(Path(f"{real}{end}"), beside=real)
             self._database.connect()
             self._check_contents()
             self._database.execute_sql("PRAGMA journal_mode = wal")
@@ -238,6 +238,10 @@ class SQLiteBackend:
         except StoreError:
             self.close()
             raise
+        except private.Planted as error:
+            self.close()
+            hint = "see what it is, and move it away if it is not the registry's"
+            raise StoreError(f"can't open {self.path}: {error}", hint=hint) from error
         except (OSError, peewee.OperationalError) as error:
             self.close()
             raise StoreError(f"can't open {self.path}: {error}") from error

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta, Struct, field
 
-from rsreg import records, registry, wire
+from rsreg import records, registry, text, wire
 from rsreg.backend import EVENTS_SIZE
 from rsreg.changes import unavailable
 from rsreg.choosing import NOBODY, Asker, read_filter
@@ -335,7 +335,7 @@ class Dispatcher:
             copied = self._registry.copy_store(target, replace=replace)
         except StoreError as error:
             raise BackupFailed(f"There is no backup: {error}", hint=error.hint) from error
-        log.info("a copy of the store is in %s", target)
+        log.info("a copy of the store is in %s", text.printable(target))
         return {"success": True, "path": str(target), **asdict(copied)}
 
     def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:

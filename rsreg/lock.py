@@ -39,7 +39,7 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self._name: socket.socket | None = None
-        self.file = private.opened(f"{path}.lock")
+        self.file = private.opened(Path(f"{path}.lock"), beside=path)
         try:
             self._check_ours(path)
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)

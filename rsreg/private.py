@@ -16,22 +16,22 @@ class Planted(OSError):
     """What stands in the place of a file of ours is none; the text says what it is instead."""
 
 
-def opened(path: str | os.PathLike[str], flags: int = 0) -> int:
+def opened(path: Path, flags: int = 0, beside: Path | None = None) -> int:
     """Open a file to read and write it, or make it for this user only; its descriptor.
 
     One that is there keeps its mode. Raises OSError, and Planted for what may be a trap: links,
-    pipes, devices, files of others.
+    pipes, devices, files of others than this user, root, and whose the folder or `beside` is.
     """
     while True:
         with contextlib.suppress(FileExistsError):
             return made(path, flags)
         with contextlib.suppress(FileNotFoundError):  # It was there a moment ago.
             # Before it is opened: a device may act on that.
-            _check(path, os.lstat(path))
-            return _again(path, flags)
+            _check(path, os.lstat(path), beside)
+            return _again(path, flags, beside)
 
 
-def made(path: str | os.PathLike[str], flags: int = 0) -> int:
+def made(path: Path, flags: int = 0) -> int:
     """Make a new file, for this user only whatever the umask is; its descriptor."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | flags, _FILE)
     if stat.S_IMODE(os.fstat(fd).st_mode) != _FILE:
@@ -52,10 +52,10 @@ def make_folder(path: Path) -> None:
         path.mkdir()  # It says what is wrong.
 
 
-def check(path: str | os.PathLike[str]) -> None:
+def check(path: Path, beside: Path | None = None) -> None:
     """Raise Planted if what somebody else will open, SQLite for one, may be a trap."""
     with contextlib.suppress(FileNotFoundError):
-        _check(path, os.lstat(path))
+        _check(path, os.lstat(path), beside)
 
 
 def open_to_others(*paths: Path) -> str | None:
@@ -63,10 +63,10 @@ def open_to_others(*paths: Path) -> str | None:
     return ", ".join(filter(None, map(_what_others_may, paths))) or None
 
 
-def _again(path: str | os.PathLike[str], flags: int) -> int:
+def _again(path: Path, flags: int, beside: Path | None) -> int:
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     try:
-        _check(path, os.fstat(fd))
+        _check(path, os.fstat(fd), beside)
     except BaseException:
         os.close(fd)
         raise
@@ -74,12 +74,16 @@ def _again(path: str | os.PathLike[str], flags: int) -> int:
     return fd
 
 
-def _check(path: str | os.PathLike[str], found: os.stat_result) -> None:
-    if (what := _trap(path, found)) is not None:
-        raise Planted(f"{os.fspath(path)} is {what}; if nobody needs it, remove it")
+def _check(path: Path, found: os.stat_result, beside: Path | None) -> None:
+    if (what := _trap(found)) is not None:
+        raise Planted(f"{path} is {what}")
+    # Where root serves, or restores, a store of another user.
+    theirs = [one for one in (path.parent, beside) if one is not None and one.exists()]
+    if found.st_uid not in {0, os.geteuid(), *(one.stat().st_uid for one in theirs)}:
+        raise Planted(f"{path} is a file of another user, number {found.st_uid}")
 
 
-def _trap(path: str | os.PathLike[str], found: os.stat_result) -> str | None:
+def _trap(found: os.stat_result) -> str | None:
     if stat.S_ISLNK(found.st_mode):
         return "a symbolic link, which may lead to a file of somebody else"
     if stat.S_ISDIR(found.st_mode):
@@ -88,9 +92,6 @@ def _trap(path: str | os.PathLike[str], found: os.stat_result) -> str | None:
         return "a pipe or a device, not a file"
     if found.st_nlink > 1:
         return "a file that has another name too, and so may be of somebody else"
-    owner = os.stat(os.path.dirname(os.path.abspath(path))).st_uid
-    if found.st_uid not in (0, os.geteuid(), owner):
-        return f"a file of another user, number {found.st_uid}"
     return None
 
 

@@ -196,14 +196,19 @@ def _launch(settings: ServerSettings, log_file: Path, file: BinaryIO, timeout: f
         raise config.no_server_here()
     words = [__name__, json.dumps(asdict(settings)), str(log_file)]
     before = os.fstat(file.fileno()).st_size
-    with subprocess.Popen(
-        config.python_command(_WHAT, *words),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=file,
-        env=config.environment(),
-        start_new_session=True,
-    ) as launcher:
+    command = config.python_command(_WHAT, *words)
+    try:
+        launcher = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            env=config.environment(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ConfigurationError(f"can't start {command[0]}: {error.strerror}") from error
+    with launcher:
         said = _first_words(launcher, timeout)
     if said is None:
         os.killpg(launcher.pid, signal.SIGTERM)

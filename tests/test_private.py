@@ -293,8 +293,13 @@ def test_root_restores_for_another_user(tmp_path: Path) -> None:
     restoring.restore(tmp_path / "copy.db", folder / "reg.db")
     for path in folder.iterdir():
         assert (path.stat().st_uid, mode(path)) == (54321, 0o600)
-    # The lock is that user's now, and root may restore once more.
+    # The lock is that user's now, and root may restore once more, or serve: also where the folder
+    # is somebody else's.
     restoring.restore(tmp_path / "copy.db", folder / "reg.db")
+    os.chown(folder, 0, 0)
+    use(folder / "reg.db")
+    restoring.restore(tmp_path / "copy.db", folder / "reg.db")
+    assert (folder / "reg.db").stat().st_uid == 54321
 
 
 def test_the_command_in_the_foreground_makes_private_files_too(home: Home) -> None:

@@ -9,13 +9,14 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, scripted_server, wait_until
+from helpers import ROOT, scripted_server, serving, wait_until
 from test_layers import CLIENT
 
-from rsreg import RegistryClient, RegistryServer, errors
+from rsreg import RegistryClient, RegistryServer, SQLiteBackend, errors
 from rsreg.errors import RegistryError, ServerError, from_body
 from rsreg.process import EndedAtOnce
 
@@ -101,6 +102,19 @@ def test_a_service_forges_nothing_in_the_log_of_the_registry_or_of_its_program(
         client.deregister(nasty)
         wait_until(lambda: any("deregister" in one for one in caplog.messages))
     assert str(refused.value).isprintable()
+    assert all(one.isprintable() for one in caplog.messages)
+
+
+def test_the_name_of_a_copy_forges_nothing_in_the_log_of_the_registry(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.DEBUG, "rsreg"),
+        serving(backend=SQLiteBackend(tmp_path / "registry.db")) as server,
+        RegistryClient(f"tcp://127.0.0.1:{server.req_port}", timeout=20) as client,
+    ):
+        client.backup(tmp_path / f"copy\n{FORGED}")
+    assert any(FORGED in one for one in caplog.messages)
     assert all(one.isprintable() for one in caplog.messages)
 
 
