@@ -61,14 +61,19 @@ class Descriptors:
             if (ends.peer, ends.port) == (found.peer, found.port):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def has_sent_all(self, number: int, peer: str) -> bool:
-        """Whether the kernel has nothing left to send on a connection, or it is over.
+    def unsent(self, number: int, peer: str) -> int | None:
+        """The bytes that the kernel has yet to send on a connection; None while it takes no more.
 
-        Where a system can't tell, it is taken to have sent all: Linux and macOS can.
+        0 if the connection is over. Where a system can't tell, all counts as sent: Linux and macOS
+        can.
         """
         with suppress(OSError), self._duplicate(number) as connection:
-            return _ends(connection).peer != peer or _unsent(connection) == 0
-        return True
+            if _ends(connection).peer == peer:
+                left = _unsent(connection)
+                most = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+                # It counts more for each byte than this, so well before the buffer is full.
+                return left if left <= most // 4 else None
+        return 0
 
     def received(self, number: int) -> int | None:
         """Bytes that came on a connection so far; None if there is none, or nobody can tell."""

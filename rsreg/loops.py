@@ -247,16 +247,17 @@ class RequestLoop:
 
     def _send(self, request: Request, frames: list[bytes]) -> None:
         size = sum(map(len, frames))
+        address = request.address if size > LONG else None
+        if address is not None and not self._replies.may_send(address):
+            self.dropped += 1
+            return
         try:
-            if size > LONG and not self._replies.may_send(request.address):
-                self.dropped += 1
-                return
             request.socket.send_multipart(frames, zmq.DONTWAIT)
         except zmq.ZMQError:
             self.dropped += 1
         else:
-            if size > LONG:
-                self._replies.sent(request.number, request.address, size)
+            if address is not None:
+                self._replies.sent(request.number, address, size)
 
 
 class Publisher:

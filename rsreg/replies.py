@@ -1,7 +1,7 @@
 """How much of the replies waits to be read by each address, and how much it got of late.
 
-libzmq counts the replies that it keeps for a connection, not their bytes. What it gave to the
-kernel, which has sent it all, was read.
+libzmq counts the replies that it keeps for a connection, not their bytes. It keeps none while the
+kernel takes more; so what the kernel has not sent yet, and what is very new, is all that waits.
 """
 
 from __future__ import annotations
@@ -24,20 +24,33 @@ _APART, _LAST = 0.02, 2.0
 
 @dataclass
 class _Connection:
-    """What one was sent."""
+    """What one was sent, and did not read yet as far as is known."""
 
     address: str
-    #: Bytes since it was last known to have read all.
-    waiting: int = 0
+    #: Bytes that were given to libzmq a moment ago, and those since.
+    older: int = 0
+    newer: int = 0
     since: float = 0.0
+
+    @property
+    def waiting(self) -> int:
+        return self.older + self.newer
+
+    def sent(self, size: int, now: float) -> None:
+        """So many bytes more; with none, only time has passed."""
+        if now >= self.since + _MOMENT:
+            self.older, self.newer, self.since = self.waiting, 0, now
+        self.newer += size
 
 
 @dataclass
 class _Address:
-    """The sum over the connections of an address, and when its next may come again."""
+    """The sum over the connections of an address."""
 
     waiting: int = 0
+    #: When its next may come again, and when it was looked at.
     next_turn: float = 0.0
+    looked: float = -1.0
 
 
 class Replies:
@@ -66,7 +79,8 @@ class Replies:
         if address not in self._suspects:
             return
         now = self._clock()
-        self._look(address)
+        if self._waits(address) > self._limits.waiting_bytes:
+            self._look(address, now)
         if self._waits(address) > self._limits.waiting_bytes:
             raise self._limits.slow_down("waiting_bytes", address, self._turn(address, now))
         if wait := self._rate.wait(address, now):
@@ -100,8 +114,7 @@ class Replies:
             one = self._connections[number] = _Connection(address)
         else:
             self._rate.take(address, now, size)
-        one.waiting += size
-        one.since = now
+        one.sent(size, now)
         total = self._addresses.setdefault(address, _Address())
         total.waiting += size
         if total.waiting > self._limits.waiting_bytes or self._rate.wait(address, now):
@@ -110,34 +123,31 @@ class Replies:
     def ended(self, number: int) -> None:
         """A connection is over."""
         one = self._connections.pop(number, None)
-        if one is not None:
-            self._was_read(one)
+        total = None if one is None else self._addresses.get(one.address)
+        if one is not None and total is not None:
+            total.waiting -= one.waiting
+            if total.waiting <= 0:
+                del self._addresses[one.address]
 
     def _waits(self, address: str) -> int:
         total = self._addresses.get(address)
         return 0 if total is None else total.waiting
 
-    def _look(self, address: str) -> None:
+    def _look(self, address: str, now: float) -> None:
         """Ask the kernel what was read."""
-        if self._waits(address) <= self._limits.waiting_bytes:
+        total = self._addresses.get(address)
+        if total is None or now < total.looked + _APART:
             return
-        now = self._clock()
+        total.looked = now
         for number, one in self._connections.items():
-            if (
-                one.waiting
-                and one.address == address
-                and now >= one.since + _MOMENT
-                and self.descriptors.has_sent_all(number, address)
-            ):
-                self._was_read(one)
-
-    def _was_read(self, one: _Connection) -> None:
-        total = self._addresses.get(one.address)
-        if total is not None:
-            total.waiting -= one.waiting
-            if total.waiting <= 0:
-                del self._addresses[one.address]
-        one.waiting = 0
+            if one.address != address or not one.waiting:
+                continue
+            one.sent(0, now)
+            left = self.descriptors.unsent(number, address)
+            # While the kernel takes more, libzmq keeps nothing for longer than a moment.
+            if left is not None and left < one.older:
+                total.waiting -= one.older - left
+                one.older = left
 
     def _turn(self, address: str, now: float) -> float:
         """In how many seconds one that is refused is to come again: one after the other."""

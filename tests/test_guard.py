@@ -356,7 +356,7 @@ def test_what_is_no_connection_has_no_ends(tmp_path: Any) -> None:
     with here, there, (tmp_path / "file").open("w") as file, tcp.socket() as idle:
         for number in (-1, 999_999, file.fileno(), here.fileno(), idle.fileno()):
             assert descriptors.look(number) is None
-            assert descriptors.has_sent_all(number, "127.0.0.1")
+            assert descriptors.unsent(number, "127.0.0.1") == 0
     before = len(os.listdir("/proc/self/fd"))
     descriptors.close()
     assert len(os.listdir("/proc/self/fd")) == before - 2
@@ -369,18 +369,18 @@ def test_the_kernel_tells_what_was_not_read() -> None:
         accepted, _ = listener.accept()
         with raw, accepted:
             number = accepted.fileno()
-            assert descriptors.has_sent_all(number, "127.0.0.1")
+            assert descriptors.unsent(number, "127.0.0.1") == 0
             accepted.setblocking(False)
             sent = 0
             with contextlib.suppress(BlockingIOError):
                 while True:
                     sent += accepted.send(bytes(100_000))
-            assert not descriptors.has_sent_all(number, "127.0.0.1")
+            assert descriptors.unsent(number, "127.0.0.1") is None
             # Another one, that has the number now.
-            assert descriptors.has_sent_all(number, "10.0.0.1")
+            assert descriptors.unsent(number, "10.0.0.1") == 0
             while sent:
                 sent -= len(raw.recv(100_000))
-            wait_until(lambda: descriptors.has_sent_all(number, "127.0.0.1"))
+            wait_until(lambda: descriptors.unsent(number, "127.0.0.1") == 0)
     descriptors.close()
 
 
