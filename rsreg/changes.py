@@ -218,7 +218,7 @@ class Changes:
     ) -> None:
         """Take a lease in, in the place of another of its id; the event tells how it is."""
         self._remember(lease.service.id)
-        lease.changed = who.named()
+        lease.changed = who.address, who.says
         self._view.put(lease)
         self._view.tell(lease, lease.news)
         self._stage(event_type, lease, who, token, turn)

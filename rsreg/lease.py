@@ -54,8 +54,8 @@ class Lease:
     lapsed: bool = field(init=False, default=False)
     health: str = field(init=False, default=NOT_JUDGED)
     told: str = field(init=False, default=PASSING)
-    #: Who said last what it is, as events name them, if that was since the registry started.
-    changed: dict[str, str | None] | None = field(init=False, default=None)
+    #: Who said last what it is: from which address, and what of themselves; None: not known.
+    changed: tuple[str | None, str | None] | None = field(init=False, default=None)
     turn: int = field(init=False, default=0)
     due: float = field(init=False)
     _head: bytes = field(init=False)

@@ -21,6 +21,7 @@ from rsreg.config import ClientSettings, advertised
 from rsreg.errors import (
     ConfigurationError,
     InvalidRequest,
+    OwnedByOther,
     RegistryError,
     TransportError,
     Unavailable,
@@ -205,7 +206,10 @@ class Registered:
                     told = self._ask(call)
                     presence.change(changed, told)
                 return told is not None
-            except (TransportError, Unavailable) as error:
+            except (TransportError, Unavailable, OwnedByOther) as error:
+                # Of an entry that is to be taken back the heartbeat tells all, soon.
+                if isinstance(error, OwnedByOther) and not self._plan.reclaim:
+                    raise
                 text = "%s: the update is still to be told: %s"
                 say(log, logging.INFO, text, self._name, error)
         presence.change(changed)

@@ -170,7 +170,7 @@ class Registry:
     def last_change(self, service_id: str) -> dict[str, str | None] | None:
         """Who registered or updated a service last, as events name them; None: not known."""
         lease = self._view.get(service_id)
-        return None if lease is None else lease.changed
+        return None if lease is None or lease.changed is None else Requester(*lease.changed).named()
 
     def _named(self, name: str) -> str | None:
         """What is to be said to who asks for an id that nobody has: it may be a name."""

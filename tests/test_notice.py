@@ -198,6 +198,26 @@ def test_a_registered_block_takes_back_its_entry(
         assert client.list_services() == []
 
 
+def test_what_a_driver_says_while_its_entry_is_anothers_is_told_later(
+    server: RegistryServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = ("127.0.0.1", 5000, "HEXAPOD")
+    with (
+        RegistryClient(server.endpoint, timeout=10) as client,
+        raw(server.endpoint) as eve,
+        client.registered("hexapod", *where) as hexapod,
+        client.registered("other", *where, reclaim=False) as other,
+    ):
+        for one in (hexapod, other):
+            assert one.service_id is not None
+            redirect(eve, one.service_id)
+        assert hexapod.update(metadata={"v": 2}) is False
+        wait_until(lambda: (client.get_service(hexapod.service_id) or {})["metadata"] == {"v": 2})
+        with pytest.raises(OwnedByOther):
+            other.update(metadata={"v": 2})
+    assert "hexapod: somebody else changed" in caplog.text
+
+
 def test_an_asyncio_driver_takes_back_its_entry(
     server: RegistryServer, caplog: pytest.LogCaptureFixture
 ) -> None:

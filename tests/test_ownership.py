@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import zmq
-from helpers import HandClock, raw_socket, received, serving
+from helpers import HandClock, printed, python_process, raw_socket, received, serving
 from house import House
 
-from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend
-from rsreg.errors import DuplicateName, OwnedByOther, UnknownService
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend, owner
+from rsreg.errors import DuplicateName, OwnedByOther, StoreError, UnknownService
 from rsreg.ownership import Requester
 from rsreg.records import COMPUTED, Maintenance, read_service_info
 from rsreg.wire import Turn
@@ -164,6 +164,12 @@ def test_an_exclusive_name_is_not_got_by_the_owner_of_its_holder(house: House) -
     assert f"registered from {HERE}" in str(refusal.value.hint)
 
 
+def test_of_an_entry_of_an_earlier_store_nobody_knows_from_where_it_came(house: House) -> None:
+    registered(house, who=Requester(None, None, OWNER))
+    who = Requester(ELSEWHERE, None, FRESH)
+    assert house.replace({"puna": OWNER}, name="puna", owner=FRESH, who=who) == "puna"
+
+
 def test_who_lapsed_is_replaced_from_anywhere(house: House) -> None:
     registered(house)
     house.pass_time(30)
@@ -219,6 +225,43 @@ def test_a_maintenance_is_not_said_to_have_done_what_was_before(house: House) ->
     house.registry.start_maintenance(Maintenance(service="other", by=HERE, says="rik"))
     events = {event["type"]: event["by"] for event in house.commit()}
     assert events == {"critical": None, "maintenance": HERE}
+
+
+def test_all_that_a_maintenance_covers_is_told_by_who_began_it(house: House) -> None:
+    """Many are told in several commits."""
+    for number in range(250):
+        house.register(f"s{number}", port=number + 1, type="A")
+    entry = Maintenance(service_type="A", by=HERE, says="rik")
+    for change in (house.registry.start_maintenance, house.registry.end_maintenance):
+        change(entry)
+        told = house.commit()
+        while house.registry.tell_health() or not house.registry.trouble:
+            if not (more := house.commit()):
+                break
+            told += more
+        assert {(one["by"], one["says"]) for one in told} == {(HERE, "rik")}
+        assert len(told) == 250
+    house.pass_time(31)
+    assert {one["by"] for one in told_by_time(house)} == {None}
+
+
+def told_by_time(house: House) -> list[dict[str, Any]]:
+    """What is told of health now."""
+    house.registry.tell_health()
+    return house.commit()
+
+
+def test_a_maintenance_that_the_store_refused_caused_nothing(house: House) -> None:
+    for number in range(250):
+        house.register(f"s{number}", port=number + 1, type="A")
+    house.store.writes_fail = True
+    house.registry.start_maintenance(Maintenance(service_type="A", by=HERE, says="rik"))
+    with pytest.raises(StoreError):
+        house.commit()
+    house.store.writes_fail = False
+    house.registry.check_store()
+    house.pass_time(31)
+    assert {one["by"] for one in told_by_time(house)} == {None}
 
 
 def test_who_registered_survives_a_restart_and_updates(on_file: House) -> None:
@@ -404,6 +447,44 @@ def test_the_owner_in_the_public_list_opens_nothing_from_elsewhere(server: Regis
         refused = there("deregister", service_id="puna", owner={"pid": "x"}, force=True)
         assert refused["error"].startswith("Invalid owner.pid")
         assert there("deregister", service_id="puna", force=True)["success"]
+
+
+DRIVER = """
+import sys, time
+from rsreg import RegistryClient
+client = RegistryClient(sys.argv[1])
+client.register("puna", "127.0.0.1", 5000, service_id="puna")
+print("registered", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["puna", "another"])
+def test_a_driver_with_an_id_of_its_own_comes_back_at_once(
+    server: RegistryServer, name: str
+) -> None:
+    with RegistryClient(server.endpoint, timeout=10) as client:
+        with python_process(DRIVER, server.endpoint) as first:
+            assert printed(first) == "registered"
+            with pytest.raises(OwnedByOther, match=f"is of pid {first.pid} "):
+                client.register(name, "127.0.0.1", 5001, service_id="puna")
+            first.kill()
+        assert client.register(name, "127.0.0.1", 5001, service_id="puna") == "puna"
+        assert client.list_services()[0]["port"] == 5001
+        events = [one["type"] for one in client.events_since(0)["events"]]
+    assert events == ["register", "replace", "register"]
+
+
+def test_a_living_process_is_replaced_by_force(server: RegistryServer) -> None:
+    with RegistryClient(server.endpoint, timeout=10) as client, raw(server) as other:
+        info = {**INFO, "owner": {**owner.this_process(), "pid": 1, "started": 1.5}}
+        other("register", service_info=info)
+        assert client.register("puna", "lab1", 5001, service_id="puna", force=True) == "puna"
+        assert not client._heartbeats.of_last().registration.force, "that was once"
+        other("register", service_info=info, force=True)
+        with pytest.raises(OwnedByOther):
+            client.deregister("puna")
+        assert client.deregister("puna", force=True)
 
 
 def test_the_maintenance_of_others_takes_force(server: RegistryServer) -> None:
