@@ -85,15 +85,15 @@ def say(
 ) -> None:
     """Log it, if that can be done: a closed stderr, or no memory for a line, ends no thread.
 
-    Texts and errors are made printable: what a registry or a service told writes no line of its own
-    into the log of the program.
+    Texts are made printable, as those of our errors are: what a registry or a service told writes
+    no line of its own into the log of the program.
     """
     with contextlib.suppress(Exception):
         log.log(level, message, *map(_safe, values), exc_info=exc_info)
 
 
 def _safe(value: object) -> object:
-    return printable(value) if isinstance(value, str | BaseException) else value
+    return printable(value) if isinstance(value, str) else value
 
 
 def start_thread(target: Callable[[], None]) -> Thread:
