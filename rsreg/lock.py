@@ -62,7 +62,9 @@ class FileLock:
 
     def _check_ours(self, path: Path) -> None:
         """Other programs, too, call files of theirs "something.lock"; beside a store it is ours."""
-        if not path.exists() and os.pread(self.file, len(_BEGINS), 0) not in (b"", _BEGINS):
+        # A power cut may leave zeros of a lock.
+        begins = os.pread(self.file, len(_BEGINS), 0).strip(b"\0")
+        if not path.exists() and begins not in (b"", _BEGINS):
             raise private.Planted(f"{path}.lock is a file of another program")
 
     def begin(self, position: Position) -> None:

@@ -163,6 +163,12 @@ def test_a_file_of_another_program_is_no_lock(tmp_path: Path) -> None:
     assert lock.read_text() == "[[package]]\n"
 
 
+@pytest.mark.parametrize("left", [b"", b"\0" * 100, b"pid 1 on lab1 since 2026-11-25 12:00:00\n"])
+def test_what_was_left_of_a_lock_is_one(left: bytes, tmp_path: Path) -> None:
+    (tmp_path / "reg.db.lock").write_bytes(left)
+    use(tmp_path / "reg.db")
+
+
 def test_a_lock_that_is_held_says_by_whom(tmp_path: Path) -> None:
     holder = SQLiteBackend(tmp_path / "reg.db")
     holder.initialize()
