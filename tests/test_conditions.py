@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsreg import RegistryClient
@@ -212,6 +212,7 @@ _LIKE_VERSIONS = st.from_regex(
 )
 
 
+@settings(max_examples=30)
 @given(
     st.sampled_from(["<", "<=", ">", ">=", "==", "!=", "~=", "===", "="]),
     _LIKE_VERSIONS,
