@@ -124,7 +124,7 @@ def beats_on(client: RegistryClient, service_id: str, beats: int = 3) -> None:
         ({"ready": False}, "ready from nothing to False"),
         ({"tags": ["x"]}, "tags from [] to ['x']"),
         ({"host": "a\n", "protocol": "x\x1b[31m\nCRITICAL"}, None),
-        ({"protocol": "x\x1b[31m\nCRITICAL root: on fire"}, r"\x1b[31m\nCRITICAL"),
+        ({"metadata": {"v": "\x1b[31m\nCRITICAL root: on fire"}}, r"\x1b[31m\nCRITICAL"),
     ],
 )
 def test_every_change_is_told_and_put_right(
@@ -430,8 +430,10 @@ def test_a_record_of_many_values_is_a_line_of_some_length(
     beat = Pulse(puna, "tcp://nobody:1").beat()
     next(beat)
     beat.send("f2")
-    beat.send(({**record, "metadata": {"x": "y" * 60_000}}, {}))
+    change = {"by": "10.0.0.66", "says": "eve\nCRITICAL root: on fire"}
+    beat.send(({**record, "metadata": {"x": "y" * 60_000}}, change))
     assert len(alarms(caplog)[0]) < 1000
+    assert "\n" not in alarms(caplog)[0]
 
 
 def test_a_request_says_who_asks() -> None:
