@@ -21,6 +21,7 @@ from helpers import ServerProcess, raw_socket, received, serving, wait_until
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer, owner, wire
 from rsreg.calls import Entry, registration
 from rsreg.errors import DuplicateName, OwnedByOther, RequestTimeout
+from rsreg.heartbeat import Heartbeats
 from rsreg.presence import Presence, said_by
 from rsreg.pulse import Pulse
 
@@ -393,6 +394,22 @@ def test_a_refused_change_did_not_happen() -> None:
     with pytest.raises(OwnedByOther), puna.changing({"port": 6}):
         raise OwnedByOther("no")
     assert puna.foreign({**record, "port": 6}, puna.version) == {"port": 5000}
+
+
+def test_what_a_client_registers_again_is_its_own() -> None:
+    heartbeats = Heartbeats(RegistryClient("tcp://nobody:1").settings)
+    wanted = registration("puna", "egse3", 5000, None, None, 30, service_id="puna-1")
+    with heartbeats.registering(wanted):
+        heartbeats.registered(wanted, Entry("puna-1", "f1"))
+    puna = heartbeats.of_last()
+    again = registration("puna", "egse3", 6, "PUNA", None, 60, service_id="puna-1")
+    with contextlib.suppress(RequestTimeout), heartbeats.registering(again):
+        assert puna.foreign(said_by(wanted), puna.version) is None
+        raise RequestTimeout("no answer")
+    for one in (wanted, again):
+        assert puna.foreign(said_by(one), puna.version) == {}
+    mixed = {**said_by(again), "port": 7}
+    assert puna.foreign(mixed, puna.version) == {"port": 5000}
 
 
 def test_a_registry_of_an_older_version_is_never_asked_what_it_has() -> None:
