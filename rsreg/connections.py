@@ -1,4 +1,8 @@
-"""Who is connected to the sockets of a server, and who has to go: monitors, and their bounds."""
+"""Who is connected to the sockets of a server, who has to go, and who may not come yet.
+
+libzmq tells of each connection only when it has accepted it. So an address that comes too often is
+barred by the kernel until its rate has paid for all that came; where that can't be, it is cut.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,15 @@ import resource
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
+import gevent
 import zmq
 
-from rsreg import sockets
+from rsreg import barring, sockets
 from rsreg.draining import Drain
 from rsreg.ends import Descriptors, Ends
-from rsreg.limits import Limits, is_loopback
+from rsreg.limits import Limits, Rate, is_loopback
 from rsreg.seldom import Seldom
 from rsreg.timing import Clock
 
@@ -22,7 +28,11 @@ log = logging.getLogger(__name__)
 #: Descriptors that are kept free, or a quarter of them if they are few. With none left, libzmq
 #: would ask for the next connection all the while, on its one thread.
 _FREE = 64
-_ACCEPTED, _ENDED = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED)
+_LISTENING, _ACCEPTED, _ENDED = map(
+    int, (zmq.EVENT_LISTENING, zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED)
+)
+#: Seconds between two looks at who may come again.
+_LOOK = 0.1
 
 
 class Table:
@@ -59,12 +69,16 @@ class Connections:
     """Counts the connections of each socket by their addresses, and cuts what is too many."""
 
     def __init__(self, limits: Limits, descriptors: Descriptors, clock: Clock) -> None:
-        #: How many were cut.
-        self.cut = 0
+        #: How many were cut, and how often an address was barred.
+        self.cut = self.barred = 0
         self._limits = limits
         self._descriptors = descriptors
         self._clock = clock
         self._seldom = Seldom()
+        self._rate = Rate(limits.handshakes_per_second)
+        self._barred: set[str] = set()
+        self._timer: Any = gevent.get_hub().loop.timer(_LOOK, _LOOK)
+        self._listeners: list[int] = []
         self._tables: list[Table] = []
         self._watched: list[tuple[zmq.Socket[bytes], zmq.Socket[bytes], Drain]] = []
 
@@ -82,6 +96,8 @@ class Connections:
                 # Whoever had that number has ended.
                 ended(number)
                 self._accepted(table, number)
+            elif event == _LISTENING:
+                self._listeners.append(number)
             elif event == _ENDED:
                 table.remove(number)
                 ended(number)
@@ -99,8 +115,12 @@ class Connections:
         # A new descriptor has the lowest number that is free: so many are in use.
         if most != resource.RLIM_INFINITY and number >= most - min(_FREE, most // 4):
             self._cut(number, ends, "", f"{number} files and sockets are open (ulimit -n)")
-        elif count > self._limits.connections_per_address and not self._is_free(ends.peer):
+        elif self._is_free(ends.peer):
+            return
+        elif count > self._limits.connections_per_address:
             self._cut(number, ends, ends.peer, f"it has {count} to port {ends.port}")
+        elif self._comes_too_often(ends.peer):
+            self._cut(number, ends, ends.peer, "it connects too often")
 
     def _is_free(self, address: str) -> bool:
         return is_loopback(address) or self._limits.is_gateway(address)
@@ -112,6 +132,40 @@ class Connections:
     def received(self, number: int) -> int | None:
         """Bytes that came on one so far; None if it is over, or nobody can tell."""
         return self._descriptors.received(number)
+
+    def _comes_too_often(self, address: str) -> bool:
+        """Count one more from an address; whether it has to go, since it can't be barred."""
+        now = self._clock()
+        too_often = self._rate.wait(address, now) > 0
+        self._rate.take(address, now)
+        if not self._rate.wait(address, now) or address in self._barred:
+            return False
+        if len(self._barred) == barring.MOST or not self._bar({*self._barred, address}):
+            return too_often
+        self.barred += 1
+        if not self._timer.active:
+            self._timer.start(self._look)
+        if self._seldom.may_tell(address, now):
+            log.warning("%s connects too often: it has to wait", address)
+        return False
+
+    def _look(self) -> None:
+        """Let those come whose rate allows it again."""
+        try:
+            now = self._clock()
+            still = {address for address in self._barred if self._rate.wait(address, now)}
+            if still != self._barred:
+                self._bar(still)
+            if not still:
+                self._timer.stop()
+        except Exception:
+            log.exception("addresses are barred")
+
+    def _bar(self, addresses: set[str]) -> bool:
+        works = [self._descriptors.bar(number, addresses) for number in self._listeners]
+        if all(works):
+            self._barred = addresses
+        return all(works)
 
     def end(self, number: int, why: str) -> None:
         """Cut a connection for what was sent on it; the log says so once in a while."""
@@ -127,6 +181,8 @@ class Connections:
 
     def close(self) -> None:
         """Stop watching; before the sockets are closed."""
+        self._timer.stop()
+        self._timer.close()
         for socket, told, drain in self._watched:
             drain.close()
             # In this order: libzmq's thread would wait for a reader that is gone.

@@ -13,10 +13,11 @@ import socket
 import struct
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from rsreg import barring
 from rsreg.limits import is_loopback
 
 #: Darwin's option for the bytes that a socket has yet to send, which Python has no name for.
@@ -83,6 +84,12 @@ class Descriptors:
             told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED + 8)
             return int(struct.unpack_from("=Q", told, _RECEIVED)[0])
         return None
+
+    def bar(self, number: int, addresses: Collection[str]) -> bool:
+        """Have a listening socket take nobody from these addresses; whether that works."""
+        with suppress(OSError), self._duplicate(number) as listener:
+            return barring.bar(listener, addresses)
+        return False
 
     def close(self) -> None:
         """Look at nothing more."""

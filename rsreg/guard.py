@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import zmq
 
-from rsreg import sockets, timing
+from rsreg import timing
 from rsreg.connections import Connections
 from rsreg.ends import Descriptors
-from rsreg.handshakes import Handshakes
 from rsreg.later import Body
 from rsreg.limits import Limits
 from rsreg.replies import Replies
 from rsreg.subscriptions import Subscriptions
 from rsreg.timing import Clock
 from rsreg.unfinished import Unfinished
-from rsreg.zap import Gate
 
 
 class Guard:
-    """Made before the sockets of a context are bound, closed before they are."""
+    """Made before the sockets are bound, closed before they are."""
 
-    def __init__(
-        self, context: zmq.Context[Any], limits: Limits, clock: Clock = timing.steady
-    ) -> None:
+    def __init__(self, limits: Limits, clock: Clock = timing.steady) -> None:
         descriptors = Descriptors()
         self.replies = Replies(limits, descriptors, clock)
         self.connections = Connections(limits, descriptors, clock)
         self.unfinished = Unfinished(self.connections, clock)
         self._limits = limits
-        self._gate = Gate(limits)
-        self._asked = sockets.handshakes(context)
-        self._handshakes = Handshakes(self._asked, self._gate, clock)
         self._subscriptions: list[Subscriptions] = []
         self._descriptors = descriptors
 
@@ -52,14 +43,12 @@ class Guard:
         return {
             "connections": len(self.connections),
             "cut_connections": self.connections.cut,
-            "delayed_handshakes": self._gate.delayed,
+            "barred": self.connections.barred,
         }
 
     def close(self) -> None:
-        """Watch nothing more, and let nobody in."""
+        """Watch nothing more."""
         for subscriptions in self._subscriptions:
             subscriptions.close()
         self.connections.close()
-        self._handshakes.close()
-        self._asked.close()
         self._descriptors.close()

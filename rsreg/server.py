@@ -152,7 +152,7 @@ class RegistryServer:
         if self._context is not None:
             return
         self._context = zmq.green.Context()
-        self._guard = guard = Guard(self._context, self.limits)
+        self._guard = guard = Guard(self.limits)
         try:
             routers, self._publisher = self._bind(self._context, guard)
             self.registry.open()

@@ -170,7 +170,6 @@ def router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     socket.router_handover = 1
     # A reply that can't be delivered is an error to count, not a silence.
     socket.router_mandatory = 1
-    _ask_first(socket)
     return socket
 
 
@@ -188,40 +187,23 @@ def publisher(context: zmq.Context[Any], topic_bytes: int) -> zmq.Socket[bytes]:
     # What waits here, or in the kernel, is subscribed even if the connection is cut meanwhile.
     socket.rcvhwm, socket.rcvbuf = _SUBSCRIPTIONS_HWM, _SUBSCRIPTIONS_BUFFER
     socket.sndhwm = _PUB_HWM
-    _ask_first(socket)
-    return socket
-
-
-def handshakes(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
-    """Where ZeroMQ asks, at each handshake in this context, whether to let somebody in.
-
-    To be made before the other sockets are bound. Answers may come late, in any order.
-    """
-    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER, socket_class=zmq.Socket)
-    socket.linger = 0
-    socket.bind("inproc://zeromq.zap.01")
     return socket
 
 
 def told_of_connections(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-    """A plain socket that is told of each connection of a server's socket, and of its end.
+    """A plain socket that is told where a server's socket listens, and of each connection.
 
     Before this one is closed, the other has to stop telling: `disable_monitor`.
     """
     address = f"inproc://connections-{socket.fileno()}"
-    socket.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+    events = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+    socket.monitor(address, events)
     told: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR, socket_class=zmq.Socket)
     told.linger = 0
     # No bound: while it is full, libzmq's thread would wait, and with it all connections.
     told.rcvhwm = 0
     told.connect(address)
     return told
-
-
-def _ask_first(socket: zmq.Socket[bytes]) -> None:
-    """Let nobody in who was not let in by who answers `handshakes`; without one, nobody."""
-    socket.zap_domain = b"rsreg"
-    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
 def _asking(context: zmq.Context[Any], kind: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import socket as tcp
@@ -27,15 +28,16 @@ from helpers import (
     serving,
     wait_until,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from usage import busy, open_files
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer, sockets
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer, barring, sockets
 from rsreg.connections import Table
 from rsreg.draining import readable
 from rsreg.ends import Descriptors
 from rsreg.guard import Guard
 from rsreg.limits import Limits
-from rsreg.zap import Gate
 
 HEALTH = b'{"action":"health"}'
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -170,33 +172,119 @@ def test_the_table_of_connections() -> None:
 # -- handshakes
 
 
-def test_a_flood_of_handshakes_waits_and_nobody_else() -> None:
+def test_who_connects_too_often_has_to_wait_and_nobody_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     address = own_address()
     with guarded(handshakes_per_second=20) as server, ExitStack() as stack:
+        for _ in range(116):
+            raw = peer(stack, address, server.req_port, ready(b"DEALER"))
+            raw.close()
+        wait_until(lambda: about(server)["barred"])
         started = time.monotonic()
-        there = [peer(stack, address, server.req_port, ready(b"DEALER")) for _ in range(130)]
-        wait_until(lambda: sum(map(is_in, there)) >= 100)
-        asked = time.monotonic()
-        assert about(server)["delayed_handshakes"] >= 20
-        assert time.monotonic() - asked < 0.5
-        wait_until(lambda: all(map(is_in, there)))
-        assert time.monotonic() - started > 1
+        # The kernel's next try is after a second.
+        late = peer(stack, address, server.req_port, ready(b"DEALER"))
+        assert time.monotonic() - started > 0.5
+        wait_until(lambda: is_in(late))
+        for _ in range(30):
+            asked = time.monotonic()
+            found = about(server)
+            assert time.monotonic() - asked < 0.5
+        assert 1 <= found["barred"] <= 2
+        assert found["cut_connections"] == 0
+    told = [line for line in caplog.messages if "too often" in line]
+    assert told == [f"{address} connects too often: it has to wait"]
+
+
+def test_where_nobody_can_be_barred_connections_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(barring, "bar", lambda *_: False)
+    address = own_address()
+    with guarded(handshakes_per_second=4) as server, ExitStack() as stack:
+        there = [peer(stack, address, server.req_port) for _ in range(60)]
+        wait_until(lambda: sum(map(is_closed, there)) > 30)
+        assert not any(map(is_closed, there[:20]))
+        with RegistryClient(f"{address}:{server.req_port}", timeout=30) as client:
+            assert client.health_check()
+
+
+def addressed(address: str) -> bytes:
+    """The head of a packet from an address."""
+    found = ipaddress.ip_address(address)
+    before = b"\x45" + bytes(11) if found.version == 4 else b"\x60" + bytes(7)
+    return before + found.packed + bytes(20)
+
+
+def taken(program: bytes, packet: bytes) -> bool:
+    """What the kernel does with a program of BPF, of those instructions that we use."""
+    at = value = 0
+    while True:
+        what, equal, other, number = struct.unpack_from("=HBBI", program, 8 * at)
+        at += 1
+        if what == 0x30:
+            value = packet[number - 0xFFF00000]
+        elif what == 0x20:
+            (value,) = struct.unpack_from(">I", packet, number - 0xFFF00000)
+        elif what == 0x74:
+            value >>= number
+        elif what == 0x15:
+            at += equal if value == number else other
+        elif what == 0x05:
+            at += number
+        else:
+            assert what == 0x06
+            return bool(number)
+
+
+addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
+
+
+@given(st.sets(addresses, max_size=barring.MOST), st.lists(addresses, max_size=20))
+def test_just_those_are_barred(barred: set[str], others: list[str]) -> None:
+    program = barring.program(barred)
+    assert len(program) // 8 <= 4096
+    for address in [*barred, *others]:
+        plain = getattr(ipaddress.ip_address(address), "ipv4_mapped", None) or address
+        assert taken(program, addressed(str(plain))) is not any(
+            (getattr(ipaddress.ip_address(one), "ipv4_mapped", None) or ipaddress.ip_address(one))
+            == ipaddress.ip_address(str(plain))
+            for one in barred
+        )
+
+
+@pytest.mark.parametrize("family", [tcp.AF_INET, tcp.AF_INET6])
+def test_the_kernel_bars_and_lets_in_again(family: tcp.AddressFamily) -> None:
+    here = "127.0.0.1" if family == tcp.AF_INET else "::1"
+    with tcp.socket(family) as listener:
+        try:
+            listener.bind((here, 0))
+        except OSError:
+            pytest.skip("no IPv6")
+        listener.listen()
+        others = [f"10.0.{number}.1" for number in range(99)]
+        others += [f"fd00::{number}" for number in range(99)]
+        assert barring.bar(listener, [*others, here])
+        with tcp.socket(family) as knocking:
+            knocking.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                knocking.connect(listener.getsockname())
+        assert barring.bar(listener, others)
+        with tcp.create_connection(listener.getsockname()[:2], timeout=5):
+            pass
+        assert barring.bar(listener, [])
 
 
 @contextlib.contextmanager
-def hub(limits: Limits | None = None, guard: bool = True) -> Iterator[zmq.Socket[bytes]]:
+def hub() -> Iterator[zmq.Socket[bytes]]:
     """A guarded socket for requests in this thread; its port is its LAST_ENDPOINT."""
     context = zmq.green.Context()
-    one = Guard(context, limits or Limits()) if guard else None
+    guard = Guard(Limits())
     router = sockets.router(context)
-    if one is not None:
-        one.watch_router(router)
+    guard.watch_router(router)
     router.bind("tcp://127.0.0.1:0")
     try:
         yield router
     finally:
-        if one is not None:
-            one.close()
+        guard.close()
         router.close()
         context.term()
 
@@ -222,44 +310,6 @@ def said_hello(router: zmq.Socket[bytes], stack: ExitStack, **properties: bytes)
 
 def port_of(router: zmq.Socket[bytes]) -> int:
     return int(router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
-
-
-def test_nobody_has_the_name_that_he_gives_himself() -> None:
-    with hub() as router, ExitStack() as stack:
-        claims = {"User-Id": b"admin", "Peer-Address": b"10.9.9.9"}
-        said_hello(router, stack, **claims)
-        identity, payload = message(router)
-        assert payload.bytes == b"hi"
-        assert identity.get("User-Id") == ""
-        assert identity.get("Peer-Address") == "127.0.0.1"
-
-
-def test_without_somebody_who_lets_in_nobody_is() -> None:
-    with hub(guard=False) as router, ExitStack() as stack:
-        raw = peer(stack, "127.0.0.1", port_of(router), ready(b"DEALER"))
-        assert message(router, 0.3) == []
-        assert not is_in(raw)
-
-
-def test_whoever_fails_to_judge_lets_nobody_in(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    broken = iter([True, False])
-    judge = Gate.asked
-
-    def asked(gate: Gate, *arguments: Any) -> Any:
-        if next(broken):
-            raise RuntimeError("a fault")
-        return judge(gate, *arguments)
-
-    monkeypatch.setattr(Gate, "asked", asked)
-    with hub() as router, ExitStack() as stack:
-        raw = peer(stack, "127.0.0.1", port_of(router), ready(b"DEALER"))
-        assert message(router, 0.3) == []
-        assert not is_in(raw)
-        said_hello(router, stack)
-        assert message(router)[1].bytes == b"hi"
-    assert "a handshake was refused" in caplog.text
 
 
 # -- subscriptions
