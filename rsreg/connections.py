@@ -85,6 +85,11 @@ class Connections:
     def __len__(self) -> int:
         return sum(map(len, self._tables))
 
+    def look(self) -> None:
+        """Take in what was told so far, or the first of it."""
+        for _, _, drain in self._watched:
+            drain.look()
+
     def watch(self, socket: zmq.Socket[bytes], ended: Callable[[int], None]) -> None:
         """Watch a server's socket; before it is bound. `ended` gets the number of what ended."""
         told = sockets.told_of_connections(socket)

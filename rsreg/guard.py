@@ -40,6 +40,7 @@ class Guard:
 
     def body(self) -> Body:
         """What `info` shows of it."""
+        self.connections.look()
         return {
             "connections": len(self.connections),
             "cut_connections": self.connections.cut,
