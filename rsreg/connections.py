@@ -7,8 +7,8 @@ barred by the kernel until its rate has paid for all that came; where that can't
 from __future__ import annotations
 
 import logging
-import resource
 import struct
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,6 +22,10 @@ from rsreg.ends import Descriptors, Ends
 from rsreg.limits import Limits, Rate, is_loopback
 from rsreg.seldom import Seldom
 from rsreg.timing import Clock
+
+# A server says itself that there is none on Windows; to import its names is no fault.
+if sys.platform != "win32":
+    import resource
 
 log = logging.getLogger(__name__)
 

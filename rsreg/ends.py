@@ -7,18 +7,21 @@ there at any moment, so that its number is another connection's. So each look is
 from __future__ import annotations
 
 import array
-import fcntl
 import os
 import socket
 import struct
 import sys
-import termios
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from rsreg import barring
 from rsreg.limits import is_loopback
+
+# A server says itself that there is none on Windows; to import its names is no fault.
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 #: Darwin's option for the bytes that a socket has yet to send, which Python has no name for.
 _SO_NWRITE = 0x1024

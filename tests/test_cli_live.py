@@ -194,14 +194,14 @@ def test_interrupted_waiting_is_130(silent: zmq.Socket[bytes]) -> None:
 
 
 def test_an_answer_without_sense_is_no_traceback(silent: zmq.Socket[bytes]) -> None:
-    with Running("status", RSREG_ENDPOINT=silent.last_endpoint.decode()) as running:
+    with Running("stop", "--yes", RSREG_ENDPOINT=silent.last_endpoint.decode()) as running:
         identity, empty, request = received(silent)
         answer = {"success": True, "request_id": json.loads(request)["request_id"]}
         silent.send_multipart([identity, empty, json.dumps(answer).encode()])
         out, err = running.process.communicate(timeout=30)
     assert (running.process.returncode, out) == (1, "")
     assert err.splitlines() == [
-        "error: rs_cs itself failed: KeyError: 'services'",
+        "error: rs_cs itself failed: KeyError: 'pid'",
         'hint:  "python -X dev -m rsreg" and the same words show where',
     ]
 
