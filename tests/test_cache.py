@@ -216,7 +216,7 @@ with RegistryClient(sys.argv[1], timeout=10) as client:
         ServerProcess() as server,
         RegistryClient(server.endpoint, timeout=10) as client,
     ):
-        client.register("a", "lab", 1, "T", service_id="a")
+        client.register("a", "lab", 1, "T", service_id="a", owned=False)
         with ServiceCache(server.endpoint, timeout=10) as cache:
             threads = [threading.Thread(target=read, args=(cache,)) for _ in range(2)]
             for thread in threads:
