@@ -794,3 +794,39 @@ def test_a_list_that_no_client_takes_is_refused(
         assert "one type" in reply["hint"]
     assert desk.ask("list", service_type="no such")["services"] == []
     assert desk.ask("info", services=False)["success"]
+
+
+# -- whose address is looked up
+
+
+class Nameless:
+    """Somebody whose address is not to be asked for."""
+
+    @property
+    def address(self) -> str:
+        """It costs more than some of the answers."""
+        pytest.fail("its address was looked up")
+
+    def is_this_machine(self) -> bool:
+        return False
+
+    def check_replies(self) -> None:
+        """Nothing waits for it."""
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"action": "renew", "service_id": "known", "report": {"load": 1}},
+        {"action": "get", "service_id": "known", "last_change": True},
+        {"action": "list", "leases": True},
+        {"action": "discover", "service_type": "web"},
+        {"action": "events", "since": 0},
+        {"action": "health"},
+    ],
+    ids=lambda request: request["action"],
+)
+def test_only_who_changes_something_is_looked_up(desk: Desk, request_: dict[str, Any]) -> None:
+    reply = desk.dispatcher.answer(json.dumps(request_).encode(), Nameless())
+    assert isinstance(reply, dict)
+    assert reply["success"]
