@@ -51,7 +51,7 @@ class Limits:
     tags: int = 16
     services: int = 20_000
     services_per_address: int = 1_000
-    bytes_per_address: int = 32 * 1024 * 1024
+    bytes_per_address: int = 16 * 1024 * 1024
     services_per_name: int = 200
     maintenance: int = 100
     writes_per_second: int = 200

@@ -12,8 +12,10 @@ from rsreg.errors import (
     ConfigurationError,
     Disconnected,
     RegistryError,
+    SlowDown,
     TransportError,
     Unavailable,
+    retry_after,
 )
 from rsreg.exchange import Verb
 from rsreg.lasting import say
@@ -228,7 +230,10 @@ class Pulse:
     def failed(self, error: BaseException) -> float:
         """The beat failed; say it once. When the next is due."""
         self._last = timing.steady()
-        self._next = self._last + self._backoff.next()
+        wait = self._backoff.next()
+        if isinstance(error, SlowDown):
+            wait = max(wait, jitter(min(retry_after(error.details) or 0.0, self.interval)))
+        self._next = self._last + wait
         self.lost(error)
         return self._next
 
@@ -283,7 +288,7 @@ _AWAY, _REFUSED, _BROKEN = "away", "refused", "broken"
 
 def _about(error: BaseException) -> tuple[str, str, BaseException | None]:
     """The kind of an error, what to say of it, and the error itself if its origin matters."""
-    if isinstance(error, TransportError | Unavailable):
+    if isinstance(error, TransportError | Unavailable | SlowDown):
         return _AWAY, str(error), None
     if isinstance(error, RegistryError):
         return _REFUSED, f"{error}: {error.hint}" if error.hint else str(error), None

@@ -727,14 +727,14 @@ def is_attribute(name: str) -> bool:
 
 
 def pick_by_name(services: Iterable[Mapping[str, Any]], name: str) -> ServiceRecord | None:
-    """The one record that `name` means: an id, else a name, else the start of either.
+    """The one record that `name` means: an id or a name, else the start of either.
 
-    Raises AmbiguousName where several fit equally well.
+    Raises AmbiguousName where several fit equally well, also if it is the id of one and the name of
+    another: nobody takes the place of another by an id of that name.
     """
     known = list(services)
     for found in (
-        [one for one in known if one["id"] == name],
-        [one for one in known if one["name"] == name],
+        [one for one in known if name in (one["id"], one["name"])],
         [one for one in known if one["id"].startswith(name) or one["name"].startswith(name)],
     ):
         if len(found) > 1:

@@ -286,7 +286,6 @@ KNOWN = [
     ("name", "found"),
     [
         ("hexapod-2", "hexapod-2"),
-        ("filter wheel", "filter wheel"),  # an id goes before a name
         ("cam", "camera-1"),
         ("camer", "camera-1"),
         ("odd", "filter wheel"),
@@ -304,12 +303,24 @@ def test_a_name_means_one_service(name: str, found: str | None) -> None:
         ("hexapod", ["hexapod-1", "hexapod-2"]),
         ("hexapod-", ["hexapod-1", "hexapod-2"]),
         ("filter", ["filter-1", "filter wheel"]),
+        ("filter wheel", ["filter-1", "filter wheel"]),  # the name of one, the id of another
     ],
 )
 def test_a_name_that_means_several_is_refused(name: str, candidates: list[str]) -> None:
     with pytest.raises(AmbiguousName, match=f"^'{name}' fits 2 services$") as caught:
         records.pick_by_name(KNOWN, name)
     assert caught.value.candidates == candidates
+
+
+@pytest.mark.parametrize("name", ["puna_cs", "puna_cs-f47ac10b"])
+def test_nobody_takes_the_place_of_another_by_an_id_or_a_name(name: str) -> None:
+    real = {"id": "puna_cs-f47ac10b", "name": "puna_cs"}
+    strangers = [{"id": "puna_cs", "name": "x"}, {"id": "y", "name": "puna_cs-f47ac10b"}]
+    assert records.pick_by_name([real], name) == real
+    with pytest.raises(AmbiguousName):
+        records.pick_by_name([real, *strangers], name)
+    with pytest.raises(AmbiguousName):
+        records.pick_by_name([*strangers, real], name)
 
 
 # -- records as clients get them
