@@ -23,7 +23,7 @@ class Request(NamedTuple):
 
     @property
     def address(self) -> str:
-        """The address of who sent it; empty if it is no connection of a network."""
+        """The address of who sent it; empty for peers of ZMTP 1 and 2, which don't tell it."""
         try:
             return plain(str(self.identity.get("Peer-Address")))
         except zmq.ZMQError:
@@ -31,7 +31,7 @@ class Request(NamedTuple):
 
     @property
     def number(self) -> int:
-        """The descriptor of its connection, which may have ended; -1 for none."""
+        """The descriptor of its connection, which may have ended; -1 if it is not known."""
         try:
             return int(self.identity.get(zmq.SRCFD))
         except zmq.ZMQError:

@@ -10,7 +10,7 @@ import logging
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -49,9 +49,8 @@ class Table:
     def __len__(self) -> int:
         return len(self._whose)
 
-    def numbers(self) -> Iterable[int]:
-        """Their descriptors."""
-        return self._whose
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._whose)
 
     def add(self, number: int, address: str) -> int:
         """One has begun; how many its address has now. A known number is used anew."""
@@ -94,7 +93,7 @@ class Connections:
         for _, _, drain in self._watched:
             drain.look()
 
-    def watch(self, socket: zmq.Socket[bytes], ended: Callable[[int], None]) -> None:
+    def watch(self, socket: zmq.Socket[bytes], ended: Callable[[int], None]) -> Table:
         """Watch a server's socket; before it is bound. `ended` gets the number of what ended."""
         told = sockets.told_of_connections(socket)
         table = Table()
@@ -113,6 +112,7 @@ class Connections:
 
         self._tables.append(table)
         self._watched.append((socket, told, Drain(told, read)))
+        return table
 
     def _accepted(self, table: Table, number: int) -> None:
         ends = self._descriptors.look(number)
@@ -136,7 +136,7 @@ class Connections:
 
     def numbers(self) -> list[int]:
         """The descriptors of all."""
-        return [number for table in self._tables for number in table.numbers()]
+        return [number for table in self._tables for number in table]
 
     def received(self, number: int) -> int | None:
         """Bytes that came on one so far; None if it is over, or nobody can tell."""
@@ -145,18 +145,25 @@ class Connections:
     def _comes_too_often(self, address: str) -> bool:
         """Count one more from an address; whether it has to go, since it can't be barred."""
         now = self._clock()
-        too_often = self._rate.wait(address, now) > 0
+        if self._rate.wait(address, now) and not self._is_barred(address, now):
+            return True
         self._rate.take(address, now)
-        if not self._rate.wait(address, now) or address in self._barred:
-            return False
+        if self._rate.wait(address, now):
+            self._is_barred(address, now)
+        return False
+
+    def _is_barred(self, address: str, now: float) -> bool:
+        """Bar an address, unless it is; whether that works."""
+        if address in self._barred:
+            return True
         if len(self._barred) == barring.MOST or not self._bar({*self._barred, address}):
-            return too_often
+            return False
         self.barred += 1
         if not self._timer.active:
             self._timer.start(self._look)
         if self._seldom.may_tell(address, now):
             log.warning("%s connects too often: it has to wait", address)
-        return False
+        return True
 
     def _look(self) -> None:
         """Let those come whose rate allows it again."""

@@ -65,14 +65,14 @@ class Descriptors:
             if (ends.peer, ends.port) == (found.peer, found.port):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def unsent(self, number: int, peer: str) -> int | None:
+    def unsent(self, number: int, peer: str | None = None) -> int | None:
         """The bytes that the kernel has yet to send on a connection; None while it takes no more.
 
-        0 if the connection is over. Where a system can't tell, all counts as sent: Linux and macOS
-        can.
+        0 if the connection is over, or with another `peer` than this. Where a system can't tell,
+        all counts as sent: Linux and macOS can.
         """
         with suppress(OSError), self._duplicate(number) as connection:
-            if _ends(connection).peer == peer:
+            if peer in (None, _ends(connection).peer):
                 left = _unsent(connection)
                 most = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
                 # It counts more for each byte than this, so well before the buffer is full.

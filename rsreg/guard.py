@@ -29,13 +29,12 @@ class Guard:
 
     def watch_router(self, socket: zmq.Socket[bytes]) -> None:
         """Watch a socket for requests, before it is bound."""
-        self.connections.watch(socket, self.replies.ended)
+        self.replies.all.append(self.connections.watch(socket, self.replies.ended))
 
     def watch_publisher(self, socket: zmq.Socket[bytes]) -> Subscriptions:
         """Watch a socket for events, before it is bound."""
         subscriptions = Subscriptions(socket, self._limits, self.connections)
         self._subscriptions.append(subscriptions)
-        self.connections.watch(socket, subscriptions.ended)
         return subscriptions
 
     def body(self) -> Body:

@@ -6,7 +6,9 @@ kernel takes more; so what the kernel has not sent yet, and what is very new, is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from rsreg.ends import Descriptors
 from rsreg.errors import SlowDown
@@ -61,6 +63,8 @@ class Replies:
 
     def __init__(self, limits: Limits, descriptors: Descriptors, clock: Clock) -> None:
         self.descriptors = descriptors
+        #: The numbers of all connections, by their sockets.
+        self.all: list[Iterable[int]] = []
         self._limits = limits
         self._clock = clock
         self._rate = Rate(limits.reply_bytes_per_second)
@@ -143,11 +147,21 @@ class Replies:
             if one.address != address or not one.waiting:
                 continue
             one.sent(0, now)
-            left = self.descriptors.unsent(number, address)
+            left = self.descriptors.unsent(number, address) if number >= 0 else self._unsent()
             # While the kernel takes more, libzmq keeps nothing for longer than a moment.
             if left is not None and left < one.older:
                 total.waiting -= one.older - left
                 one.older = left
+
+    def _unsent(self) -> int | None:
+        """What the kernel has yet to send to anybody: to peers of ZMTP 1 and 2, who are unknown."""
+        total = 0
+        for number in chain.from_iterable(self.all):
+            left = self.descriptors.unsent(number)
+            if left is None:
+                return None
+            total += left
+        return total
 
     def _turn(self, address: str, now: float) -> float:
         """In how many seconds one that is refused is to come again: one after the other."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import zmq
 
 from rsreg.connections import Connections
@@ -23,20 +21,40 @@ class Subscriptions:
         self._connections = connections
         #: Connection -> what it subscribed; None once it was cut.
         self._topics: dict[int, set[bytes] | None] = {}
+        #: How many came from peers of ZMTP 1 and 2, whose messages don't tell the connection.
+        self._unknown = 0
+        self._all = connections.watch(socket, self._ended)
         self._drain = Drain(socket, self._read)
         self.look = self._drain.look
         self.close = self._drain.close
 
-    def ended(self, number: int) -> None:
+    def _ended(self, number: int) -> None:
         """A connection is over."""
         self._topics.pop(number, None)
 
     def _read(self) -> None:
         frame, *more = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
         said = frame.bytes
-        # Those that end with their connection come without a number.
-        with contextlib.suppress(zmq.ZMQError):
-            self._count(int(frame.get(zmq.SRCFD)), said[:1] if not more else b"", said[1:])
+        try:
+            number = int(frame.get(zmq.SRCFD))
+        except zmq.ZMQError:
+            # The ends of subscriptions that end with their connection are such, too.
+            if said[:1] != b"\0":
+                self._count_unknown()
+            return
+        self._count(number, said[:1] if not more else b"", said[1:])
+
+    def _count_unknown(self) -> None:
+        """One more of somebody unknown: if it is too many, all go of whom nothing is known.
+
+        Whether one ended is not counted: it may be that of somebody else.
+        """
+        self._unknown += 1
+        unknown = [number for number in self._all if number not in self._topics]
+        if self._unknown > self._limits.subscriptions * max(1, len(unknown)):
+            self._unknown = 0
+            for number in unknown:
+                self._cut(number, f"it has more than {self._limits.subscriptions} subscriptions")
 
     def _count(self, number: int, what: bytes, topic: bytes) -> None:
         topics = self._topics.setdefault(number, set())

@@ -17,6 +17,7 @@ import gevent
 import pytest
 import zmq
 import zmq.green
+import zmtp
 from helpers import (
     NetworkSpace,
     ServerProcess,
@@ -40,7 +41,6 @@ from rsreg.guard import Guard
 from rsreg.limits import Limits
 
 HEALTH = b'{"action":"health"}'
-GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def ready(kind: bytes, **properties: bytes) -> bytes:
     body = b"\x05READY"
     for name, value in {"Socket-Type": kind, **properties}.items():
         body += bytes([len(name)]) + name.encode() + struct.pack(">I", len(value)) + value
-    return GREETING + b"\x04" + bytes([len(body)]) + body
+    return zmtp.GREETING + b"\x04" + bytes([len(body)]) + body
 
 
 def peer(stack: ExitStack, host: str, port: int | None, said: bytes = b"") -> tcp.socket:
@@ -199,11 +199,16 @@ def test_where_nobody_can_be_barred_connections_are_cut(monkeypatch: pytest.Monk
     monkeypatch.setattr(barring, "bar", lambda *_: False)
     address = own_address()
     with guarded(handshakes_per_second=4) as server, ExitStack() as stack:
-        there = [peer(stack, address, server.req_port) for _ in range(60)]
-        wait_until(lambda: sum(map(is_closed, there)) > 30)
+        there = [peer(stack, address, server.req_port) for _ in range(40)]
+        wait_until(lambda: sum(map(is_closed, there)) > 10)
         assert not any(map(is_closed, there[:20]))
-        with RegistryClient(f"{address}:{server.req_port}", timeout=30) as client:
-            assert client.health_check()
+
+        def comes_in() -> bool:
+            late = peer(stack, address, server.req_port, ready(b"DEALER"))
+            wait_until(lambda: is_in(late) or is_closed(late))
+            return is_in(late)
+
+        wait_until(comes_in)
 
 
 def addressed(address: str) -> bytes:
@@ -376,6 +381,55 @@ def test_subscribers_get_their_topics_and_nothing_else(
         for each, wanted in ((some, b"deregister"), (other, b"register")):
             while each.poll(100):
                 assert each.recv_multipart()[0] == wanted
+
+
+# -- peers of ZMTP 2, whose messages tell neither connection nor address
+
+
+def test_subscriptions_of_old_peers_are_bounded_together(server: RegistryServer) -> None:
+    with (
+        raw_socket(zmq.SUB, f"tcp://127.0.0.1:{server.pub_port}", subscribe=b"") as known,
+        raw_socket(zmq.DEALER, server.endpoint) as client,
+        ExitStack() as stack,
+    ):
+
+        def heard() -> bool:
+            info = {"name": "x", "host": "h", "port": 1, "id": "x"}
+            said = json.dumps({"action": "register", "service_info": info}).encode()
+            client.send_multipart([b"", said])
+            received(client)
+            return bool(known.poll(20))
+
+        wait_until(heard)
+        most = peer(stack, "127.0.0.1", server.pub_port, zmtp.SUB_2)
+        # Others end none that is not theirs.
+        other = peer(stack, "127.0.0.1", server.pub_port, zmtp.SUB_2)
+        for number in range(200):
+            with contextlib.suppress(ConnectionError):
+                most.sendall(b"\x00\x04\x01%03d" % number)
+                other.sendall(b"\x00\x04\x00%03d" % number)
+        wait_until(lambda: is_closed(most))
+        while known.poll(0):
+            known.recv_multipart()
+        wait_until(heard)
+
+
+def test_an_old_peer_is_answered_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    with guarded() as server, ExitStack() as stack:
+        raw = peer(stack, "127.0.0.1", server.req_port, zmtp.DEALER_2)
+        wait_until(lambda: len(raw.recv(100, tcp.MSG_PEEK)) >= 14)
+        for said, wanted in (
+            (HEALTH, b'"success":true'),
+            (b'{"action":"terminate"}', b"forbidden"),
+            (bytes(70_000), b"too long"),
+            (HEALTH, b'"success":true'),
+        ):
+            raw.sendall(zmtp.frame(b"", more=True) + zmtp.frame(said, more=False))
+            got = b""
+            while b"}" not in got:
+                got += raw.recv(10_000)
+            assert wanted in got
+    assert "refused a request of 70000 bytes" in caplog.text
 
 
 # -- who is this machine

@@ -27,7 +27,7 @@ class Hands(Descriptors):
     def __init__(self) -> None:
         self.left: dict[int, int] = {}
 
-    def unsent(self, number: int, peer: str) -> int | None:
+    def unsent(self, number: int, peer: str | None = None) -> int | None:
         return self.left.get(number)
 
 
@@ -118,6 +118,18 @@ def test_long_replies_again_and_again_have_a_rate() -> None:
     assert desk.refused() == "reply_bytes_per_second"
     desk.clock.now += 0.6
     assert desk.refused() is None
+
+
+def test_unknown_peers_have_read_when_everybody_has() -> None:
+    desk = Desk(waiting_bytes=10 * MB)
+    desk.replies.all = [[1, 2], [3]]
+    desk.hands.left = {1: 0, 3: 5}
+    desk.replies.sent(-1, "", 60 * MB)
+    desk.clock.now += 1
+    assert desk.refused("") == "waiting_bytes"
+    desk.hands.left[2] = 0
+    desk.clock.now += 1
+    assert desk.refused("") is None
 
 
 def test_gateways_may_have_any_number() -> None:

@@ -11,6 +11,10 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + byt
 READY = b"\x04" + bytes([len(_READY_BODY)]) + _READY_BODY
 
 
+#: A connection of ZMTP 2 by a DEALER, and by a SUB, both without a name.
+DEALER_2, SUB_2 = (b"\xff" + bytes(7) + b"\x01\x7f\x01" + kind + b"\0\0" for kind in (b"\5", b"\2"))
+
+
 def frame(body: bytes, *, more: bool) -> bytes:
     """One frame of a message on the wire."""
     if len(body) < 256:
