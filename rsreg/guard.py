@@ -24,6 +24,7 @@ class Guard:
         self.connections = Connections(limits, descriptors, clock)
         self.unfinished = Unfinished(self.connections, clock)
         self._limits = limits
+        self._clock = clock
         self._subscriptions: list[Subscriptions] = []
         self._descriptors = descriptors
 
@@ -33,7 +34,7 @@ class Guard:
 
     def watch_publisher(self, socket: zmq.Socket[bytes]) -> Subscriptions:
         """Watch a socket for events, before it is bound."""
-        subscriptions = Subscriptions(socket, self._limits, self.connections)
+        subscriptions = Subscriptions(socket, self._limits, self.connections, self._clock)
         self._subscriptions.append(subscriptions)
         return subscriptions
 

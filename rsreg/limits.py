@@ -157,6 +157,10 @@ class Rate:
             for known in [one for one in self._left if self._now_left(one, now) >= self._most]:
                 del self._left[known]
 
+    def forget(self, address: str) -> None:
+        """Take it for somebody new."""
+        self._left.pop(address, None)
+
     def _now_left(self, address: str, now: float) -> float:
         left, since = self._left.get(address, (self._most, now))
         return min(self._most, left + (now - since) * self._per_second)

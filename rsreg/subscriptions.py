@@ -6,7 +6,11 @@ import zmq
 
 from rsreg.connections import Connections
 from rsreg.draining import Drain
-from rsreg.limits import Limits
+from rsreg.limits import Limits, Rate
+from rsreg.timing import Clock
+
+#: So many connections may end at once: each of their subscriptions is told.
+_ENDS = 200
 
 
 class Subscriptions:
@@ -15,8 +19,14 @@ class Subscriptions:
     To send on that socket is for its own thread alone, which calls `look` afterwards.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], limits: Limits, connections: Connections) -> None:
+    def __init__(
+        self, socket: zmq.Socket[bytes], limits: Limits, connections: Connections, clock: Clock
+    ) -> None:
         self._socket = socket
+        self._clock = clock
+        #: How often a connection may change what it subscribed: as much as it may have, a second.
+        self._rate = Rate(limits.subscriptions)
+        self._rate_of_ends = Rate(_ENDS * limits.subscriptions)
         self._limits = limits
         self._connections = connections
         #: Connection -> what it subscribed; None once it was cut.
@@ -31,6 +41,7 @@ class Subscriptions:
     def _ended(self, number: int) -> None:
         """A connection is over."""
         self._topics.pop(number, None)
+        self._rate.forget(str(number))
 
     def _read(self) -> None:
         frame, *more = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
@@ -39,7 +50,7 @@ class Subscriptions:
             number = int(frame.get(zmq.SRCFD))
         except zmq.ZMQError:
             # The ends of subscriptions that end with their connection are such, too.
-            if said[:1] != b"\0":
+            if said[:1] != b"\0" or self._is_too_often(self._rate_of_ends, ""):
                 self._count_unknown()
             return
         self._count(number, said[:1] if not more else b"", said[1:])
@@ -66,8 +77,15 @@ class Subscriptions:
             topics.discard(topic)
         else:
             self._cut(number, "it sent what is no subscription")
+        if self._is_too_often(self._rate, str(number)):
+            self._cut(number, "it changes its subscriptions too often")
         if len(topics) > self._limits.subscriptions:
             self._cut(number, f"it has more than {self._limits.subscriptions} subscriptions")
+
+    def _is_too_often(self, rate: Rate, who: str) -> bool:
+        now = self._clock()
+        rate.take(who, now)
+        return rate.wait(who, now) > 0
 
     def _cut(self, number: int, why: str) -> None:
         self._topics[number] = None

