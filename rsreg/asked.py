@@ -18,8 +18,11 @@ class Request(NamedTuple):
     envelope: wire.Envelope
     identity: zmq.Frame
     replies: Replies
-    #: What tells its connection from others.
-    connection: tuple[object, bytes]
+
+    @property
+    def connection(self) -> tuple[object, bytes]:
+        """What tells its connection from others."""
+        return self.socket, self.identity.bytes
 
     @property
     def address(self) -> str:

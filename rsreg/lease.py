@@ -58,14 +58,19 @@ class Lease:
     changed: tuple[str | None, str | None] | None = field(init=False, default=None)
     turn: int = field(init=False, default=0)
     due: float = field(init=False)
+    #: About how many bytes of memory it takes.
+    memory: int = field(init=False)
     _head: bytes = field(init=False)
     _tail: bytes | None = field(init=False, default=None)
     _entry: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.due = self.deadline
-        by = {"registered_by": self.service.registered_by}
-        self._head = wire.encode({**self.service.body(), **by})[:-1]
+        # It comes last: the fingerprint is of what stands before.
+        self._head = wire.encode(self.service.body())[:-1] + self._registered_by()
+        # Each value is an object, however short it is as text.
+        values = self._head.count(b",") + self._head.count(b"[") + self._head.count(b"{")
+        self.memory = _BASE + 2 * len(self._head) + _VALUE * values
 
     @property
     def entry(self) -> str:
@@ -74,10 +79,13 @@ class Lease:
         Of how it is, and of who registered it, there is nothing in it.
         """
         if self._entry is None:
-            self._entry = hashlib.blake2b(
-                wire.encode(self.service.body()), digest_size=8
-            ).hexdigest()
+            said = self._head[: -len(self._registered_by())]
+            self._entry = hashlib.blake2b(said, digest_size=8).hexdigest()
         return self._entry
+
+    def _registered_by(self) -> bytes:
+        by = {"registered_by": self.service.registered_by}
+        return b"," + wire.encode(by)[1:-1]
 
     def renew(self, deadline: float, last_heartbeat: int) -> None:
         """It was heard of."""
@@ -90,12 +98,6 @@ class Lease:
     def size(self) -> int:
         """Bytes of the record, but for what changes by itself."""
         return len(self._head) + 1
-
-    @property
-    def memory(self) -> int:
-        """About how many bytes of memory it takes: each value is an object, however short."""
-        values = self._head.count(b",") + self._head.count(b"[") + self._head.count(b"{")
-        return _BASE + 2 * self.size + _VALUE * values
 
     def judge(self) -> None:
         """Find its health from what is known of it: the worst that holds."""

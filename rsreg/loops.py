@@ -85,6 +85,8 @@ class RequestLoop:
         self._unfinished = unfinished
         self._ready = Readiness(sockets, TICK)
         self._awake = clock()
+        #: When the last answer was made.
+        self._answered = clock()
         #: All that had come by then was read.
         self._served = self._awake
         self._turns: Turns[Request] = Turns()
@@ -174,6 +176,7 @@ class RequestLoop:
         """
         batch: _Batch = []
         emptied = True
+        self._answered = self._clock()
         for socket in self._sockets:
             taken = 0
             while readable(socket):
@@ -182,11 +185,11 @@ class RequestLoop:
                     break
                 taken += 1
                 request = self._read(socket)
-                if (
-                    request is not None
-                    and not self._has_to_wait(request, batch)
-                    and self._reply(request, batch)
+                if request is None or (
+                    self._turns.remembered and self._has_to_wait(request, batch)
                 ):
+                    continue
+                if self._reply(request, batch):
                     taken = MAX_BATCH
         # The others get their answers first, every other time: they are sent at the end.
         self._put_off = bool(batch) and not self._put_off
@@ -200,18 +203,17 @@ class RequestLoop:
         # A Frame, not bytes: only it knows the peer's address.
         identity = socket.recv(zmq.DONTWAIT, copy=False)
         frames = socket.recv_multipart(zmq.DONTWAIT)
-        name = identity.bytes
-        envelope = wire.open_request([name, *frames], self._cgse_reply)
+        envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
         if envelope is None:
             return None
-        request = Request(socket, envelope, identity, self._replies, (socket, name))
+        request = Request(socket, envelope, identity, self._replies)
         if self._unfinished.watches:
             self._unfinished.heard(request.number)
         return request
 
     def _has_to_wait(self, request: Request, batch: _Batch) -> bool:
         """Whether a request was put among those that wait, or was refused for want of room."""
-        if not self._turns.remembered or len(request.envelope.payload) > wire.MAX_REQUEST:
+        if len(request.envelope.payload) > wire.MAX_REQUEST:
             return False
         payload, connection = request.envelope.payload, request.connection
         if not (wire.looks_long(payload) or self._turns.are_due(connection)):
@@ -223,11 +225,12 @@ class RequestLoop:
 
     def _reply(self, request: Request, batch: _Batch) -> bool:
         """Answer a request; whether that took long."""
-        started = self._clock()
         reply = self._answer(request, None)
         batch.append((request, reply))
+        # From the end of the last one: what is done in between takes no time.
+        started, self._answered = self._answered, self._clock()
         long = not isinstance(reply, Later) and len(reply) > MAX_REPLY_SIZE
-        slow = long or self._clock() - started > SLOW
+        slow = long or self._answered - started > SLOW
         if slow or self._turns.remembered:
             self._turns.answered(request.connection, slow=slow)
         return slow
@@ -246,7 +249,7 @@ class RequestLoop:
         return answer if isinstance(answer, Later) else wire.encode(answer)
 
     def _send(self, request: Request, frames: list[bytes]) -> None:
-        size = sum(map(len, frames))
+        size = len(frames[-1])
         address = request.address if size > LONG else None
         if address is not None and not self._replies.may_send(address):
             self.dropped += 1

@@ -8,7 +8,6 @@ from rsreg.limits import Limits
 from rsreg.live import LiveView
 from rsreg.ownership import holder_of
 from rsreg.records import Service, ServiceInfo
-from rsreg.shares import share_of
 
 
 def check_size(limits: Limits, lease: Lease) -> None:
@@ -25,6 +24,11 @@ def check_room(view: LiveView, limits: Limits, lease: Lease, gone: set[str]) -> 
     One that is there already may always be registered again, unless it takes more memory.
     """
     service, before = lease.service, view.get(lease.service.id)
+    address = service.registered_by
+    if before is not None and before.memory >= lease.memory:
+        known = before.service
+        if known.name == service.name and known.registered_by == address:
+            return
     leaving = [one for each in gone if (one := view.get(each)) is not None]
     if before is None and len(view) - len(leaving) >= limits.services:
         raise limits.reached("services")
@@ -32,18 +36,15 @@ def check_room(view: LiveView, limits: Limits, lease: Lease, gone: set[str]) -> 
         gone_namesakes = sum(one.service.name == service.name for one in leaving)
         if len(view.named(service.name)) - gone_namesakes >= limits.services_per_name:
             raise limits.reached("services_per_name")
-    address = service.registered_by
     if address is None or limits.is_gateway(address):
         return
     share = view.shares.of(address)
-    for one in leaving:
-        if one.service.registered_by == address:
-            share -= share_of(one)
+    own = [one for one in leaving if one.service.registered_by == address]
     moved = before is None or before.service.registered_by != address
-    if moved and share.services >= limits.services_per_address:
+    if moved and share.services - len(own) >= limits.services_per_address:
         raise limits.reached("services_per_address", address)
-    grows = before is None or lease.memory > before.memory
-    if grows and share.memory + lease.memory > limits.bytes_per_address:
+    memory = share.memory - sum(one.memory for one in own) + lease.memory
+    if (before is None or lease.memory > before.memory) and memory > limits.bytes_per_address:
         raise limits.reached("bytes_per_address", address)
 
 

@@ -293,8 +293,8 @@ class Registry:
         now, ttl = self._clock(), lease.service.ttl
         if report is None and now >= lease.report_until:
             report = NO_REPORT
-        stalls = lease.report.stalled if report is None else report.stalled
-        if sender is not None and (lease.lapsed or stalls != lease.report.stalled):
+        flips = report is not None and report.stalled != lease.report.stalled
+        if sender is not None and (flips or lease.lapsed):
             self.bounds.flap(sender.address, free=now >= lease.deadline - ttl * 2 / 3)
         self._view.renew(lease, now + ttl, int(self._wall()), report)
         return lease.entry

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rsreg.lease import Lease
 
 
-@dataclass(frozen=True)
 class Share:
-    """How many services, and about how many bytes of memory they take."""
+    """How many services an address has, and about how many bytes of memory they take."""
 
-    services: int = 0
-    memory: int = 0
+    __slots__ = ("memory", "services")
 
-    def __add__(self, other: Share) -> Share:
-        return Share(self.services + other.services, self.memory + other.memory)
-
-    def __sub__(self, other: Share) -> Share:
-        return Share(self.services - other.services, self.memory - other.memory)
-
-
-_NOTHING = Share()
+    def __init__(self) -> None:
+        self.services = self.memory = 0
 
 
 class Shares:
@@ -30,25 +20,24 @@ class Shares:
     def __init__(self) -> None:
         self._of: dict[str, Share] = {}
 
-    def of(self, address: str | None) -> Share:
-        """What an address has."""
-        return _NOTHING if address is None else self._of.get(address, _NOTHING)
+    def of(self, address: str) -> Share:
+        """What an address has now."""
+        return self._of.get(address) or Share()
 
     def add(self, lease: Lease) -> None:
         """Its address has it, too, from now on."""
         if (address := lease.service.registered_by) is not None:
-            self._of[address] = self.of(address) + share_of(lease)
+            share = self._of.get(address)
+            if share is None:
+                share = self._of[address] = Share()
+            share.services += 1
+            share.memory += lease.memory
 
     def remove(self, lease: Lease) -> None:
         """Its address no longer has it."""
         if (address := lease.service.registered_by) is not None:
-            left = self.of(address) - share_of(lease)
-            if left.services:
-                self._of[address] = left
-            else:
+            share = self._of[address]
+            share.services -= 1
+            share.memory -= lease.memory
+            if not share.services:
                 del self._of[address]
-
-
-def share_of(lease: Lease) -> Share:
-    """That of one service."""
-    return Share(1, lease.memory)
