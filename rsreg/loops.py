@@ -91,6 +91,7 @@ class RequestLoop:
         self._served = self._awake
         self._turns: Turns[Request] = Turns()
         self._put_off = False
+        self._answered = self._awake
         #: Requests whose replies are being worked on.
         self._waiting: list[tuple[Request, Later]] = []
         self._threads: list[Any] = []
@@ -204,19 +205,14 @@ class RequestLoop:
         identity = socket.recv(zmq.DONTWAIT, copy=False)
         frames = socket.recv_multipart(zmq.DONTWAIT)
         envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
-        if envelope is None:
-            return None
-        request = Request(socket, envelope, identity, self._replies)
-        if self._unfinished.watches:
-            self._unfinished.heard(request.number)
-        return request
+        return envelope and Request(socket, envelope, identity, self._replies)
 
     def _has_to_wait(self, request: Request, batch: _Batch) -> bool:
         """Whether a request was put among those that wait, or was refused for want of room."""
-        if len(request.envelope.payload) > wire.MAX_REQUEST:
-            return False
         payload, connection = request.envelope.payload, request.connection
-        if not (wire.looks_long(payload) or self._turns.are_due(connection)):
+        if len(payload) > wire.MAX_REQUEST or not (
+            wire.looks_long(payload) or self._turns.are_due(connection)
+        ):
             return False
         if not self._turns.add(connection, request, self._served):
             error = self._replies.too_many(request.address)
@@ -227,10 +223,10 @@ class RequestLoop:
         """Answer a request; whether that took long."""
         reply = self._answer(request, None)
         batch.append((request, reply))
-        # From the end of the last one: what is done in between takes no time.
-        started, self._answered = self._answered, self._clock()
-        long = not isinstance(reply, Later) and len(reply) > MAX_REPLY_SIZE
-        slow = long or self._answered - started > SLOW
+        before, self._answered = self._answered, self._clock()
+        slow = self._answered - before > SLOW or (
+            not isinstance(reply, Later) and len(reply) > MAX_REPLY_SIZE
+        )
         if slow or self._turns.remembered:
             self._turns.answered(request.connection, slow=slow)
         return slow
@@ -249,7 +245,8 @@ class RequestLoop:
         return answer if isinstance(answer, Later) else wire.encode(answer)
 
     def _send(self, request: Request, frames: list[bytes]) -> None:
-        size = len(frames[-1])
+        # A name and two frames are the rule; what a peer put before its request is sent back.
+        size = len(frames[-1]) if len(frames) <= 3 else sum(map(len, frames))
         address = request.address if size > LONG else None
         if address is not None and not self._replies.may_send(address):
             self.dropped += 1

@@ -70,17 +70,12 @@ class Replies:
         self._rate = Rate(limits.reply_bytes_per_second)
         self._connections: dict[int, _Connection] = {}
         self._addresses: dict[str, _Address] = {}
-        #: Those that may be beyond a bound.
-        self._suspects: set[str] = set()
-
-    @property
-    def suspects(self) -> bool:
-        """Whether there is anybody to be checked."""
-        return bool(self._suspects)
+        #: Addresses that may be beyond a bound; nobody else has to be checked.
+        self.suspects: set[str] = set()
 
     def check(self, address: str) -> None:
         """Raise SlowDown if an address may get no long reply now."""
-        if address not in self._suspects:
+        if address not in self.suspects:
             return
         now = self._clock()
         if self._waits(address) > self._limits.waiting_bytes:
@@ -90,7 +85,7 @@ class Replies:
         if wait := self._rate.wait(address, now):
             wait = max(wait, self._turn(address, now))
             raise self._limits.slow_down("reply_bytes_per_second", address, wait)
-        self._suspects.discard(address)
+        self.suspects.discard(address)
 
     def too_many(self, address: str) -> SlowDown:
         """The error that a connection asked too much before it got its long answers."""
@@ -122,7 +117,7 @@ class Replies:
         total = self._addresses.setdefault(address, _Address())
         total.waiting += size
         if total.waiting > self._limits.waiting_bytes or self._rate.wait(address, now):
-            self._suspects.add(address)
+            self.suspects.add(address)
 
     def ended(self, number: int) -> None:
         """A connection is over."""

@@ -22,6 +22,8 @@ class Turns(Generic[T]):
     """
 
     def __init__(self) -> None:
+        #: Whether somebody waits, or somebody's last answer took long.
+        self.remembered = False
         #: Connection -> its requests, each with the moment at which all before it was served.
         self._lanes: dict[Hashable, deque[tuple[T, float]]] = {}
         self._count = 0
@@ -30,11 +32,6 @@ class Turns(Generic[T]):
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def remembered(self) -> bool:
-        """Whether somebody waits, or somebody's last answer took long."""
-        return bool(self._slow or self._lanes)
 
     def are_due(self, connection: Hashable) -> bool:
         """Whether a request of a connection has to wait for its turn, if there is room."""
@@ -47,6 +44,7 @@ class Turns(Generic[T]):
             return False
         self._lanes.setdefault(connection, deque()).append((request, served))
         self._count += 1
+        self.remembered = True
         return True
 
     def take(self) -> T | None:
@@ -59,16 +57,19 @@ class Turns(Generic[T]):
         self._count -= 1
         if lane:
             self._lanes[connection] = lane
+        self.remembered = bool(self._slow or self._lanes)
         return request
 
     def answered(self, connection: Hashable, *, slow: bool) -> None:
         """How it was to answer a connection."""
         if not slow:
             self._slow.pop(connection, None)
+            self.remembered = bool(self._slow or self._lanes)
             return
         if len(self._slow) >= _REMEMBERED:
             self._slow.clear()
         self._slow[connection] = None
+        self.remembered = True
 
     def served(self, moment: float) -> float:
         """Up to when all that came was served, if nothing but these waits at `moment`."""
