@@ -34,11 +34,8 @@ class Request(NamedTuple):
 
     @property
     def number(self) -> int:
-        """The descriptor of its connection, which may have ended; -1 if it is not known."""
-        try:
-            return int(self.identity.get(zmq.SRCFD))
-        except zmq.ZMQError:
-            return -1
+        """The descriptor of its connection, see `number_of`."""
+        return number_of(self.identity)
 
     def is_this_machine(self) -> bool:
         """Whether it surely was sent from the machine that we run on."""
@@ -50,3 +47,11 @@ class Request(NamedTuple):
         """Raise SlowDown if its sender can get no long reply now."""
         if self.replies.suspects:
             self.replies.check(self.address)
+
+
+def number_of(frame: zmq.Frame) -> int:
+    """The descriptor of the connection it came on, which may have ended; -1 if it is not known."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1

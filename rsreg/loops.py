@@ -16,7 +16,7 @@ import zmq
 from gevent.event import Event as Flag
 
 from rsreg import wire
-from rsreg.asked import Request
+from rsreg.asked import Request, number_of
 from rsreg.dispatch import Dispatcher
 from rsreg.draining import FIRST, Readiness, readable
 from rsreg.errors import StoreError
@@ -85,12 +85,11 @@ class RequestLoop:
         self._unfinished = unfinished
         self._ready = Readiness(sockets, TICK)
         self._awake = clock()
-        #: When the last answer was made.
-        self._answered = clock()
         #: All that had come by then was read.
         self._served = self._awake
         self._turns: Turns[Request] = Turns()
         self._put_off = False
+        #: When the last answer was made.
         self._answered = self._awake
         #: Requests whose replies are being worked on.
         self._waiting: list[tuple[Request, Later]] = []
@@ -204,6 +203,8 @@ class RequestLoop:
         # A Frame, not bytes: only it knows the peer's address.
         identity = socket.recv(zmq.DONTWAIT, copy=False)
         frames = socket.recv_multipart(zmq.DONTWAIT)
+        if self._unfinished.watches:
+            self._unfinished.heard(number_of(identity))
         envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
         return envelope and Request(socket, envelope, identity, self._replies)
 
