@@ -130,6 +130,8 @@ def test_a_real_one_is_cut_and_the_others_are_not(process: ServerProcess) -> Non
         before = memory(process.process.pid)
         assert own_memory() > 0
         endless = zmtp.dealer(process.ports[0])
+        # Its end may be a kernel that takes no more.
+        endless.settimeout(1)
         sent, most = 0, 0
         part = zmtp.frame(bytes(60_000), more=True)
         until = time.monotonic() + 20
@@ -138,8 +140,7 @@ def test_a_real_one_is_cut_and_the_others_are_not(process: ServerProcess) -> Non
                 endless.sendall(part)
                 sent += len(part)
                 most = max(most, memory(process.process.pid) - before)
-        assert time.monotonic() < until, "it was not cut"
+        wait_until(lambda: client.server_status()["cut_connections"] == 1)
         assert most < 300 * MIB
         assert client.health_check()
-        assert client.server_status()["cut_connections"] == 1
         wait_until(lambda: client.server_status()["connections"] == 1)
