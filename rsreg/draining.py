@@ -16,9 +16,7 @@ log = logging.getLogger(__name__)
 #: signals wait for 50 batches, and the default priority for a moment without any input.
 FIRST = 2
 #: Messages that are read before others have their turn.
-_SLICE = 64
-#: Seconds after which a socket is looked at in any case.
-_TICK = 0.5
+_SLICE = 128
 #: A plain number: the arithmetic of enums costs as much as reading the socket.
 _READABLE = int(zmq.POLLIN)
 
@@ -66,18 +64,22 @@ class Readiness:
 class Drain:
     """Has `read` called for each message of a socket, which reads it, and switches to nobody.
 
-    No greenlet that could end: whatever `read` raises is logged, and the next message is read.
+    With a `pause` it reads no more for so many seconds after it has read some. No greenlet that
+    could end: whatever `read` raises but `zmq.Again` is logged, and the next message is read.
+    Somebody should call `look` once in a while in any case.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], read: Callable[[], None]) -> None:
-        self._socket = socket
+    def __init__(
+        self, socket: zmq.Socket[bytes], read: Callable[[], None], pause: float = 0.0
+    ) -> None:
         self._read = read
+        self._paced = pause > 0
         loop: Any = gevent.get_hub().loop
-        self._again = loop.idle()
-        self._again.priority = FIRST
-        self._watchers = [loop.io(socket.fileno(), 1), loop.timer(_TICK, _TICK)]
-        for watcher in self._watchers:
-            watcher.start(self.look)
+        self._again = loop.timer(pause) if self._paced else loop.idle()
+        if not self._paced:
+            self._again.priority = FIRST
+        self._readable = loop.io(socket.fileno(), 1)
+        self._readable.start(self.look)
         # The first message wakes only who has looked in vain before.
         self.look()
 
@@ -86,19 +88,30 @@ class Drain:
 
         To be called after the socket was used otherwise, which may swallow the edge that wakes it.
         """
-        for _ in range(_SLICE):
-            try:
-                if not readable(self._socket):
-                    self._again.stop()
-                    return
-                self._read()
-            except Exception:
-                log.exception("a message from within could not be read")
-        if not self._again.active:
+        if self._paced and self._again.active:
+            return
+        count = 0
+        while count < _SLICE and self._reads():
+            count += 1
+        if self._paced:
+            if count:
+                self._again.start(self.look)
+        elif count < _SLICE:
+            self._again.stop()
+        elif not self._again.active:
             self._again.start(self.look)
+
+    def _reads(self) -> bool:
+        try:
+            self._read()
+        except zmq.Again:
+            return False
+        except Exception:
+            log.exception("a message from within could not be read")
+        return True
 
     def close(self) -> None:
         """Stop watching; before the socket is closed."""
-        for watcher in (self._again, *self._watchers):
+        for watcher in (self._again, self._readable):
             watcher.stop()
             watcher.close()

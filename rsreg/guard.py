@@ -38,6 +38,12 @@ class Guard:
         self._subscriptions.append(subscriptions)
         return subscriptions
 
+    def look(self) -> None:
+        """Look whether there is anything to read, though nothing told so."""
+        self.connections.look()
+        for subscriptions in self._subscriptions:
+            subscriptions.look()
+
     def body(self) -> Body:
         """What `info` shows of it."""
         self.connections.look()

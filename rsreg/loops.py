@@ -32,8 +32,9 @@ from rsreg.unfinished import Unfinished
 
 log = logging.getLogger(__name__)
 
-#: Requests taken from one socket before the others, and the other greenlets, have their turn.
-MAX_BATCH = 64
+#: Requests taken from one socket before the others, and the other greenlets, have their turn; and
+#: seconds: a request that is refused may have taken as long as ten that are not.
+MAX_BATCH, MAX_TIME = 64, 0.01
 #: Bytes of one reply, and seconds to make it, after which they have theirs.
 MAX_REPLY_SIZE, SLOW = 64 * 1024, 0.005
 #: Seconds between two looks at idle sockets: how old the judgement of a lease can be.
@@ -120,6 +121,7 @@ class RequestLoop:
         # process is stopped at any of the next lines.
         now = self._clock()
         self._notice_stall(now)
+        self._unfinished.may_look(now)
         # Before anything is answered from what the last step judged, and after what this one did.
         self._registry.tell_health()
         batch, emptied = self._serve()
@@ -177,10 +179,11 @@ class RequestLoop:
         batch: _Batch = []
         emptied = True
         self._answered = self._clock()
+        until = self._answered + MAX_TIME
         for socket in self._sockets:
             taken = 0
             while readable(socket):
-                if taken == MAX_BATCH:
+                if taken == MAX_BATCH or (taken and self._answered > until):
                     emptied = False
                     break
                 taken += 1
@@ -334,10 +337,14 @@ class Reaper:
 
 
 class Caretaker:
-    """Looks after the store, between two batches of requests, and switches to nobody meanwhile."""
+    """Looks after the store, between two batches of requests, and switches to nobody meanwhile.
 
-    def __init__(self, registry: Registry) -> None:
+    Also after what stands before the sockets, by `look`.
+    """
+
+    def __init__(self, registry: Registry, look: Callable[[], None]) -> None:
         self._registry = registry
+        self._look = look
 
     def run(self, stop: Flag) -> None:
         """Look every half second until `stop` is set."""
@@ -347,3 +354,4 @@ class Caretaker:
     def step(self) -> None:
         """One look."""
         self._registry.tend_store()
+        self._look()

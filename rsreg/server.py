@@ -171,7 +171,7 @@ class RegistryServer:
             replies=guard.replies,
             unfinished=guard.unfinished,
         )
-        caretaker = Caretaker(self.registry)
+        caretaker = Caretaker(self.registry, guard.look)
         reaper = Reaper(self.registry, publish, self.cleanup_interval)
         self._wake = gevent.get_hub().loop.async_()
         self._wake.start(lambda: gevent.spawn(self.stop))

@@ -31,8 +31,9 @@ _REQUESTS_HWM, _REPLIES_HWM = 50, 200
 #: Events queued for one slow subscriber; it learns from `seq` what it lost. Each takes 130 bytes of
 #: memory for each of them, beside the event itself.
 _PUB_HWM = 1_000
-#: Subscriptions queued from one peer, and bytes of them in the kernel.
-_SUBSCRIPTIONS_HWM, _SUBSCRIPTIONS_BUFFER = 100, 8 * 1024
+#: Subscriptions queued from one peer, and bytes of them in the kernel. With more than one, libzmq
+#: would find the next ones there while it takes in the first, and would not return.
+_SUBSCRIPTIONS_HWM, _SUBSCRIPTIONS_BUFFER = 1, 8 * 1024
 
 #: File descriptors that a context needs to start its threads, with some to spare.
 _START = 12

@@ -9,6 +9,10 @@ from rsreg.draining import Drain
 from rsreg.limits import Limits, Rate
 from rsreg.timing import Clock
 
+#: Seconds between two looks. Each has libzmq take in what came meanwhile: if it did so without a
+#: pause, a peer that sends on and on would keep it busy within one call, and who has too many
+#: subscriptions could not be cut.
+_PAUSE = 0.005
 #: So many connections may end at once: each of their subscriptions is told.
 _ENDS = 200
 
@@ -34,7 +38,7 @@ class Subscriptions:
         #: How many came from peers of ZMTP 1 and 2, whose messages don't tell the connection.
         self._unknown = 0
         self._all = connections.watch(socket, self._ended)
-        self._drain = Drain(socket, self._read)
+        self._drain = Drain(socket, self._read, _PAUSE)
         self.look = self._drain.look
         self.close = self._drain.close
 

@@ -17,7 +17,7 @@ from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the memory: on loopback a gigabyte comes in a second.
+#: Seconds between two looks, at least: on loopback a gigabyte comes in a second.
 LOOK = 0.025
 #: Bytes by which the memory grows until connections are looked at.
 _GROWTH = 8 * 1024 * 1024
@@ -44,13 +44,19 @@ class Known(Protocol):
 
 
 class Unfinished:
-    """Watches connections on which much came, and hears of each message that had an end."""
+    """Watches connections on which much came, and hears of each message that had an end.
+
+    The request loop has it look at the memory, so that an idle server is not woken for that. While
+    it watches somebody, it looks by itself.
+    """
 
     def __init__(self, known: Known, clock: Clock, memory: Callable[[], int] | None = None) -> None:
         self._known = known
         self._clock = clock
         self._memory = memory or own_memory
         self._calm = self._memory()
+        self._next = 0.0
+        self._busy = Flag()
         self._to_look_at: list[int] = []
         #: Connection -> what had come on it when the watch began, and when that was.
         self._watched: dict[int, tuple[int, float]] = {}
@@ -65,8 +71,16 @@ class Unfinished:
         self._watched.pop(number, None)
 
     def run(self, stop: Flag) -> None:
-        """Look at the memory until `stop` is set."""
-        while not stop.wait(LOOK):
+        """Look while there is anybody to be watched, until `stop` is set."""
+        while not stop.is_set():
+            self._busy.wait()
+            stop.wait(LOOK)
+            self.step()
+
+    def may_look(self, now: float) -> None:
+        """Look, unless that was just now."""
+        if now >= self._next:
+            self._next = now + LOOK
             self.step()
 
     def step(self) -> None:
@@ -77,6 +91,10 @@ class Unfinished:
             self._to_look_at = list(self._known.numbers())
         if self._to_look_at:
             self._look()
+        if self._watched or self._to_look_at:
+            self._busy.set()
+        else:
+            self._busy.clear()
 
     def _look(self) -> None:
         """Watch those on which much came, from now on."""

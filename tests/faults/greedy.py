@@ -144,6 +144,7 @@ def always(**request: Any) -> Callable[[int], Request]:
 def without_end(until: float, port: int) -> Counter[str]:
     """One message of frames that never ends."""
     peer = zmtp.dealer(port)
+    peer.settimeout(0.5)
     part = zmtp.frame(bytes(60_000), more=True)
     sent = 0
     with contextlib.suppress(OSError):
@@ -178,7 +179,7 @@ def idle(until: float, port: int) -> Counter[str]:
     """Connections that say nothing after their handshake."""
     peers = []
     with contextlib.suppress(OSError):
-        while time.monotonic() < until and len(peers) < 5_000:
+        while time.monotonic() < until and len(peers) < 1_000:
             peers.append(attacks.peer(b"DEALER", port))
     while time.monotonic() < until:
         time.sleep(0.05)

@@ -17,6 +17,7 @@ from pulse import Pulse
 from usage import memory
 
 from rsreg import RegistryClient
+from rsreg.limits import Limits
 
 Figure = Callable[..., None]
 
@@ -32,7 +33,7 @@ print(attacks.flood(sys.argv[2], 8, {"action": "list"}, 10, float(sys.argv[3])))
 @contextlib.contextmanager
 def attacked(count: int = 0) -> Iterator[tuple[ServerProcess, int, Pulse]]:
     """A registry with so many services, its process id, and somebody else who asks meanwhile."""
-    unbound = {"writes_per_second": 10**9, "services_per_address": 10**6}
+    unbound = Limits(writes_per_second=10**9, services_per_address=10**6)
     with ServerProcess(limits=unbound) as server:
         assert server.process is not None
         with RegistryClient(server.endpoint, timeout=20) as client:
