@@ -127,7 +127,7 @@ class Dispatcher:
         try:
             request = wire.read_request(payload)
             request_id = wire.request_id_of(request)
-            wire.check_limits(payload, request)
+            wire.check_limits(payload)
             body = self._handle(request, peer, failure)
         except ServerError as error:
             body = error.body()

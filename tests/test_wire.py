@@ -206,12 +206,12 @@ def test_size_limit() -> None:
     frame = b'{"a":"%s"}'
     largest = frame % (b"x" * (wire.MAX_REQUEST - len(frame) + 2))
     assert len(largest) == wire.MAX_REQUEST == 65536
-    wire.check_limits(largest, wire.read_request(largest))
+    wire.check_limits(largest)
     longer = largest + b" "
     with pytest.raises(
         InvalidRequest, match=r"^The request is too long: it has 65537 bytes$"
     ) as caught:
-        wire.check_limits(longer, wire.read_request(longer))
+        wire.check_limits(longer)
     assert caught.value.hint
     assert caught.value.hint.startswith("a request has at most 65536 bytes; ")
 
@@ -244,7 +244,7 @@ def test_only_the_request_id_is_read_of_what_is_too_long(
     started = time.thread_time()
     request = wire.read_request(payload)
     with pytest.raises(InvalidRequest, match=rf"it has {len(payload)} bytes$"):
-        wire.check_limits(payload, request)
+        wire.check_limits(payload)
     assert time.thread_time() - started < 0.01, "less than a request of the longest"
     assert request == {"request_id": request_id}
 
@@ -257,15 +257,39 @@ def nested(levels: int, opening: bytes, closing: bytes) -> bytes:
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
 def test_depth_limit(opening: bytes, closing: bytes) -> None:
     payload = nested(32, opening, closing)[:-1] + b',"b":[[]]}'
-    wire.check_limits(payload, wire.read_request(payload))
+    wire.check_limits(payload)
     payload = nested(33, opening, closing)
     with pytest.raises(InvalidRequest, match=r"^The request is nested deeper than 32 levels$"):
-        wire.check_limits(payload, wire.read_request(payload))
+        wire.check_limits(payload)
+
+
+@given(
+    st.recursive(
+        st.none() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=20,
+    )
+)
+def test_depth_is_that_of_what_it_says(value: Any) -> None:
+    def depth(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value
+        return 1 + max(map(depth, inner), default=0) if isinstance(value, (dict, list)) else 0
+
+    for levels in range(20, 34):
+        payload = json.dumps({"a": nest(value, levels), "b": '[{"[{'}).encode()
+        assert wire._is_too_deep(payload) == (1 + levels + depth(value) > 32)
+
+
+def nest(value: Any, levels: int) -> Any:
+    """It, so many levels down."""
+    for level in range(levels):
+        value = [0, value] if level % 2 else {"[": value}
+    return value
 
 
 def test_brackets_beside_each_other_are_not_deep() -> None:
     payload = b'{"a":[' + b"[],{}," * 100 + b'"[[[[{{{{"]}'
-    wire.check_limits(payload, wire.read_request(payload))
+    wire.check_limits(payload)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +298,7 @@ def test_brackets_beside_each_other_are_not_deep() -> None:
 )
 def test_bottomless_nesting_is_refused(payload: bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"nested deeper than 32 levels|has \d+ bytes"):
-        wire.check_limits(payload, wire.read_request(payload))
+        wire.check_limits(payload)
 
 
 @given(st.binary(max_size=60))
@@ -466,7 +490,7 @@ def test_the_registry_reads_what_we_send(message: dict[str, Any]) -> None:
     envelope = wire.open_request([ID, *frames])
     assert envelope is not None
     request = wire.read_request(envelope.payload)
-    wire.check_limits(envelope.payload, request)
+    wire.check_limits(envelope.payload)
     assert request == message
     reply = wire.close_reply(envelope.reply_to or [], wire.encode(request))
     assert reply[0] == ID
