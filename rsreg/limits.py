@@ -105,7 +105,7 @@ class Limits:
 
     def _hint(self, name: str, address: str | None) -> str:
         option = f'the registry can be started with "--limit {dashed(name)}=NUMBER"'
-        if address is None:
+        if not address:
             return option
         return f'{option}; with "--gateway {address}" if many machines are behind that address'
 

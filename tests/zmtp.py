@@ -25,10 +25,15 @@ def frame(body: bytes, *, more: bool) -> bytes:
 def dealer(port: int | None) -> socket.socket:
     """A connection to a ROUTER of this machine, after the handshake."""
     peer = socket.create_connection(("127.0.0.1", port), timeout=20)
-    peer.sendall(GREETING + READY)
-    said = b""
-    while b"READY" not in said:
-        more = peer.recv(1000)
-        assert more, "no ROUTER"
-        said += more
+    try:
+        peer.sendall(GREETING + READY)
+        said = b""
+        while b"READY" not in said:
+            more = peer.recv(1000)
+            if not more:
+                raise ConnectionError("no ROUTER")
+            said += more
+    except OSError:
+        peer.close()
+        raise
     return peer

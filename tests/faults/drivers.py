@@ -167,7 +167,7 @@ class OneService:
         book, asked = self.owner.book, time.monotonic()
         book.say("ask", self.name, "register")
         try:
-            service_id = yield from self._call(calls.register(self._wanted))
+            entry = yield from self._call(calls.register(self._wanted))
         except RequestTimeout:
             if first:
                 book.put(self.slot, ENDED, time.monotonic())
@@ -181,9 +181,9 @@ class OneService:
                 book.say("end", self.name, "refused")
                 return False
             raise
-        book.say("told", self.name, "done", service_id)
+        book.say("told", self.name, "done", entry.service_id)
         book.put(self.slot, KNOWN, asked)
-        self._wanted = self._wanted.with_id(service_id)
+        self._wanted = self._wanted.with_id(entry.service_id)
         return True
 
     def _deregister(self) -> Flow[None]:

@@ -25,7 +25,7 @@ with RegistryClient(endpoint, timeout=20) as client:
         ids.append(client.register(*what))
         wanted = calls.registration(*what, service_id=ids[-1])
         presence = Presence(wanted)
-        presence.registered(wanted, ids[-1])
+        presence.registered(wanted, calls.Entry(ids[-1], ""))
         beater = Beater(endpoint)
         beater.start()
         beater.add(Pulse(presence, endpoint))
