@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 #: Requests taken from one socket before the others, and the other greenlets, have their turn; and
 #: seconds: a request that is refused may have taken as long as ten that are not.
-MAX_BATCH, MAX_TIME = 64, 0.005
+MAX_BATCH, MAX_TIME = 64, 0.01
 #: Bytes of one reply, and seconds to make it, after which they have theirs.
 MAX_REPLY_SIZE, SLOW = 64 * 1024, 0.005
 #: Seconds between two looks at idle sockets: how old the judgement of a lease can be.

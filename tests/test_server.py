@@ -533,7 +533,8 @@ def test_a_batch_is_one_transaction_and_answered_after_it() -> None:
             commits.append(len(events))
             super().commit(changes, events, maintenance)
 
-    server = RegistryServer(0, 0, backend=Counting(), bind="127.0.0.1")
+    # Time stands still: else a batch would end after some milliseconds.
+    server = RegistryServer(0, 0, backend=Counting(), bind="127.0.0.1", clock=HandClock())
     server.start()
     loop = server._requests
     assert isinstance(loop, RequestLoop)

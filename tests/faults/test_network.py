@@ -231,7 +231,7 @@ def test_long_lists_on_a_slow_line_do_not_starve_heartbeats(
     site.network.narrow("256kbit")
     times: list[float] = []
     while sum(times) < 1.1 * ttl:
-        assert len(site.far.call("list_services")) == services + 1
+        assert len(site.far.call("list_services", "MANY")) == services
         times.append(site.far.took)
     assert site.expired().count(own) == 0
     figure(
@@ -386,7 +386,7 @@ def test_late_replies_are_no_answers_to_later_questions(
 
 
 def test_file_descriptors_run_out(full: bool, figure: Callable[..., None], tmp_path: Path) -> None:
-    """Silent connections take them all. Long: until the handshakes time out by themselves."""
+    """Silent connections take all but those that are kept. Long: until they time out."""
     need("prlimit")
     with (
         ServerProcess(tmp_path / "registry.db", under=["prlimit", "--nofile=96"]) as server,
@@ -404,7 +404,8 @@ def test_file_descriptors_run_out(full: bool, figure: Callable[..., None], tmp_p
         address = ("127.0.0.1", server.ports[0])
         started = time.monotonic()
         silent = [stack.enter_context(tcp.create_connection(address, 20)) for _ in range(150)]
-        wait_until(lambda: open_files(server.process.pid) >= 96)
+        wait_until(lambda: old.server_status()["cut_connections"] > 0)
+        assert 96 - 30 < open_files(server.process.pid) < 96, "some are kept free"
         times = [seconds(lambda: old.discover_service("KEPT")) for _ in range(20)]
         assert old.deregister(old.register("another", "egse3", 5001))
         if not full:
