@@ -393,14 +393,12 @@ def test_file_descriptors_run_out(full: bool, figure: Callable[..., None], tmp_p
         contextlib.ExitStack() as stack,
     ):
         assert server.process is not None
-        # Before there is a client: it connects when it is made.
-        before = open_files(server.process.pid)
         old = stack.enter_context(RegistryClient(server.endpoint, timeout=20))
         old.register("kept", "egse3", 5000, "KEPT", ttl=5)
         old.start_heartbeat()
         old.start_event_listener()
         # For calls, for heartbeats, and two for events.
-        wait_until(lambda: open_files(server.process.pid) >= before + 4)
+        wait_until(lambda: old.server_status()["connections"] == 4)
         address = ("127.0.0.1", server.ports[0])
         started = time.monotonic()
         silent = [stack.enter_context(tcp.create_connection(address, 20)) for _ in range(150)]
