@@ -176,6 +176,10 @@ class Dispatcher:
                 hint="a ttl stands beside the service_info, not in it",
             )
         ttl = DEFAULT_TTL if asked is None else records.read_ttl(asked)
+        judges = request.get("judges") is True
+        if judges:
+            # All entries of the name may be the answer.
+            peer.check_replies()
         service_id = self._registry.register(
             info,
             extra,
@@ -184,7 +188,7 @@ class Dispatcher:
             turn=wire.turn_of(request),
             report=records.read_report(request.get("report"), self._wall()),
             replaces=_replaced(request),
-            judges=request.get("judges") is True,
+            judges=judges,
             who=_requester(request, peer, extra.get("owner")),
         )
         return {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rsreg import InMemoryBackend, dispatch, wire
 from rsreg.choosing import Chooser
 from rsreg.dispatch import MAX_EVENTS, Dispatcher
-from rsreg.errors import StoreError
+from rsreg.errors import SlowDown, StoreError
 from rsreg.registry import Registry
 
 INFO = {"name": "example", "host": "192.168.1.10", "port": 8080}
@@ -830,3 +830,18 @@ def test_only_who_changes_something_is_looked_up(desk: Desk, request_: dict[str,
     reply = desk.dispatcher.answer(json.dumps(request_).encode(), Nameless())
     assert isinstance(reply, dict)
     assert reply["success"]
+
+
+def test_who_reads_no_answers_gets_no_long_ones(desk: Desk) -> None:
+    class Suspect(Sender):
+        def check_replies(self) -> None:
+            raise SlowDown("too much", details={"retry_after": 1})
+
+    desk.peer = Suspect()
+    for action in ("get", "list", "discover", "info", "events"):
+        assert desk.ask(action, service_id="known", service_type="web")["code"] == "slow-down"
+    info = {"name": "a", "host": "b", "port": 1}
+    assert desk.ask("register", service_info=info, judges=True)["code"] == "slow-down"
+    assert desk.ask("register", service_info=info)["success"]
+    assert desk.ask("renew", service_id="known")["success"]
+    assert desk.ask("health")["success"]
