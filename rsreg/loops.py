@@ -206,7 +206,7 @@ class RequestLoop:
         # A Frame, not bytes: only it knows the peer's address.
         identity = socket.recv(zmq.DONTWAIT, copy=False)
         frames = socket.recv_multipart(zmq.DONTWAIT)
-        if self._unfinished.watches:
+        if self._unfinished.watched:
             self._unfinished.heard(number_of(identity))
         envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
         return envelope and Request(socket, envelope, identity, self._replies)

@@ -58,17 +58,13 @@ class Unfinished:
         self._next = 0.0
         self._busy = Flag()
         self._to_look_at: list[int] = []
-        #: Connection -> what had come on it when the watch began, and when that was.
-        self._watched: dict[int, tuple[int, float]] = {}
-
-    @property
-    def watches(self) -> bool:
-        """Whether it wants to hear of messages."""
-        return bool(self._watched)
+        #: Connection -> what had come on it when the watch began, and when that was. As long as
+        #: there is one, it wants to hear of messages.
+        self.watched: dict[int, tuple[int, float]] = {}
 
     def heard(self, number: int) -> None:
         """A whole message came on a connection."""
-        self._watched.pop(number, None)
+        self.watched.pop(number, None)
 
     def run(self, stop: Flag) -> None:
         """Look while there is anybody to be watched, until `stop` is set."""
@@ -85,13 +81,13 @@ class Unfinished:
 
     def step(self) -> None:
         """One look."""
-        if self._watched:
+        if self.watched:
             self._look_again()
         if not self._to_look_at and self._memory() > self._calm + _GROWTH:
             self._to_look_at = list(self._known.numbers())
         if self._to_look_at:
             self._look()
-        if self._watched or self._to_look_at:
+        if self.watched or self._to_look_at:
             self._busy.set()
         else:
             self._busy.clear()
@@ -103,18 +99,18 @@ class Unfinished:
         for number in part:
             received = self._known.received(number)
             if received is not None and received > _MOST:
-                self._watched.setdefault(number, (received, now))
+                self.watched.setdefault(number, (received, now))
         if not self._to_look_at:
             self._calm = self._memory()
 
     def _look_again(self) -> None:
         now = self._clock()
-        for number, (before, since) in list(self._watched.items()):
+        for number, (before, since) in list(self.watched.items()):
             received = self._known.received(number)
             if received is None or received < before or now > since + _WATCH:
-                del self._watched[number]
+                del self.watched[number]
             elif received > before + _MOST:
-                del self._watched[number]
+                del self.watched[number]
                 self._known.end(number, "a message on it has no end")
 
 

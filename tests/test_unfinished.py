@@ -50,13 +50,13 @@ def test_who_sends_on_and_on_is_cut() -> None:
     kernel = Kernel()
     kernel.came = {7: 10 * MIB, 8: 1_000}
     kernel.look(9 * MIB)
-    assert kernel.unfinished.watches
+    assert kernel.unfinished.watched
     assert not kernel.cut
     kernel.came[7] += MIB
     kernel.look(MIB)
     assert kernel.cut == [7]
     kernel.look()
-    assert not kernel.unfinished.watches
+    assert not kernel.unfinished.watched
 
 
 def test_whose_messages_have_an_end_is_not() -> None:
@@ -86,17 +86,17 @@ def test_nobody_is_looked_at_while_the_memory_stays() -> None:
     for _ in range(10):
         kernel.came[7] += MIB
         kernel.look(100_000)
-    assert not kernel.unfinished.watches
+    assert not kernel.unfinished.watched
 
 
 def test_many_connections_are_looked_at_in_slices() -> None:
     kernel = Kernel()
     kernel.came = dict.fromkeys(range(1000), 10 * MIB)
     kernel.look(9 * MIB)
-    assert len(kernel.unfinished._watched) == 200
+    assert len(kernel.unfinished.watched) == 200
     for _ in range(4):
         kernel.look()
-    assert len(kernel.unfinished._watched) == 1_000
+    assert len(kernel.unfinished.watched) == 1_000
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2 * MIB), st.booleans()), max_size=60))
