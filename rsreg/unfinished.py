@@ -17,8 +17,9 @@ from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks, at least: on loopback a gigabyte comes in a second.
-LOOK = 0.025
+#: Seconds between two looks, at least: on loopback a gigabyte comes in a second. And between those
+#: at a connection that is watched since less than a moment.
+LOOK, _SOON, _MOMENT = 0.025, 0.005, 0.2
 #: Bytes by which the memory grows until connections are looked at.
 _GROWTH = 8 * 1024 * 1024
 #: Bytes that come on a connection without a whole message until it is cut: more than the longest
@@ -55,7 +56,7 @@ class Unfinished:
         self._clock = clock
         self._memory = memory or own_memory
         self._calm = self._memory()
-        self._next = 0.0
+        self._next = self._until = 0.0
         self._busy = Flag()
         self._to_look_at: list[int] = []
         #: Connection -> what had come on it when the watch began, and when that was. As long as
@@ -70,7 +71,7 @@ class Unfinished:
         """Look while there is anybody to be watched, until `stop` is set."""
         while not stop.is_set():
             self._busy.wait()
-            stop.wait(LOOK)
+            stop.wait(_SOON if self._clock() < self._until else LOOK)
             self.step()
 
     def may_look(self, now: float) -> None:
@@ -98,8 +99,9 @@ class Unfinished:
         now = self._clock()
         for number in part:
             received = self._known.received(number)
-            if received is not None and received > _MOST:
-                self.watched.setdefault(number, (received, now))
+            if received is not None and received > _MOST and number not in self.watched:
+                self.watched[number] = (received, now)
+                self._until = now + _MOMENT
         if not self._to_look_at:
             self._calm = self._memory()
 

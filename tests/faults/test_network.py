@@ -403,7 +403,7 @@ def test_file_descriptors_run_out(full: bool, figure: Callable[..., None], tmp_p
         started = time.monotonic()
         silent = [stack.enter_context(tcp.create_connection(address, 20)) for _ in range(150)]
         wait_until(lambda: old.server_status()["cut_connections"] > 0)
-        assert 96 - 30 < open_files(server.process.pid) < 96, "some are kept free"
+        wait_until(lambda: 96 - 30 < open_files(server.process.pid) < 96 - 10)
         times = [seconds(lambda: old.discover_service("KEPT")) for _ in range(20)]
         assert old.deregister(old.register("another", "egse3", 5001))
         if not full:
