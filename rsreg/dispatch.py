@@ -66,7 +66,8 @@ _Replaced = Annotated[dict[str, records.Owner], Meta(max_length=64)]
 
 #: The actions that need the store.
 WRITES = frozenset({"register", "update", "deregister", "maintenance"})
-#: Those whose replies may be long.
+#: Those whose replies may be long, but for an `info` without services: who has to end the registry,
+#: or to see what is wrong, needs that one also where somebody at the same address reads nothing.
 _LONG = frozenset({"get", "list", "discover", "info", "events", "maintenance"})
 
 
@@ -161,7 +162,7 @@ class Dispatcher:
             if failure is not None:
                 raise unavailable(failure)
             self._registry.bounds.change(peer.address)
-        if action in _LONG:
+        if action in _LONG and not (action == "info" and request.get("services") is False):
             peer.check_replies()
         return handler(request, peer)
 

@@ -840,6 +840,8 @@ def test_who_reads_no_answers_gets_no_long_ones(desk: Desk) -> None:
     desk.peer = Suspect()
     for action in ("get", "list", "discover", "info", "events"):
         assert desk.ask(action, service_id="known", service_type="web")["code"] == "slow-down"
+    assert desk.ask("info", services=False)["success"], "to stop it, and to see what is wrong"
+    assert desk.ask("list", services=False)["code"] == "slow-down"
     info = {"name": "a", "host": "b", "port": 1}
     assert desk.ask("register", service_info=info, judges=True)["code"] == "slow-down"
     assert desk.ask("register", service_info=info)["success"]

@@ -25,7 +25,7 @@ from rsreg.cli.options import (
 )
 from rsreg.cli.output import note, write, write_facts, write_json, write_table
 from rsreg.client import RegistryClient
-from rsreg.errors import InvalidRequest, NoService, RegistryError
+from rsreg.errors import InvalidRequest, NoService, RegistryError, SlowDown
 from rsreg.records import ServiceList, ServiceRecord
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ COMMANDS = (status, list_, get, discover, wait, watch)
 def _of_interest(registry: RegistryClient, settings: Settings) -> ServiceList | None:
     """What status shows of services: those that are not well, or all in JSON.
 
-    None if there are so many that the registry sends no list of them.
+    None if the registry sends no list of them now: they are too many, or too much waits.
     """
     try:
         if settings.json:
@@ -248,7 +248,7 @@ def _of_interest(registry: RegistryClient, settings: Settings) -> ServiceList | 
         return registry.list_services(
             health=[records.WARNING, records.CRITICAL, records.STARTING], mode=config.ANY_MODE
         )
-    except InvalidRequest:
+    except (InvalidRequest, SlowDown):
         return None
 
 

@@ -133,7 +133,7 @@ def status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str, 
     for one in about["services"] or ():
         yield one["health"], f"{_title(one)}: {_matter(one, now)}"
     if about["services"] is None:
-        yield "", "those that are not well are too many for one list"
+        yield "", "the registry sends no list of those that are not well now"
     if limits := dict(about.get("limits", {})):
         gateways = limits.pop("gateways", [])
         said = ", ".join(f"{name.replace('_', '-')} {bound}" for name, bound in limits.items())
