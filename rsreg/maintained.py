@@ -27,8 +27,14 @@ class Maintained:
         return min(found)[1] if found else None
 
     def differing(self, other: Maintained) -> list[Maintenance]:
-        """The entries that only one of the two has."""
-        return list(set(self.entries) ^ set(other.entries))
+        """The entries that only one of the two has; all where those of both stand otherwise."""
+        mine, others = set(self.entries), set(other.entries)
+        shared = mine & others
+        if [one for one in self.entries if one in shared] != [
+            one for one in other.entries if one in shared
+        ]:
+            return list(mine | others)
+        return list(mine ^ others)
 
 
 def _target(entry: Maintenance) -> Target:
