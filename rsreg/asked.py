@@ -7,6 +7,7 @@ from typing import NamedTuple
 import zmq
 
 from rsreg import wire
+from rsreg.connections import number_of
 from rsreg.ends import plain
 from rsreg.replies import Replies
 
@@ -47,11 +48,3 @@ class Request(NamedTuple):
         """Raise SlowDown if its sender can get no long reply now."""
         if self.replies.suspects:
             self.replies.check(self.address)
-
-
-def number_of(frame: zmq.Frame) -> int:
-    """The descriptor of the connection it came on, which may have ended; -1 if it is not known."""
-    try:
-        return int(frame.get(zmq.SRCFD))
-    except zmq.ZMQError:
-        return -1

@@ -205,3 +205,11 @@ class Connections:
             socket.disable_monitor()
             told.close()
         self._watched.clear()
+
+
+def number_of(frame: zmq.Frame) -> int:
+    """The descriptor of the connection it came on, which may have ended; -1 if it is not known."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1

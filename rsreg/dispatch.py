@@ -31,18 +31,14 @@ from rsreg.errors import (
 from rsreg.later import Body, Later, failed
 from rsreg.ownership import Requester
 from rsreg.records import Event, Maintenance, Name
-from rsreg.registry import Registry
+from rsreg.registry import Registry, Sender
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
 
 
-class Peer(Protocol):
+class Peer(Sender, Protocol):
     """Who sent a request. Few actions need to know, so each is found out only when it is asked."""
-
-    @property
-    def address(self) -> str:
-        """Where its connection comes from."""
 
     def is_this_machine(self) -> bool:
         """Whether that surely is the machine that the registry runs on."""

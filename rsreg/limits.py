@@ -169,21 +169,23 @@ class Rate:
 @lru_cache(_ADDRESSES)
 def is_loopback(address: str) -> bool:
     """Whether an address is of this machine, and of no network."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+    found = _read(address)
+    return found is not None and found.is_loopback
 
 
 @lru_cache(_ADDRESSES)
 def _among(address: str, gateways: tuple[str, ...]) -> bool:
+    found = _read(address)
+    return found is not None and any(found in _network(gateway) for gateway in gateways)
+
+
+def _read(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address, without its interface; one of IPv4 as such, however it is written."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return False
-    found = getattr(found, "ipv4_mapped", None) or found
-    return any(found in _network(gateway) for gateway in gateways)
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

@@ -16,7 +16,8 @@ import zmq
 from gevent.event import Event as Flag
 
 from rsreg import wire
-from rsreg.asked import Request, number_of
+from rsreg.asked import Request
+from rsreg.connections import number_of
 from rsreg.dispatch import Dispatcher
 from rsreg.draining import FIRST, Readiness, readable
 from rsreg.errors import StoreError

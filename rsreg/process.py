@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rsreg.rotation import LogFile
     from rsreg.server import RegistryServer
 
+#: By its name: where this runs as a program, `__name__` is another.
 log = logging.getLogger("rsreg.process")
 
 #: The `db` that is no file.

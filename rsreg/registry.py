@@ -337,11 +337,12 @@ class Registry:
         policies.check_name(self._view, service, gone)
         policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
         before = self._view.get(service_id)
-        if before is not None and before not in dead:
+        if before in dead:
+            before = None
+        elif before is not None:
             check_entry(before, who)
         for each in dead:
             self._changes.take_out("replace", each, who)
-        before = self._view.get(service_id)
         self._claim(service, before, who)
         lease.turn = self._chooser.last_turn if before is None else before.turn
         if report is not None:

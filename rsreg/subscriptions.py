@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from rsreg.connections import Connections
+from rsreg.connections import Connections, number_of
 from rsreg.draining import Drain
 from rsreg.limits import Limits, Rate
 from rsreg.timing import Clock
@@ -49,15 +49,12 @@ class Subscriptions:
 
     def _read(self) -> None:
         frame, *more = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
-        said = frame.bytes
-        try:
-            number = int(frame.get(zmq.SRCFD))
-        except zmq.ZMQError:
-            # The ends of subscriptions that end with their connection are such, too.
-            if said[:1] != b"\0" or self._is_too_often(self._rate_of_ends, ""):
-                self._count_unknown()
-            return
-        self._count(number, said[:1] if not more else b"", said[1:])
+        said, number = frame.bytes, number_of(frame)
+        if number >= 0:
+            self._count(number, said[:1] if not more else b"", said[1:])
+        # The ends of subscriptions that end with their connection are such, too.
+        elif said[:1] != b"\0" or self._is_too_often(self._rate_of_ends, ""):
+            self._count_unknown()
 
     def _count_unknown(self) -> None:
         """One more of somebody unknown: if it is too many, all go of whom nothing is known.
@@ -72,6 +69,10 @@ class Subscriptions:
                 self._cut(number, f"it has more than {self._limits.subscriptions} subscriptions")
 
     def _count(self, number: int, what: bytes, topic: bytes) -> None:
+        if self._topics.get(number) is None:
+            # It may be a new connection, whose begin was told but not read yet: its number would
+            # be taken for that of one that was cut, or what counts now be forgotten then.
+            self._connections.look()
         topics = self._topics.setdefault(number, set())
         if topics is None:
             return

@@ -6,7 +6,6 @@ the kernel is asked how much came on each connection, when the memory of the pro
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -15,11 +14,10 @@ from gevent.event import Event as Flag
 
 from rsreg.timing import Clock
 
-log = logging.getLogger(__name__)
-
-#: Seconds between two looks, at least: on loopback a gigabyte comes in a second. And between those
-#: at a connection that is watched since less than a moment.
-LOOK, _SOON, _MOMENT = 0.025, 0.005, 0.2
+#: Seconds between two looks, at least: on loopback a gigabyte comes in a second.
+LOOK = 0.025
+#: The same as long as a connection has been watched for less than so many seconds.
+_SOON, _MOMENT = 0.005, 0.2
 #: Bytes by which the memory grows until connections are looked at.
 _GROWTH = 8 * 1024 * 1024
 #: Bytes that come on a connection without a whole message until it is cut: more than the longest
@@ -56,6 +54,7 @@ class Unfinished:
         self._clock = clock
         self._memory = memory or own_memory
         self._calm = self._memory()
+        #: When it may look next, and until when it looks often.
         self._next = self._until = 0.0
         self._busy = Flag()
         self._to_look_at: list[int] = []
