@@ -21,9 +21,9 @@ from typing import Any
 import zmq
 
 from rsreg import calls, channel
+from rsreg.calls import Verb
 from rsreg.config import DEFAULT_TIMEOUT, advertised
 from rsreg.errors import ConfigurationError, Disconnected, UnknownHost
-from rsreg.exchange import Verb
 from rsreg.names import Numeric
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import zmq
 import zmq.asyncio
 
-from rsreg import calls, config, peers, records, sockets, timing
+from rsreg import calls, config, owner, peers, records, registration, sockets, timing
 from rsreg.aiochannel import AsyncChannel
 from rsreg.aiolistener import AsyncListener
 from rsreg.aioregistered import AsyncRegistered, Done
 from rsreg.aiostream import AsyncEventStream
-from rsreg.calls import Changes, Details, Record, Registration
+from rsreg.calls import Call, Record
 from rsreg.clientcache import ClientCache, discovered
 from rsreg.errors import RegistryError
-from rsreg.exchange import Call, carried_async
+from rsreg.exchange import carried_async
 from rsreg.filters import (
     Choice,
     Listed,
@@ -41,6 +41,7 @@ from rsreg.native import Stop
 from rsreg.presence import Busy
 from rsreg.records import ServiceList, ServiceRecord
 from rsreg.registered import Registered, plan
+from rsreg.registration import Details, Registration, UpdateFields, fields_of_update
 from rsreg.waiting import Waiting
 from rsreg.watch import Handler, Handlers, ServiceCache
 
@@ -137,7 +138,7 @@ class AsyncRegistryClient:
         **details: Unpack[Details],
     ) -> str:
         """See RegistryClient."""
-        wanted = calls.registration(
+        wanted = Registration.of(
             name,
             host,
             port,
@@ -163,7 +164,7 @@ class AsyncRegistryClient:
         if target is None:
             return False
         await asyncio.to_thread(self._heartbeats.left, target)
-        return await self._change(calls.deregister(target, force=force))
+        return await self._change(calls.deregister(target, owner.this_process(), force=force))
 
     async def renew(self, service_id: str | None = None) -> bool:
         """See RegistryClient."""
@@ -222,16 +223,16 @@ class AsyncRegistryClient:
         )
         return AsyncRegistered(Registered(wanted, self.settings, self._here, self._changed))
 
-    async def update(self, *, force: bool = False, **changes: Unpack[Changes]) -> bool:
+    async def update(self, *, force: bool = False, **changes: Unpack[UpdateFields]) -> bool:
         """See RegistryClient."""
-        presence, changed = self._heartbeats.of_last(), calls.changes(**changes)
+        presence, changed = self._heartbeats.of_last(), fields_of_update(**changes)
         # Before anything is told: it has to fit into a registration, too.
         presence.registration.changed(changed)
         service_id = presence.service_id
         told = None
         with presence.changing(changed):
             if service_id is not None:
-                call = calls.update(service_id, changed, presence.registration.owner, force=force)
+                call = calls.update(service_id, changed, presence.registration.asker, force=force)
                 told = await self._change(call)
             presence.change(changed, told)
         return told is not None
@@ -283,7 +284,7 @@ class AsyncRegistryClient:
         known = self._known(discovered, service_type, asked)
         if known is not None:
             return known
-        call = calls.discover(service_type, asked)
+        call = calls.discover(service_type, owner.asking(asked))
         if not seconds:
             return await self._run(call)
         return (await self._wait({service_type: call}, seconds))[service_type]
@@ -362,7 +363,7 @@ class AsyncRegistryClient:
             by=by,
             force=force,
         )
-        return await self._change(calls.maintenance(asked))
+        return await self._change(calls.maintenance(owner.signed(asked)))
 
     async def health_check(self) -> bool:
         """See RegistryClient."""
@@ -376,7 +377,7 @@ class AsyncRegistryClient:
 
     async def backup(self, path: str | os.PathLike[str], *, replace: bool = False) -> Record:
         """See RegistryClient."""
-        return await self._run(calls.backup(path, replace=replace))
+        return await self._run(calls.backup(os.path.abspath(path), replace=replace))
 
     async def terminate_registry_server(self) -> bool:
         """See RegistryClient."""
@@ -473,7 +474,7 @@ class AsyncRegistryClient:
         report = self._heartbeats.report(wanted.service_id)
         with self._heartbeats.registering(wanted):
             entry = await carried_async(
-                calls.registering(wanted, report, judges=judges),
+                registration.registering(wanted, report, judges=judges),
                 lambda call: self._change(call, max(0.0, until - timing.steady())),
             )
             self._heartbeats.registered(wanted, entry)

@@ -10,8 +10,9 @@ import zmq
 import zmq.asyncio
 
 from rsreg import names, sockets, timing
+from rsreg.calls import Call
 from rsreg.errors import Disconnected, RequestTimeout, ServerError
-from rsreg.exchange import Call, exchange
+from rsreg.exchange import exchange
 from rsreg.names import Numeric
 from rsreg.native import Stop
 

@@ -8,10 +8,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from rsreg.calls import Changes
 from rsreg.errors import ConfigurationError
 from rsreg.presence import Busy
 from rsreg.registered import Registered
+from rsreg.registration import UpdateFields
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -94,6 +94,6 @@ class AsyncRegistered:
         """See RegistryClient."""
         return await asyncio.to_thread(self._registered.ready)
 
-    async def update(self, **changes: Unpack[Changes]) -> bool:
+    async def update(self, **changes: Unpack[UpdateFields]) -> bool:
         """See Registered."""
         return await asyncio.to_thread(self._registered.update, **changes)

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import zmq
 
 from rsreg import calls, native, timing
+from rsreg.calls import Call
 from rsreg.channel import Channel
 from rsreg.clientcache import ClientCache
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RequestTimeout
-from rsreg.exchange import Call
 
 T = TypeVar("T")
 

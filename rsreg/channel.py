@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import zmq
 
 from rsreg import names, native, sockets, timing
+from rsreg.calls import Call
 from rsreg.errors import Disconnected, ServerError, TransportError
-from rsreg.exchange import Call, exchange
+from rsreg.exchange import exchange
 from rsreg.names import Numeric
 from rsreg.native import Stop
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import zmq
 
-from rsreg import calls, config, peers, records, sockets, timing
-from rsreg.calls import Changes, Details, Record, Registration
+from rsreg import calls, config, owner, peers, records, registration, sockets, timing
+from rsreg.calls import Call, Record
 from rsreg.carrier import Carrier
 from rsreg.clientcache import discovered
 from rsreg.errors import RegistryError
-from rsreg.exchange import Call, carried
+from rsreg.exchange import carried
 from rsreg.filters import (
     Choice,
     Listed,
@@ -36,6 +36,7 @@ from rsreg.heartbeat import Heartbeats
 from rsreg.presence import Busy, Presence
 from rsreg.records import ServiceList, ServiceRecord
 from rsreg.registered import Registered, plan
+from rsreg.registration import Details, Registration, UpdateFields, fields_of_update
 from rsreg.stream import EventStream
 from rsreg.waiting import Waiting
 from rsreg.watch import EventListener, Handler, Handlers, ServiceCache
@@ -152,7 +153,7 @@ class RegistryClient(Carrier):
         owned one takes the place of those of its name whose processes died on this host. `force`
         takes a `service_id` from another process that lives, which is refused else.
         """
-        wanted = calls.registration(
+        wanted = Registration.of(
             name,
             host,
             port,
@@ -182,7 +183,7 @@ class RegistryClient(Carrier):
         if target is None:
             return False
         self._heartbeats.left(target)
-        return self._change(calls.deregister(target, force=force))
+        return self._change(calls.deregister(target, owner.this_process(), force=force))
 
     def renew(self, service_id: str | None = None) -> bool:
         """Send one heartbeat; False if the registry knows no such service."""
@@ -264,21 +265,21 @@ class RegistryClient(Carrier):
         )
         return Registered(wanted, self.settings, self._here, self._changed)
 
-    def update(self, *, force: bool = False, **changes: Unpack[Changes]) -> bool:
+    def update(self, *, force: bool = False, **changes: Unpack[UpdateFields]) -> bool:
         """Change `host`, `port`, `metadata`, `tags`, `endpoints` or `ready` of a registration.
 
         It is for what was registered last; what is not said stays. False if the registry does not
         know the service now: then it is told with the next registration. Raises OwnedByOther if
         another process has registered it since, unless it is to be done by `force`.
         """
-        presence, changed = self._own(), calls.changes(**changes)
+        presence, changed = self._own(), fields_of_update(**changes)
         # Before anything is told: it has to fit into a registration, too.
         presence.registration.changed(changed)
         service_id = presence.service_id
         told = None
         with presence.changing(changed):
             if service_id is not None:
-                call = calls.update(service_id, changed, presence.registration.owner, force=force)
+                call = calls.update(service_id, changed, presence.registration.asker, force=force)
                 told = self._change(call)
             presence.change(changed, told)
         return told is not None
@@ -339,7 +340,7 @@ class RegistryClient(Carrier):
         known = self._known(discovered, service_type, asked)
         if known is not None:
             return known
-        call = calls.discover(service_type, asked)
+        call = calls.discover(service_type, owner.asking(asked))
         if not seconds:
             return self._run(call)
         return (self._wait({service_type: call}, seconds))[service_type]
@@ -445,7 +446,7 @@ class RegistryClient(Carrier):
             by=by,
             force=force,
         )
-        return self._change(calls.maintenance(asked))
+        return self._change(calls.maintenance(owner.signed(asked)))
 
     def health_check(self) -> bool:
         """Whether the registry answers and is well. Never raises for a registry that isn't."""
@@ -464,7 +465,7 @@ class RegistryClient(Carrier):
         it holds. With `replace` it may take the place of an older copy. Raises BackupFailed, and
         Forbidden from another machine. After a RequestTimeout the registry goes on with it.
         """
-        return self._run(calls.backup(path, replace=replace))
+        return self._run(calls.backup(os.path.abspath(path), replace=replace))
 
     def terminate_registry_server(self) -> bool:
         """Stop the server; True once it said it will. Raises Forbidden from another machine."""
@@ -578,7 +579,7 @@ class RegistryClient(Carrier):
         report = self._heartbeats.report(wanted.service_id)
         with self._heartbeats.registering(wanted):
             entry = carried(
-                calls.registering(wanted, report, judges=judges),
+                registration.registering(wanted, report, judges=judges),
                 lambda call: self._change(call, max(0.0, until - timing.steady())),
             )
             self._heartbeats.registered(wanted, entry)

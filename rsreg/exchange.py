@@ -11,10 +11,10 @@ import os
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rsreg import errors, wire
+from rsreg.calls import Call, Verb
 from rsreg.timing import Clock
 
 T = TypeVar("T")
@@ -58,20 +58,6 @@ class Step(NamedTuple):
     frames: list[bytes] | None
     wait: float
     request_id: str
-
-
-@dataclass(frozen=True)
-class Call(Generic[T]):
-    """One operation as data: the action, its parameters, and how to read the answer.
-
-    `otherwise` says how to read the refusals that are an answer to this question ("not found"), by
-    their code.
-    """
-
-    action: str
-    params: Mapping[str, Any]
-    read: Callable[[Mapping[str, Any]], T]
-    otherwise: Mapping[str, Callable[[Mapping[str, Any]], T]]
 
 
 def exchange(
@@ -138,10 +124,6 @@ def _again(reply: Mapping[str, Any], now: float, end: float) -> float | None:
     if pause is None or now + pause >= end:
         return None
     return min(now + pause * random.uniform(1, 1 + _SPREAD), (now + pause + end) / 2)
-
-
-#: Several calls that make one operation, each with the answer to the one before.
-Verb = Generator[Call[Any], Any, T]
 
 
 def carried(verb: Verb[T], ask: Callable[[Call[Any]], Any]) -> T:

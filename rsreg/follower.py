@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rsreg import calls, records
-from rsreg.calls import Record
+from rsreg.calls import Call, Record
 from rsreg.errors import RegistryError
-from rsreg.exchange import Call
 from rsreg.lasting import say
 from rsreg.timing import Clock
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from rsreg import beater, config
-from rsreg.calls import Entry, Record, Registration
+from rsreg.calls import Entry, Record
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.presence import Presence, said_by
 from rsreg.pulse import Pulse
+from rsreg.registration import Registration
 
 #: Seconds between two beats at most.
 MAX_INTERVAL = 86_400

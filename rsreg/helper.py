@@ -17,13 +17,13 @@ from typing import Any
 
 from rsreg import beater, child, config, timing, wire
 from rsreg.address import Finder
-from rsreg.calls import Registration
 from rsreg.child import Child
 from rsreg.errors import ConfigurationError, Disconnected, RegistryError
 from rsreg.heartbeat import Heartbeat
 from rsreg.lasting import keep_on, say, start_thread
 from rsreg.native import Bell, Stop, Thread, new_rlock
 from rsreg.presence import Presence
+from rsreg.registration import Registration
 from rsreg.timing import Backoff
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 
 from rsreg import calls, records
-from rsreg.calls import Record
+from rsreg.calls import Call, Record
 from rsreg.config import HARDWARE, SIMULATOR
 from rsreg.errors import RegistryError
-from rsreg.exchange import Call
 from rsreg.follower import SILENCE_MOST, Follower
 from rsreg.records import CRITICAL, MAINTENANCE, PASSING, SILENT, ServiceList, ServiceRecord
 from rsreg.timing import Clock

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rsreg.filters import SAME_HOST
+
 #: Characters of a text in an owner.
 _MAX_TEXT = 256
 #: Seconds by which two readings of the same start may differ: half a tick of Linux.
@@ -51,6 +53,20 @@ def is_gone(owner: object) -> bool:
         return True
     seen = _seen(pid)
     return seen is not None and (seen.ended or _started_otherwise(owner.get("started"), seen))
+
+
+def asking(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of a discovery, and where this process is, if the strategy asks for that."""
+    if params.get("strategy") != SAME_HOST:
+        return params
+    mine = this_process()
+    return {**params, "asker": {key: mine[key] for key in ("host", "boot") if key in mine}}
+
+
+def signed(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of a maintenance, with the user and the host, if they do not say `by` whom."""
+    mine = this_process()
+    return {"by": f"{mine['user']}@{mine['host']}"[:_MAX_TEXT], **params}
 
 
 class _Seen(NamedTuple):

@@ -13,9 +13,10 @@ from typing import Any
 
 from rsreg import native, timing
 from rsreg.address import Finder
-from rsreg.calls import Entry, Record, Registration
+from rsreg.calls import Entry, Record
 from rsreg.errors import ServerError
 from rsreg.records import SAID
+from rsreg.registration import Registration
 from rsreg.vitals import Vitals, check_busy
 
 #: Requests without an answer that are kept in mind.

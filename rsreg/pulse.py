@@ -6,8 +6,8 @@ import logging
 import math
 from typing import Any
 
-from rsreg import calls, config, records, timing
-from rsreg.calls import Record
+from rsreg import calls, config, records, registration, timing
+from rsreg.calls import Record, Verb
 from rsreg.errors import (
     ConfigurationError,
     Disconnected,
@@ -17,7 +17,6 @@ from rsreg.errors import (
     Unavailable,
     retry_after,
 )
-from rsreg.exchange import Verb
 from rsreg.lasting import say
 from rsreg.native import Stop
 from rsreg.presence import Presence
@@ -145,12 +144,12 @@ class Pulse:
         fingerprint = yield calls.renew(service_id, report)
         if fingerprint is None:
             wanted = presence.registration
-            presence.registered(wanted, (yield calls.register(wanted, report)))
+            presence.registered(wanted, (yield registration.register(wanted, report)))
             return f"; it no longer knew {service_id}, which is registered again"
         if fingerprint and fingerprint != presence.fingerprint:
             yield from self._compare(service_id, fingerprint)
         if changes := presence.untold:
-            told = yield calls.update(service_id, changes, presence.registration.owner)
+            told = yield calls.update(service_id, changes, presence.registration.asker)
             presence.told(changes, told)
         return ""
 
@@ -170,7 +169,7 @@ class Pulse:
             self._tell_of(fingerprint, foreign, *found)
             if self.reclaim:
                 report = presence.report()
-                entry = yield calls.register(wanted, report, force=True)
+                entry = yield registration.register(wanted, report, force=True)
                 presence.registered(wanted, entry)
                 return
         presence.fingerprint = fingerprint
@@ -209,7 +208,7 @@ class Pulse:
             own = wanted.own_entry((yield calls.namesakes(wanted.name)))
             again = wanted if own is None else wanted.with_id(own)
         self._tried = True
-        entry = yield from calls.registering(again, presence.report(), judges=judges)
+        entry = yield from registration.registering(again, presence.report(), judges=judges)
         presence.registered(wanted, entry)
 
     def beaten(self, how: str) -> None:

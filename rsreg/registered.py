@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rsreg import calls, owner, records, timing
 from rsreg.address import Finder, bound_to
-from rsreg.calls import Changes, Details, Registration
+from rsreg.calls import Call
 from rsreg.channel import Channel
 from rsreg.config import ClientSettings, advertised
 from rsreg.errors import (
@@ -26,11 +26,12 @@ from rsreg.errors import (
     TransportError,
     Unavailable,
 )
-from rsreg.exchange import Call, carried
+from rsreg.exchange import carried
 from rsreg.heartbeat import Heartbeat, Heartbeats
 from rsreg.helper import HeartbeatProcess
 from rsreg.lasting import say
 from rsreg.presence import Busy, Presence
+from rsreg.registration import Details, Registration, UpdateFields, fields_of_update
 from rsreg.vitals import check_watchdog
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def plan(
         raise ConfigurationError(
             f"no heartbeat: {heartbeat!r}", hint='a heartbeat is a "thread" or a "process"'
         )
-    wanted = calls.registration(
+    wanted = Registration.of(
         name,
         host,
         port,
@@ -193,14 +194,14 @@ class Registered:
         """See `RegistryClient.ready`."""
         return self.update(ready=True)
 
-    def update(self, **changes: Unpack[Changes]) -> bool:
+    def update(self, **changes: Unpack[UpdateFields]) -> bool:
         """See `RegistryClient.update`; with the registry away the heartbeat does it later."""
-        presence, changed = self._presence(), calls.changes(**changes)
+        presence, changed = self._presence(), fields_of_update(**changes)
         # Before anything is told: it has to fit into a registration, too.
         presence.registration.changed(changed)
         told = None
         if presence.service_id is not None:
-            call = calls.update(presence.service_id, changed, presence.registration.owner)
+            call = calls.update(presence.service_id, changed, presence.registration.asker)
             try:
                 with presence.changing(changed):
                     told = self._ask(call)
@@ -299,7 +300,7 @@ class Registered:
         if heartbeat.unheard:
             service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
         if service_id is not None:
-            self._ask(calls.deregister(service_id, wanted.owner), timeout)
+            self._ask(calls.deregister(service_id, wanted.asker), timeout)
 
     def _new_presence(self) -> Presence:
         """What is to be registered now; raises ConfigurationError for an unfit socket."""

@@ -12,6 +12,7 @@ import socket as hosts
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -19,10 +20,10 @@ import zmq
 import zmq.green
 from gevent.event import Event as Flag
 
-from rsreg import __version__, config, sockets, timing, wire
+from rsreg import __version__, calls, config, sockets, timing, wire
 from rsreg.backend import Journaled, RegistryBackend, SQLiteBackend
+from rsreg.channel import Channel
 from rsreg.choosing import Strategy
-from rsreg.client import RegistryClient
 from rsreg.dispatch import Dispatcher
 from rsreg.errors import ConfigurationError, PortInUse, RegistryError
 from rsreg.guard import Guard
@@ -259,8 +260,8 @@ class RegistryServer:
     def _holder_of(self, port: int) -> str:
         host = {"*": "localhost", "::": "[::1]"}.get(self.bind, self.bind)
         try:
-            with RegistryClient(f"{host}:{port}", timeout=_ASK_HOLDER) as client:
-                about = client.server_status(services=False)
+            with closing(Channel(f"tcp://{host}:{port}")) as channel:
+                about = channel.run(calls.info(services=False), _ASK_HOLDER)
         except RegistryError:
             return "another program"
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(about["started"]))

@@ -10,11 +10,10 @@ from typing import Any
 import zmq
 
 from rsreg import calls, config, follower, sockets, timing, wire
-from rsreg.calls import Record
+from rsreg.calls import Call, Record
 from rsreg.channel import Channel, find, readable
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError
-from rsreg.exchange import Call
 from rsreg.follower import Listening
 from rsreg.names import Numeric
 from rsreg.native import Stop

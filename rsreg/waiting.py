@@ -6,9 +6,8 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
-from rsreg.calls import Record
+from rsreg.calls import Call, Record
 from rsreg.errors import RegistryError, RequestTimeout, UnknownHost
-from rsreg.exchange import Call
 from rsreg.records import ServiceRecord
 from rsreg.timing import Backoff, Clock
 

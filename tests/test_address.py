@@ -14,8 +14,9 @@ import zmq
 from helpers import ROOT, NetworkSpace
 
 from rsreg.address import Finder, bound_to
+from rsreg.calls import Call
 from rsreg.errors import ConfigurationError, Disconnected
-from rsreg.exchange import Call, carried
+from rsreg.exchange import carried
 
 FIND = """
 import json, sys

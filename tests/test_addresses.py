@@ -12,8 +12,8 @@ from helpers import ServerProcess, printed, python_process, wait_until
 from house import House
 
 from rsreg import RegistryClient, records
+from rsreg.calls import Call
 from rsreg.errors import NoService, StoreError
-from rsreg.exchange import Call
 from rsreg.ownership import Requester
 from rsreg.records import Service
 

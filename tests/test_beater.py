@@ -18,12 +18,13 @@ from rsreg.exchange import exchange
 from rsreg.heartbeat import Heartbeat
 from rsreg.line import MOST, Line, Talk
 from rsreg.presence import Presence
+from rsreg.registration import Registration
 from rsreg.timing import steady
 
 
 def beating(endpoint: str, name: str, ttl: float, service_id: str | None = None) -> Heartbeat:
     """A heartbeat that has begun; of a service that is still to be registered without an id."""
-    wanted = calls.registration(name, "127.0.0.1", 5000, "FLEET", None, ttl)
+    wanted = Registration.of(name, "127.0.0.1", 5000, "FLEET", None, ttl)
     presence = Presence(wanted)
     if service_id is not None:
         presence.registered(wanted, calls.Entry(service_id, ""))

@@ -13,7 +13,8 @@ from helpers import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg import calls, owner, wire
+from rsreg import calls, owner, registration, wire
+from rsreg.calls import Call
 from rsreg.errors import (
     ConfigurationError,
     DuplicateServiceType,
@@ -23,7 +24,8 @@ from rsreg.errors import (
     Unavailable,
     UnknownService,
 )
-from rsreg.exchange import ATTEMPTS, Call, Step, exchange
+from rsreg.exchange import ATTEMPTS, Step, exchange
+from rsreg.registration import Registration
 
 Flow = Generator[Step, "list[bytes] | None", Any]
 
@@ -203,7 +205,7 @@ def test_a_process_that_stood_still_gives_up_at_once(hand: Hand) -> None:
 # -- answers and refusals
 
 RECORD = {"id": "a-1", "name": "a"}
-REGISTER = calls.register(calls.registration("a", "h", 1, None, None, 30))
+REGISTER = registration.register(Registration.of("a", "h", 1, None, None, 30))
 
 
 @pytest.mark.parametrize(
@@ -213,8 +215,8 @@ REGISTER = calls.register(calls.registration("a", "h", 1, None, None, 30))
         (REGISTER, {"service_id": "i", "entry": "f"}, ("i", "f")),
         (calls.renew("i"), {}, ""),
         (calls.renew("i"), {"entry": "f"}, "f"),
-        (calls.update("i", {}), {"entry": "f"}, "f"),
-        (calls.deregister("i"), {}, True),
+        (calls.update("i", {}, {}), {"entry": "f"}, "f"),
+        (calls.deregister("i", {}), {}, True),
         (calls.get("i"), {"service": RECORD}, RECORD),
         (calls.list_services(), {"services": [RECORD]}, [RECORD]),
         (calls.discover("X"), {"service": RECORD}, RECORD),
@@ -235,7 +237,7 @@ def test_how_each_answer_is_read(
     ("call", "code", "answer"),
     [
         (calls.renew("i"), "unknown-service", None),
-        (calls.deregister("i"), "unknown-service", False),
+        (calls.deregister("i", {}), "unknown-service", False),
         (calls.get("i"), "unknown-service", None),
         (calls.discover("X"), "no-service", None),
     ],
@@ -257,7 +259,7 @@ def test_not_found_is_an_answer(
         (calls.get("i"), {"code": "from-the-future"}, ServerError),
         (calls.get("i"), {}, ServerError),
         (
-            calls.register(calls.registration("a", "h", 1, None, None, 30)),
+            registration.register(Registration.of("a", "h", 1, None, None, 30)),
             {"code": "duplicate_service_type", "existing_service_id": "b"},
             DuplicateServiceType,
         ),
@@ -285,7 +287,7 @@ def test_only_true_is_success(hand: Hand, success: object) -> None:
 @pytest.mark.parametrize(
     ("call", "body"),
     [
-        (calls.register(calls.registration("a", "h", 1, None, None, 30)), {}),
+        (registration.register(Registration.of("a", "h", 1, None, None, 30)), {}),
         (calls.get("i"), {}),
         (calls.get("i"), {"service": None}),
         (calls.discover("X"), {"service": "ab"}),
@@ -310,22 +312,22 @@ def test_what_cannot_be_a_request_is_refused_before_anything_is_sent(
     clock: HandClock, port: Any
 ) -> None:
     with pytest.raises(ConfigurationError):
-        Hand(calls.register(calls.registration("a", "h", port, None, None, 30)), clock)
+        Hand(registration.register(Registration.of("a", "h", port, None, None, 30)), clock)
 
 
 def test_a_registration_says_only_what_was_said(clock: HandClock) -> None:
-    bare = calls.registration("a", "h", 1, None, {}, 30, tags=[])
-    asked = Hand(calls.register(bare), clock).request
+    bare = Registration.of("a", "h", 1, None, {}, 30, tags=[])
+    asked = Hand(registration.register(bare), clock).request
     said = {"name": "a", "host": "h", "port": 1}
     assert asked["service_info"] == {**said, "owner": owner.this_process()}
     assert asked["ttl"] == 30
-    of_nobody = calls.registration("a", "h", 1, None, {}, 30, owned=False)
-    request = Hand(calls.register(of_nobody), clock).request
+    of_nobody = Registration.of("a", "h", 1, None, {}, 30, owned=False)
+    request = Hand(registration.register(of_nobody), clock).request
     assert (request["service_info"], request["owner"]) == (said, owner.this_process())
 
 
 def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:
-    full = calls.registration(
+    full = Registration.of(
         "a",
         "h",
         1,
@@ -341,7 +343,7 @@ def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:
         ready=False,
         exclusive=True,
     )
-    asked = Hand(calls.register(full), clock).request
+    asked = Hand(registration.register(full), clock).request
     assert asked["ttl"] == 2.5
     assert asked["service_info"] == {
         "name": "a",
@@ -362,8 +364,8 @@ def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:
 
 
 def test_a_registration_is_made_again_under_the_id_that_it_got(clock: HandClock) -> None:
-    again = calls.registration("a", "h", 1, "X", None, 30).with_id("a-1")
-    assert Hand(calls.register(again), clock).request["service_info"]["id"] == "a-1"
+    again = Registration.of("a", "h", 1, "X", None, 30).with_id("a-1")
+    assert Hand(registration.register(again), clock).request["service_info"]["id"] == "a-1"
     assert again.name == "a"
 
 

@@ -19,11 +19,12 @@ import zmq
 from helpers import ServerProcess, raw_socket, received, serving, wait_until
 
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer, owner, wire
-from rsreg.calls import Entry, registration
+from rsreg.calls import Entry
 from rsreg.errors import DuplicateName, OwnedByOther, RequestTimeout
 from rsreg.heartbeat import Heartbeats
 from rsreg.presence import Presence, said_by
 from rsreg.pulse import Pulse
+from rsreg.registration import Registration
 
 EVIL = {"pid": 66, "user": "eve", "host": "evil"}
 #: Seconds between two beats of the drivers here.
@@ -346,7 +347,7 @@ def test_a_restart_of_the_registry_is_no_stranger(
 
 def presence(**said: Any) -> tuple[Presence, dict[str, Any]]:
     """A registered service, and its record."""
-    wanted = registration("puna", "egse3", 5000, None, {"at": (1, 2)}, 30, **said)
+    wanted = Registration.of("puna", "egse3", 5000, None, {"at": (1, 2)}, 30, **said)
     made = Presence(wanted)
     made.registered(wanted, Entry("puna-1", "f1"))
     return made, {**said_by(wanted), "id": "puna-1", "health": "passing", "by_later_versions": 1}
@@ -398,11 +399,11 @@ def test_a_refused_change_did_not_happen() -> None:
 
 def test_what_a_client_registers_again_is_its_own() -> None:
     heartbeats = Heartbeats(RegistryClient("tcp://nobody:1").settings)
-    wanted = registration("puna", "egse3", 5000, None, None, 30, service_id="puna-1")
+    wanted = Registration.of("puna", "egse3", 5000, None, None, 30, service_id="puna-1")
     with heartbeats.registering(wanted):
         heartbeats.registered(wanted, Entry("puna-1", "f1"))
     puna = heartbeats.of_last()
-    again = registration("puna", "egse3", 6, "PUNA", None, 60, service_id="puna-1")
+    again = Registration.of("puna", "egse3", 6, "PUNA", None, 60, service_id="puna-1")
     with contextlib.suppress(RequestTimeout), heartbeats.registering(again):
         assert puna.foreign(said_by(wanted), puna.version) is None
         raise RequestTimeout("no answer")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from rsreg import calls
 from rsreg.calls import Entry
 from rsreg.presence import Presence
+from rsreg.registration import Registration
 
 
 def presence() -> Presence:
     """A service that is registered."""
-    wanted = calls.registration("puna_cs", "egse3", 5000, None, None, 30)
+    wanted = Registration.of("puna_cs", "egse3", 5000, None, None, 30)
     made = Presence(wanted)
     made.registered(wanted, Entry("puna-1", "f1"))
     return made
@@ -43,7 +43,7 @@ def test_what_changed_while_it_was_told_is_told_again() -> None:
 
 
 def test_what_changed_while_it_was_registered_is_still_to_be_told() -> None:
-    wanted = calls.registration("puna_cs", "egse3", 5000, None, None, 30, ready=False)
+    wanted = Registration.of("puna_cs", "egse3", 5000, None, None, 30, ready=False)
     puna = Presence(wanted)
     assert puna.service_id is None
     puna.change({"port": 5001})

@@ -19,10 +19,10 @@ import pytest
 import rsreg
 from rsreg import config, records
 from rsreg.bench import Services
-from rsreg.calls import Registration
 from rsreg.errors import AmbiguousName, RegistryError, ServerError
 from rsreg.process import ServerSettings
 from rsreg.records import ServiceList, ServiceRecord
+from rsreg.registration import Registration
 
 #: Each way to another process, or to another object.
 WAYS: dict[str, Callable[[Any], Any]] = {

@@ -25,9 +25,11 @@ from typing import Any, TypeVar
 
 import zmq
 
-from rsreg import calls, sockets
+from rsreg import calls, registration, sockets
+from rsreg.calls import Call
 from rsreg.errors import RegistryError, RequestTimeout
-from rsreg.exchange import Call, Step, exchange
+from rsreg.exchange import Step, exchange
+from rsreg.registration import Registration
 from rsreg.timing import Backoff, jitter
 
 T = TypeVar("T")
@@ -108,7 +110,7 @@ class OneService:
             self._ends = time.monotonic() + random.uniform(0, plan.last)
         host = f"host-of-{plan.name}"  # Each process has addresses of its own.
         what = (name, host, 1 + slot, f"KIND-{slot % KINDS}", {"of": plan.name}, plan.ttl)
-        self._wanted = calls.registration(*what, service_id=service_id)
+        self._wanted = Registration.of(*what, service_id=service_id)
 
     def sent(self) -> None:
         """A request leaves, or may have; a long pause is written down. A goodbye is no beat."""
@@ -167,7 +169,7 @@ class OneService:
         book, asked = self.owner.book, time.monotonic()
         book.say("ask", self.name, "register")
         try:
-            entry = yield from self._call(calls.register(self._wanted))
+            entry = yield from self._call(registration.register(self._wanted))
         except RequestTimeout:
             if first:
                 book.put(self.slot, ENDED, time.monotonic())
@@ -190,7 +192,7 @@ class OneService:
         assert self._wanted.service_id is not None
         self.owner.book.say("ask", self.name, "deregister")
         try:
-            done = yield from self._call(calls.deregister(self._wanted.service_id))
+            done = yield from self._call(calls.deregister(self._wanted.service_id, self._wanted.asker))
         except RequestTimeout:
             return
         except RegistryError:

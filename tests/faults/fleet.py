@@ -16,6 +16,7 @@ from rsreg import RegistryClient, calls
 from rsreg.beater import Beater
 from rsreg.presence import Presence
 from rsreg.pulse import Pulse
+from rsreg.registration import Registration
 
 endpoint, count, ttl = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 ids = []
@@ -23,7 +24,7 @@ with RegistryClient(endpoint, timeout=20) as client:
     for number in range(count):
         what = (f"fleet {number}", f"host-of-{os.getpid()}", 5000, "FLEET", None, ttl)
         ids.append(client.register(*what))
-        wanted = calls.registration(*what, service_id=ids[-1])
+        wanted = Registration.of(*what, service_id=ids[-1])
         presence = Presence(wanted)
         presence.registered(wanted, calls.Entry(ids[-1], ""))
         beater = Beater(endpoint)
