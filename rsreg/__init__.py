@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rsreg.bench import Bench
     from rsreg.client import RegistryClient
     from rsreg.server import RegistryServer
-    from rsreg.watch import ServiceCache
+    from rsreg.service_cache import ServiceCache
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _HOME = {
     "RegistryClient": "rsreg.client",
     "RegistryServer": "rsreg.server",
     "SQLiteBackend": "rsreg.backend",
-    "ServiceCache": "rsreg.watch",
+    "ServiceCache": "rsreg.service_cache",
 }
 
 

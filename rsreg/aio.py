@@ -37,13 +37,14 @@ from rsreg.filters import (
 )
 from rsreg.follower import Follower, Listening
 from rsreg.heartbeat import Heartbeats
+from rsreg.listener import Handler, Handlers
 from rsreg.native import Stop
 from rsreg.presence import Busy
 from rsreg.records import ServiceList, ServiceRecord
 from rsreg.registered import Registered, plan
 from rsreg.registration import Details, Registration, UpdateFields, fields_of_update
+from rsreg.service_cache import ServiceCache
 from rsreg.waiting import Waiting
-from rsreg.watch import Handler, Handlers, ServiceCache
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

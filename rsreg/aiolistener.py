@@ -16,7 +16,7 @@ from rsreg.calls import Record
 from rsreg.errors import RegistryError
 from rsreg.follower import Follower, Listening
 from rsreg.lasting import Caught, Troubles, say
-from rsreg.watch import Handlers
+from rsreg.listener import Handlers
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from rsreg.calls import NOTHING_MORE
 from rsreg.config import SIMULATOR, ClientSettings
 from rsreg.errors import Disconnected, Stale, TransportError
 from rsreg.lasting import Caught, Troubles
+from rsreg.listener import spawn
 from rsreg.records import PASSING, ServiceRecord
-from rsreg.watch import ServiceCache, spawn
+from rsreg.service_cache import ServiceCache
 
 log = logging.getLogger(__name__)
 

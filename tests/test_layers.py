@@ -28,8 +28,9 @@ CLIENT = [
     ("registration", "channel", "aiochannel", "line"),
     ("waiting", "follower", "address", "peers"),
     ("mirror", "presence", "stream"),
-    ("watch", "aiostream", "pulse"),
-    ("clientcache", "beater", "aiolistener"),
+    ("listener", "aiostream", "pulse"),
+    ("service_cache", "beater", "aiolistener"),
+    ("clientcache",),
     ("heartbeat",),
     ("helper",),
     ("registered",),
@@ -71,7 +72,17 @@ OFFERS = {("client", "aio"), ("server", "aioserver")}
 GUESTS = {
     "zmq": {
         *("sockets", "channel", "aiochannel", "address", "peers", "stream", "aiostream"),
-        *("line", "watch", "clientcache", "carrier", "client", "aio", "loops", "server"),
+        *(
+            "line",
+            "listener",
+            "service_cache",
+            "clientcache",
+            "carrier",
+            "client",
+            "aio",
+            "loops",
+            "server",
+        ),
         *("draining", "connections", "subscriptions", "asked", "guard"),
     },
     "msgspec": {
@@ -80,7 +91,7 @@ GUESTS = {
     },
     "packaging": {"conditions"},
     "gevent": {
-        *("watch", "channel", "draining", "connections", "unfinished", "loops", "server"),
+        *("listener", "channel", "draining", "connections", "unfinished", "loops", "server"),
         "aioserver",
         *("process", "testing"),
     },
@@ -88,7 +99,15 @@ GUESTS = {
     "sqlite3": {"backend", "compact", "copying", "place", "restoring"},
     "psutil": {"owner", "address"},
     "asyncio": {
-        *("watch", "aiochannel", "aiostream", "aiolistener", "aioregistered", "aio", "aioserver"),
+        *(
+            "listener",
+            "aiochannel",
+            "aiostream",
+            "aiolistener",
+            "aioregistered",
+            "aio",
+            "aioserver",
+        ),
     },
     "click": {"cli"},
     "rich": {"cli"},

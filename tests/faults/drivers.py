@@ -192,7 +192,9 @@ class OneService:
         assert self._wanted.service_id is not None
         self.owner.book.say("ask", self.name, "deregister")
         try:
-            done = yield from self._call(calls.deregister(self._wanted.service_id, self._wanted.asker))
+            done = yield from self._call(
+                calls.deregister(self._wanted.service_id, self._wanted.asker)
+            )
         except RequestTimeout:
             return
         except RegistryError:
