@@ -4,18 +4,18 @@ The names of the server are loaded when they are asked for, so that a driver tha
 `RegistryClient` imports neither gevent nor a database.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rsreg.config import DEFAULT_RS_HB_PORT, DEFAULT_RS_PUB_PORT, DEFAULT_RS_REQ_PORT
+from rsreg.lazy import offer
 
 if TYPE_CHECKING:
-    from rsreg.aio import AsyncRegistryClient
-    from rsreg.backend import InMemoryBackend, RegistryBackend, SQLiteBackend
-    from rsreg.bench import Bench
-    from rsreg.client import RegistryClient
-    from rsreg.server import RegistryServer
-    from rsreg.service_cache import ServiceCache
+    from rsreg.client.aio import AsyncRegistryClient
+    from rsreg.client.bench import Bench
+    from rsreg.client.cache.service_cache import ServiceCache
+    from rsreg.client.sync import RegistryClient
+    from rsreg.server.backends.backend import InMemoryBackend, RegistryBackend, SQLiteBackend
+    from rsreg.server.server import RegistryServer
 
 __version__ = "0.1.0"
 
@@ -33,23 +33,19 @@ __all__ = [
     "ServiceCache",
 ]
 
-_HOME = {
-    "AsyncRegistryClient": "rsreg.aio",
-    "Bench": "rsreg.bench",
-    "InMemoryBackend": "rsreg.backend",
-    "RegistryBackend": "rsreg.backend",
-    "RegistryClient": "rsreg.client",
-    "RegistryServer": "rsreg.server",
-    "SQLiteBackend": "rsreg.backend",
-    "ServiceCache": "rsreg.service_cache",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = offer(
+    __name__,
+    {
+        "AsyncRegistryClient": "rsreg.client.aio",
+        "Bench": "rsreg.client.bench",
+        "DEFAULT_RS_HB_PORT": "rsreg.config",
+        "DEFAULT_RS_PUB_PORT": "rsreg.config",
+        "DEFAULT_RS_REQ_PORT": "rsreg.config",
+        "InMemoryBackend": "rsreg.server.backends.backend",
+        "RegistryBackend": "rsreg.server.backends.backend",
+        "RegistryClient": "rsreg.client.sync",
+        "RegistryServer": "rsreg.server.server",
+        "SQLiteBackend": "rsreg.server.backends.backend",
+        "ServiceCache": "rsreg.client.cache.service_cache",
+    },
+)

@@ -10,13 +10,13 @@ from typing import Any
 
 import gevent
 
-from rsreg import calls
-from rsreg.backend import InMemoryBackend
-from rsreg.calls import Record
-from rsreg.channel import Channel
-from rsreg.client import RegistryClient
+from rsreg.client.sync import RegistryClient
 from rsreg.errors import ConfigurationError, RegistryError
-from rsreg.server import RegistryServer
+from rsreg.protocol import calls
+from rsreg.protocol.calls import Record
+from rsreg.server.backends.backend import InMemoryBackend
+from rsreg.server.server import RegistryServer
+from rsreg.transport.channel import Channel
 
 #: Seconds that a start, a stop or an answer may take: a loaded machine is no failure.
 _PATIENCE = 20.0

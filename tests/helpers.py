@@ -23,10 +23,10 @@ import pytest
 import zmq
 
 from rsreg import RegistryBackend
-from rsreg.backend import Stored
 from rsreg.errors import StoreError
-from rsreg.limits import Limits
-from rsreg.records import Event, Maintenance, Service
+from rsreg.protocol.records import Event, Maintenance, Service
+from rsreg.server.backends.backend import Stored
+from rsreg.server.limits import Limits
 
 # What we share with tests of programs that use rsreg.
 from rsreg.testing import HandClock as HandClock

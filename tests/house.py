@@ -8,10 +8,11 @@ from typing import Any
 
 from helpers import HandClock, UnreliableStore
 
-from rsreg import RegistryBackend, records
-from rsreg.choosing import Asker, read_filter
-from rsreg.ownership import Requester
-from rsreg.registry import Registry
+from rsreg import RegistryBackend
+from rsreg.protocol import records
+from rsreg.server.rules.choosing import Asker, read_filter
+from rsreg.server.rules.ownership import Requester
+from rsreg.server.rules.registry import Registry
 
 
 class House:

@@ -7,8 +7,9 @@ import sys
 
 import gevent
 
-from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend, process
-from rsreg.limits import Limits
+from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend
+from rsreg.admin import process
+from rsreg.server.limits import Limits
 
 settings = json.loads(sys.argv[1])
 logging.basicConfig(format="%(created).3f %(levelname)s %(message)s")

@@ -31,8 +31,8 @@ import zmq
 from helpers import ROOT, ServerProcess, raw_socket, wait_until
 
 from rsreg import RegistryClient
-from rsreg.calls import Record
 from rsreg.errors import RegistryError
+from rsreg.protocol.calls import Record
 
 sys.path.insert(0, str(ROOT / "tests" / "faults"))
 from disk import mounted

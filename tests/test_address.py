@@ -13,16 +13,16 @@ import pytest
 import zmq
 from helpers import ROOT, NetworkSpace
 
-from rsreg.address import Finder, bound_to
-from rsreg.calls import Call
+from rsreg.client.registration.address import Finder, bound_to
 from rsreg.errors import ConfigurationError, Disconnected
-from rsreg.exchange import carried
+from rsreg.protocol.calls import Call
+from rsreg.transport.exchange import carried
 
 FIND = """
 import json, sys
-from rsreg.address import Finder
+from rsreg.client.registration.address import Finder
 from rsreg.errors import RegistryError
-from rsreg.exchange import carried
+from rsreg.transport.exchange import carried
 endpoint, network, bind = json.loads(sys.argv[1])
 try:
     print(carried(Finder(endpoint, network).find(), lambda call: {"bind": bind} if bind else {}))

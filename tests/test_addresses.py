@@ -11,11 +11,12 @@ import pytest
 from helpers import ServerProcess, printed, python_process, wait_until
 from house import House
 
-from rsreg import RegistryClient, records
-from rsreg.calls import Call
+from rsreg import RegistryClient
 from rsreg.errors import NoService, StoreError
-from rsreg.ownership import Requester
-from rsreg.records import Service
+from rsreg.protocol import records
+from rsreg.protocol.calls import Call
+from rsreg.protocol.records import Service
+from rsreg.server.rules.ownership import Requester
 
 
 def owner(pid: int, **said: Any) -> dict[str, Any]:

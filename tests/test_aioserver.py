@@ -19,9 +19,8 @@ from rsreg import (
     SQLiteBackend,
     server,
 )
-from rsreg.backend import Copyable, Journaled, Stored, Tended
 from rsreg.errors import ConfigurationError, DuplicateServiceType, RequestTimeout, Unavailable
-from rsreg.records import Event, Maintenance, Service
+from rsreg.protocol.records import Event, Maintenance, Service
 from rsreg.server import (
     AsyncInMemoryBackend,
     AsyncRegistryBackend,
@@ -29,6 +28,7 @@ from rsreg.server import (
     AsyncSQLiteBackend,
     RegistryBackend,
 )
+from rsreg.server.backends.backend import Copyable, Journaled, Stored, Tended
 
 
 class Coroutines(AsyncRegistryBackend):

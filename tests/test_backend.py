@@ -19,7 +19,7 @@ from helpers import LIMIT_FILES, printed, python_process
 
 from rsreg import InMemoryBackend, RegistryBackend, SQLiteBackend
 from rsreg.errors import ConfigurationError, StoreError, StoreInUse
-from rsreg.records import Event, Service, Told
+from rsreg.protocol.records import Event, Service, Told
 
 KINDS: dict[str, Callable[[Path], SQLiteBackend]] = {
     "file": lambda path: SQLiteBackend(path),
@@ -667,7 +667,8 @@ def test_no_open_file_is_left_behind(path: Path) -> None:
 
 def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(path: Path) -> None:
     write_and_die = (
-        "import os, signal; from rsreg import SQLiteBackend; from rsreg.records import Event\n"
+        "import os, signal; from rsreg import SQLiteBackend\n"
+        "from rsreg.protocol.records import Event\n"
         "store = SQLiteBackend(sys.argv[1]); store.initialize()\n"
         "store.commit({}, [Event(seq=1, type='expire', service_id='a', body=b'{}')])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -20,7 +20,7 @@ from commands import data, rs_cs
 from helpers import ServerProcess, python_process, raw_socket, received, serving, wait_until
 from test_backend import contents, event, fill, opened, outside, service
 
-from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, SQLiteBackend, restoring
+from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, SQLiteBackend
 from rsreg.errors import (
     BackupFailed,
     ConfigurationError,
@@ -29,6 +29,7 @@ from rsreg.errors import (
     StoreInUse,
     Unavailable,
 )
+from rsreg.server.backends import restoring
 
 MIB = 1024 * 1024
 BODY = b'{"data":{"service_info":{"health":"passing"}},"x":"%s"}' % (b"x" * 100_000)
@@ -471,7 +472,7 @@ def test_a_crash_in_between_never_leaves_a_store_that_is_taken_for_another(
     step = """
 import os, signal
 from pathlib import Path
-from rsreg import restoring
+from rsreg.server.backends import restoring
 left = int(sys.argv[3])
 def counted(do):
     def step(*args, **kwargs):

@@ -13,13 +13,15 @@ import pytest
 import zmq
 from helpers import ServerProcess, scripted_server, wait_until
 
-from rsreg import RegistryClient, calls, sockets, timing
-from rsreg.exchange import exchange
-from rsreg.heartbeat import Heartbeat
-from rsreg.line import MOST, Line, Talk
-from rsreg.presence import Presence
-from rsreg.registration import Registration
+from rsreg import RegistryClient, timing
+from rsreg.client.registration.heartbeat import Heartbeat
+from rsreg.client.registration.presence import Presence
+from rsreg.client.registration.registration import Registration
+from rsreg.protocol import calls
 from rsreg.timing import steady
+from rsreg.transport import sockets
+from rsreg.transport.exchange import exchange
+from rsreg.transport.line import MOST, Line, Talk
 
 
 def beating(endpoint: str, name: str, ttl: float, service_id: str | None = None) -> Heartbeat:

@@ -14,9 +14,9 @@ from helpers import scripted_server, wait_until
 
 import rsreg
 from rsreg import AsyncRegistryClient, Bench, RegistryClient, ServiceCache
-from rsreg.bench import Services
+from rsreg.client.bench import Services
 from rsreg.errors import RequestTimeout
-from rsreg.records import ServiceList, ServiceRecord
+from rsreg.protocol.records import ServiceList, ServiceRecord
 
 #: What no name may bring to a terminal, or to a notebook.
 NASTY = "a\x1b[2Jb<script>"

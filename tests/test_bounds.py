@@ -13,9 +13,10 @@ import zmq
 from helpers import HandClock, Sender, raw_socket, received, serving
 from house import House
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer, records
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.errors import LimitReached, SlowDown
-from rsreg.limits import Limits
+from rsreg.protocol import records
+from rsreg.server.limits import Limits
 
 
 @contextmanager

@@ -20,12 +20,12 @@ from rsreg import (
     RegistryClient,
     RegistryServer,
     ServiceCache,
-    follower,
-    mirror,
 )
-from rsreg.calls import Record
+from rsreg.client.cache import mirror
 from rsreg.errors import Disconnected, RequestTimeout, ServerError, Stale
-from rsreg.records import Service
+from rsreg.protocol.calls import Record
+from rsreg.protocol.records import Service
+from rsreg.transport import follower
 
 
 @pytest.fixture

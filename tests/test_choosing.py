@@ -10,9 +10,9 @@ import pytest
 from house import House
 
 from rsreg import InMemoryBackend
-from rsreg.choosing import Chooser, read_filter
 from rsreg.errors import ConfigurationError, InvalidRequest, NoService
-from rsreg.records import Service
+from rsreg.protocol.records import Service
+from rsreg.server.rules.choosing import Chooser, read_filter
 
 
 def found(house: House, kind: str | None = None, **asked: Any) -> list[str]:

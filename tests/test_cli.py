@@ -18,9 +18,10 @@ import zmq
 from commands import CHECKOUT, MODULE, data, environment, rs_cs
 from helpers import ROOT, serving
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer, __version__, dispatch
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer, __version__
 from rsreg.cli.app import cli
 from rsreg.errors import ConfigurationError, InvalidRequest
+from rsreg.server import dispatch
 
 LAB: list[dict[str, Any]] = [
     {"name": "puna_cs", "port": 5000, "service_type": "PUNA", "tags": ["optics"]},

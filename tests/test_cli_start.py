@@ -19,7 +19,8 @@ import zmq
 from commands import Running, data, environment, rs_cs
 from helpers import raw_socket, received, wait_until
 
-from rsreg import RegistryClient, SQLiteBackend, process
+from rsreg import RegistryClient, SQLiteBackend
+from rsreg.admin import process
 
 #: Every port a free one, reachable from this machine only.
 FREE = ["--req-port", "0", "--pub-port", "0", "--bind", "127.0.0.1"]

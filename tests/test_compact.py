@@ -61,7 +61,7 @@ def test_a_start_does_not_read_the_journal_into_memory(older: Path) -> None:
     start = """
 import resource
 from rsreg import SQLiteBackend
-from rsreg.registry import Registry
+from rsreg.server.rules.registry import Registry
 def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 registry = Registry(SQLiteBackend(sys.argv[1]))
 before = most()

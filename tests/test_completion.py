@@ -15,7 +15,8 @@ import pytest
 from commands import Terminal, rs_cs
 from helpers import ROOT, need
 
-from rsreg import RegistryClient, errors, records
+from rsreg import RegistryClient, errors
+from rsreg.protocol import records
 
 #: What a shell would do something with: run it, write a file, end the command, or spell it out.
 DO = "touch${IFS}MARK"
@@ -171,7 +172,7 @@ def test_a_host_holds_nothing_that_is_odd_in_a_shell(host: str) -> None:
 
 def test_ipython_quotes_what_it_completes(client: RegistryClient, endpoint: str) -> None:
     completer = pytest.importorskip("IPython.core.completer")
-    from rsreg.bench import Bench
+    from rsreg.client.bench import Bench
 
     odd = ['x"]+open("MARK","w")#', "x'];1/0#", "x\\", "x\"'"]
     for name in odd:

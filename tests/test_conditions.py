@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsreg import RegistryClient
-from rsreg.conditions import Condition
 from rsreg.errors import InvalidRequest
+from rsreg.server.rules.conditions import Condition
 
 ORDERS = {
     "<": operator.lt,

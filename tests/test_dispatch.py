@@ -13,11 +13,13 @@ from helpers import FAR, HandClock, Sender, UnreliableStore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg import InMemoryBackend, dispatch, wire
-from rsreg.choosing import Chooser
-from rsreg.dispatch import MAX_EVENTS, Dispatcher
+from rsreg import InMemoryBackend
 from rsreg.errors import SlowDown, StoreError
-from rsreg.registry import Registry
+from rsreg.protocol import wire
+from rsreg.server import dispatch
+from rsreg.server.dispatch import MAX_EVENTS, Dispatcher
+from rsreg.server.rules.choosing import Chooser
+from rsreg.server.rules.registry import Registry
 
 INFO = {"name": "example", "host": "192.168.1.10", "port": 8080}
 ABOUT = {"req_port": 1, "pub_port": 2, "hb_port": None, "pid": 5}

@@ -19,7 +19,7 @@ from helpers import wait_until
 
 from rsreg import AsyncRegistryClient, RegistryClient
 from rsreg.errors import ConfigurationError, NoService, Unreachable
-from rsreg.records import endpoint_of, ports_of
+from rsreg.protocol.records import endpoint_of, ports_of
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from helpers import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg import calls, owner, registration, wire
-from rsreg.calls import Call
+from rsreg.client.registration import owner, registration
+from rsreg.client.registration.registration import Registration
 from rsreg.errors import (
     ConfigurationError,
     DuplicateServiceType,
@@ -24,8 +24,9 @@ from rsreg.errors import (
     Unavailable,
     UnknownService,
 )
-from rsreg.exchange import ATTEMPTS, Step, exchange
-from rsreg.registration import Registration
+from rsreg.protocol import calls, wire
+from rsreg.protocol.calls import Call
+from rsreg.transport.exchange import ATTEMPTS, Step, exchange
 
 Flow = Generator[Step, "list[bytes] | None", Any]
 

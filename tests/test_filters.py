@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from helpers import register_simulator, scripted_server, wait_until
 
-from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache, config, filters
-from rsreg.calls import Record
+from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache, config
 from rsreg.errors import ConfigurationError, InvalidRequest, OwnedByOther, UnknownService
+from rsreg.protocol import filters
+from rsreg.protocol.calls import Record
 
 
 @pytest.fixture

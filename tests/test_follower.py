@@ -9,9 +9,9 @@ from helpers import HandClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg.calls import Record
 from rsreg.errors import RequestTimeout
-from rsreg.follower import Follower, concerns
+from rsreg.protocol.calls import Record
+from rsreg.transport.follower import Follower, concerns
 
 
 def event(seq: int, epoch: str = "e") -> Record:

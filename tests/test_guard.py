@@ -33,12 +33,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from usage import busy, open_files
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer, barring, sockets
-from rsreg.connections import Table
-from rsreg.draining import readable
-from rsreg.ends import Descriptors
-from rsreg.guard import Guard
-from rsreg.limits import Limits
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer
+from rsreg.server.guard import barring
+from rsreg.server.guard.connections import Table
+from rsreg.server.guard.draining import readable
+from rsreg.server.guard.ends import Descriptors
+from rsreg.server.guard.guard import Guard
+from rsreg.server.limits import Limits
+from rsreg.transport import sockets
 
 HEALTH = b'{"action":"health"}'
 

@@ -10,7 +10,7 @@ from house import House
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg import InMemoryBackend, records
+from rsreg import InMemoryBackend
 from rsreg.errors import (
     DuplicateName,
     DuplicateServiceType,
@@ -19,8 +19,9 @@ from rsreg.errors import (
     StoreError,
     UnknownService,
 )
-from rsreg.records import Maintenance
-from rsreg.wire import Turn
+from rsreg.protocol import records
+from rsreg.protocol.records import Maintenance
+from rsreg.protocol.wire import Turn
 
 OWNER = {"host": "lab1", "boot": "b1", "pid": 611, "namespace": "n1", "started": 1_700_000_000.5}
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from helpers import python_process, scripted_server, wait_until
 
-from rsreg import AsyncRegistryClient, RegistryClient, owner
+from rsreg import AsyncRegistryClient, RegistryClient
+from rsreg.client.registration import owner
 
 
 def by_register(endpoint: str) -> None:
@@ -39,7 +40,8 @@ WAYS = {"register": by_register, "asyncio": by_asyncio, "registered": by_registe
 def dead_process() -> dict[str, Any]:
     """The owner that a process was which has ended."""
     process = python_process(
-        "import json; from rsreg import owner\nprint(json.dumps(owner.this_process()))"
+        "import json; from rsreg.client.registration import owner\n"
+        "print(json.dumps(owner.this_process()))"
     )
     said, _ = process.communicate()
     found: dict[str, Any] = json.loads(said)

@@ -15,11 +15,11 @@ import pytest
 from helpers import ServerProcess, printed, python_process, wait_until
 
 from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
-from rsreg.aiostream import AsyncEventStream
-from rsreg.lasting import Caught, keep_on
-from rsreg.native import Stop
-from rsreg.pulse import Pulse
-from rsreg.stream import EventStream
+from rsreg.client.registration.pulse import Pulse
+from rsreg.system.lasting import Caught, keep_on
+from rsreg.system.native import Stop
+from rsreg.transport.aiostream import AsyncEventStream
+from rsreg.transport.stream import EventStream
 
 #: Takes all the file descriptors that a process may have, and gives them back.
 FULL = """
@@ -397,7 +397,7 @@ def test_threads_that_come_at_once_get_one_context() -> None:
     """Those that were made in vain are closed: Python would warn of them, or wait for them."""
     code = """
 import gc, threading
-from rsreg import sockets
+from rsreg.transport import sockets
 ready, found = threading.Barrier(20), []
 def ask(use):
     ready.wait()

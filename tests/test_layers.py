@@ -3,201 +3,205 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from helpers import ROOT
 
 import rsreg
+import rsreg.client
+import rsreg.server
 
 PACKAGE = ROOT / "rsreg"
 
-#: From the ground up. A module imports only from the rows below its own, wherever in its text.
-CLIENT = [
-    ("text",),
-    ("errors", "timing", "native"),
-    ("config", "writing", "lasting", "names"),
-    ("records", "wire", "vitals", "child"),
-    ("sockets", "filters"),
-    ("calls", "owner"),
-    ("exchange",),
-    ("registration", "channel", "aiochannel", "line"),
-    ("waiting", "follower", "address", "peers"),
-    ("mirror", "presence", "stream"),
-    ("listener", "aiostream", "pulse"),
-    ("service_cache", "beater", "aiolistener"),
-    ("clientcache",),
-    ("heartbeat",),
-    ("helper",),
-    ("registered",),
-    ("aioregistered", "carrier"),
-    ("client", "aio"),
-    ("bench",),
-]
-SERVER = [
-    ("private",),
-    ("model", "journal", "compact", "lock", "place", "later", "rotation"),
-    ("limits", "seldom", "draining", "turns", "barring"),
-    ("copying", "ends"),
-    ("backend", "lease", "conditions", "bounds"),
-    ("index", "kinds", "maintained", "shares"),
-    ("addresses", "restoring", "ownership"),
-    ("live",),
-    ("changes", "choosing", "policies"),
-    ("registry",),
-    ("dispatch", "connections", "replies", "unfinished"),
-    ("subscriptions", "asked"),
-    ("loops",),
-    ("guard",),
-    ("server",),
-    ("aioserver",),
-]
-FACES = [
-    ("process", "testing"),
+#: From the ground up. A room is a package, or a single module. It imports only from the floors
+#: below its own; rooms of one floor import nothing of each other.
+FLOORS = [
+    ("lazy", "text", "timing"),
+    ("errors",),
+    ("config",),
+    ("system", "protocol"),
+    ("transport",),
+    ("client.registration", "client.cache", "server.limits", "server.backends", "server.view"),
+    ("server.rules", "server.guard"),
+    ("client", "server"),
+    ("admin", "testing"),
     ("cli", "pytest_plugin"),
     ("__main__",),
 ]
-LAYERS = [*CLIENT, *SERVER, *FACES]
-FLOOR = {module: floor for floor, row in enumerate(LAYERS) for module in row}
+#: The packages with the modules of each, from the ground up: a module imports only from those
+#: before it. The map in docs/architecture.md has the same order.
+ROOMS = {
+    "system": "native lasting child writing private rotation",
+    "protocol": "records filters calls wire",
+    "transport": "exchange names sockets channel aiochannel line follower stream aiostream "
+    "listener aiolistener peers",
+    "client.registration": "owner address vitals registration presence pulse beater heartbeat "
+    "helper registered aioregistered",
+    "client.cache": "mirror service_cache clientcache",
+    "client": "waiting carrier sync aio bench",
+    "server.backends": "model journal lock place compact copying backend restoring",
+    "server.view": "lease index kinds shares addresses maintained live",
+    "server.rules": "conditions choosing ownership policies bounds changes registry",
+    "server.guard": "seldom draining barring ends connections unfinished replies subscriptions "
+    "turns guard",
+    "server": "later asked dispatch loops server aio",
+    "admin": "process",
+    "cli": "output options describing serving asking changing running maintaining storing shells "
+    "app",
+}
+ROOM_FLOOR = {room: floor for floor, row in enumerate(FLOORS) for room in row}
+MODULE_PLACE = {
+    f"{room}.{module}": place
+    for room, modules in ROOMS.items()
+    for place, module in enumerate(modules.split())
+}
 
-#: The exceptions: names that the specification imports from there, offered by `__getattr__`. The
-#: package itself offers names of all modules in the same way.
-OFFERS = {("client", "aio"), ("server", "aioserver")}
-
-#: Who may import what is not ours; anybody may import the rest of the standard library.
+#: Who may import what is not ours: rooms, and modules; anybody may import the rest of the standard
+#: library.
 GUESTS = {
     "zmq": {
-        *("sockets", "channel", "aiochannel", "address", "peers", "stream", "aiostream"),
-        *(
-            "line",
-            "listener",
-            "service_cache",
-            "clientcache",
-            "carrier",
-            "client",
-            "aio",
-            "loops",
-            "server",
-        ),
-        *("draining", "connections", "subscriptions", "asked", "guard"),
+        *("transport", "client.registration.address", "client.cache", "client"),
+        *("server.guard", "server"),
     },
     "msgspec": {
-        *("records", "wire", "mirror", "backend", "live", "changes", "choosing"),
-        *("registry", "dispatch", "conditions"),
+        *("protocol", "client.cache.mirror", "server.backends.backend", "server.view.live"),
+        *("server.rules", "server.dispatch"),
     },
-    "packaging": {"conditions"},
+    "packaging": {"server.rules.conditions"},
     "gevent": {
-        *("listener", "channel", "draining", "connections", "unfinished", "loops", "server"),
-        "aioserver",
-        *("process", "testing"),
+        *("transport.channel", "transport.listener"),
+        *("server.guard", "server", "admin.process", "testing"),
     },
-    "peewee": {"model", "backend"},
-    "sqlite3": {"backend", "compact", "copying", "place", "restoring"},
-    "psutil": {"owner", "address"},
+    "peewee": {"server.backends.model", "server.backends.backend"},
+    "sqlite3": {"server.backends"},
+    "psutil": {"client.registration"},
     "asyncio": {
-        *(
-            "listener",
-            "aiochannel",
-            "aiostream",
-            "aiolistener",
-            "aioregistered",
-            "aio",
-            "aioserver",
-        ),
+        *("transport", "client.registration.aioregistered", "client.cache.service_cache"),
+        *("client.aio", "server.aio"),
     },
     "click": {"cli"},
     "rich": {"cli"},
     "IPython": {"cli"},
     "pytest": {"pytest_plugin"},
     # For type checkers alone: the `typing` of Python 3.10 has no Unpack.
-    "typing_extensions": {"registered", "aioregistered", "client", "aio"},
+    "typing_extensions": {"client", "client.registration"},
 }
 
 
-class Found(NamedTuple):
-    """One import: who, what, and whether it is an offer (`__getattr__`, or for type checkers)."""
+class Import(NamedTuple):
+    """One import: which module imports what, and where that stands."""
 
     importer: str
     imported: str
-    offered: bool
     where: str
 
 
 def module_of(path: Path) -> str:
-    """The name in the table of a file; that of the package is rsreg."""
-    first = path.relative_to(PACKAGE).parts[0]
-    return "rsreg" if first == "__init__.py" else first.removesuffix(".py")
+    """The dotted name of a file below rsreg; that of a package's `__init__` is the package's."""
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix("__init__").rstrip(".")
 
 
-def imports(node: ast.AST, path: Path, offered: bool = False) -> Iterator[Found]:
-    """All imports in a file, those inside functions too."""
-    where = f"{path.name}:{getattr(node, 'lineno', 0)}"
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            yield Found(module_of(path), alias.name, offered, where)
-    elif isinstance(node, ast.ImportFrom):
-        assert node.level == 0, f"{where}: a relative import"
-        for alias in node.names:
-            yield Found(module_of(path), f"{node.module}.{alias.name}", offered, where)
-    if isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
-        offered = True
-    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-        offered = True
-    for child in ast.iter_child_nodes(node):
-        yield from imports(child, path, offered)
+def imports(path: Path) -> Iterator[Import]:
+    """All imports in a file, those inside functions and for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        where = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module_of(path), alias.name, where)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{where}: a relative import"
+            for alias in node.names:
+                yield Import(module_of(path), f"{node.module}.{alias.name}", where)
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
-IMPORTS = [found for path in FILES for found in imports(ast.parse(path.read_text()), path)]
+MODULES = {module_of(path) for path in FILES}
+#: The packages' own `__init__` offer names of the modules inside, so they are on no floor.
+PACKAGES = {module_of(path) for path in FILES if path.name == "__init__.py"}
+IMPORTS = [found for path in FILES for found in imports(path)]
 
 
-def inner(found: Found) -> str | None:
-    """The module of ours that is imported, or None: `from rsreg import X` is where X lives."""
-    package, name, *_ = [*found.imported.split("."), ""]
+@cache
+def inner(imported: str) -> str | None:
+    """The module of ours that an import means; None for what is not ours, "" for rsreg itself."""
+    package, _, rest = imported.partition(".")
     if package != "rsreg":
         return None
-    if name in ("", "__version__"):
-        return "rsreg"
-    return rsreg._HOME.get(name, name).removeprefix("rsreg.")
+    while rest and rest not in MODULES:
+        rest = rest.rpartition(".")[0]
+    return rest
+
+
+def room_of(module: str) -> str:
+    """The room on whose floor a module stands."""
+    while module not in ROOM_FLOOR:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def may_import(importer: str, imported: str) -> bool:
+    """Whether the plan of the house allows an import between two modules of ours."""
+    here, there = room_of(importer), room_of(imported)
+    if here != there:
+        sides = {here.partition(".")[0], there.partition(".")[0]}
+        return ROOM_FLOOR[there] < ROOM_FLOOR[here] and sides != {"client", "server"}
+    if importer in MODULE_PLACE and imported in MODULE_PLACE:
+        return MODULE_PLACE[imported] < MODULE_PLACE[importer]
+    return False
 
 
 def test_every_module_has_its_place() -> None:
-    assert {module_of(path) for path in FILES} == {*FLOOR, "rsreg"}
-    assert len(FLOOR) == sum(map(len, LAYERS)), "a module stands in two rows"
+    single = {room for room in ROOM_FLOOR if room not in ROOMS}
+    assert {*single, *MODULE_PLACE} == MODULES - PACKAGES
+    assert {*ROOMS} <= {*ROOM_FLOOR}
+    assert {"", *ROOMS} == PACKAGES
 
 
-def test_a_module_imports_only_from_layers_below() -> None:
+def test_a_module_imports_only_from_below_and_never_from_beside() -> None:
     wrong = [
         f"{found.where} imports {target}"
         for found in IMPORTS
-        if (target := inner(found)) not in (None, "rsreg", found.importer)
-        and found.importer != "rsreg"
-        and not FLOOR[str(target)] < FLOOR[found.importer]
-        and not (found.offered and (found.importer, target) in OFFERS)
+        if (target := inner(found.imported)) and found.importer not in PACKAGES
+        if target not in PACKAGES or target == "cli"
+        if not may_import(found.importer, target)
+        # The commands take what they share from their package.
+        if not (found.importer.startswith("cli.") and target == "cli")
     ]
     assert wrong == []
 
 
-def test_the_exceptions_are_what_they_say() -> None:
-    upward = {
-        (found.importer, target)
+def test_nobody_takes_a_name_from_the_front_door_of_a_package_inside() -> None:
+    """The names that a package offers are for users: inside they would hide where a name lives."""
+    wrong = [
+        found.where
         for found in IMPORTS
-        if found.offered and (target := inner(found)) and found.importer in dict(OFFERS)
-    }
-    assert upward == OFFERS
-    assert {inner(found) for found in IMPORTS if found.importer == "rsreg"} - {None} == {
-        "config",
-        *(home.removeprefix("rsreg.") for home in rsreg._HOME.values()),
-    }
-    assert all(
-        found.offered or inner(found) in (None, "config")
-        for found in IMPORTS
-        if found.importer == "rsreg"
-    )
+        if inner(found.imported) in PACKAGES - {"cli"} and found.importer not in PACKAGES
+        if found.imported != "rsreg.__version__"
+    ]
+    assert wrong == []
+
+
+def test_the_packages_offer_what_their_modules_define() -> None:
+    for package in (rsreg, rsreg.client, rsreg.server):
+        assert {*dir(package)} == {*package.__all__}
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+        with_types = {
+            found.imported.rpartition(".")[2]
+            for found in IMPORTS
+            if f"rsreg.{found.importer}".rstrip(".") == package.__name__
+            if (inner(found.imported) or "").rpartition(".")[2] not in ("", "lazy")
+        }
+        assert with_types == {*package.__all__}, f"{package.__name__}: what type checkers see"
+        assert not hasattr(package, "nonsense")
 
 
 def test_guests_are_let_in_only_where_they_belong() -> None:
@@ -206,9 +210,14 @@ def test_guests_are_let_in_only_where_they_belong() -> None:
         f"{found.where} imports {found.imported}"
         for found in IMPORTS
         if (guest := found.imported.partition(".")[0]) not in known
-        or found.importer not in GUESTS.get(guest, {found.importer})
+        or (guest in GUESTS and not {found.importer, room_of_file(found)} & GUESTS[guest])
     ]
     assert wrong == []
+
+
+def room_of_file(found: Import) -> str:
+    """The room of the importer of something; the packages themselves let nobody in."""
+    return "" if found.importer in PACKAGES else room_of(found.importer)
 
 
 def test_nobody_patches() -> None:
@@ -225,37 +234,37 @@ def test_only_config_reads_the_environment() -> None:
     assert readers == {"config"}
 
 
-def test_the_layers_in_the_documentation_are_these() -> None:
+def test_the_map_in_the_documentation_is_this_one() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    table = text.partition("| --- | --- |")[2].partition("\n\n")[0]
-    cells = [row.split("|")[1].strip(" `") for row in table.strip().splitlines()]
-    modules = [cell for cell in cells if not cell.startswith("**")]
-    assert sorted(modules) == sorted(FLOOR.keys() - {"__main__"})
-    place = {module: number for number, module in enumerate(modules)}
-    wrong = [
-        found.where
-        for found in IMPORTS
-        if found.importer in place
-        and not found.offered
-        and (target := inner(found)) in place
-        and place[str(target)] > place[found.importer]
-    ]
-    assert wrong == []
+    found: dict[str, list[str]] = {}
+    for heading, table in re.findall(r"^\*\*`(.*?)`\*\*.*?\n\n((?:\|.*\n)+)", text, re.MULTILINE):
+        cells = [row.split("|")[1].strip(" `") for row in table.splitlines()[2:]]
+        found[heading.strip("/").replace("/", ".")] = cells
+    alone = [room for row in FLOORS for room in row if room not in ROOMS and "." not in room]
+    assert sorted(found.pop("rsreg")) == sorted({*alone} - {"__main__"})
+    expected = {room: modules.split() for room, modules in ROOMS.items() if room != "cli"}
+    expected["server"] = ["limits", *expected["server"]]
+    assert found == expected
 
 
-HEAVY = {"gevent", "greenlet", "peewee", "sqlite3", "click", "rich", "IPython"} | {
-    f"rsreg.{module}" for row in SERVER for module in row
-}
+SERVER_SIDE = {f"rsreg.{module}" for module in MODULES if module.startswith("server")}
+HEAVY = {"gevent", "greenlet", "peewee", "sqlite3", "click", "rich", "IPython"} | SERVER_SIDE
+#: The files of what a client needs.
+CLIENT_SIDE = [
+    path
+    for path in FILES
+    if module_of(path).partition(".")[0] not in ("server", "admin", "testing", "cli", "__main__")
+]
 ALONE = {
-    **{f"import rsreg.{module}": HEAVY for row in CLIENT for module in row},
-    "import rsreg": HEAVY,
+    **{f"import rsreg.{module_of(path)}".rstrip("."): HEAVY for path in CLIENT_SIDE},
     "from rsreg import RegistryClient": HEAVY,
     "from rsreg import AsyncRegistryClient": HEAVY,
     "from rsreg.client import AsyncRegistryClient": HEAVY,
-    "import rsreg.process": HEAVY,
+    "import rsreg.server": HEAVY - {"rsreg.server"} | {"zmq"},
+    "import rsreg.admin.process": HEAVY,
     "import rsreg.cli": HEAVY - {"click", "rich"},
     "import rsreg.cli.app": HEAVY - {"click", "rich"},
-    "import rsreg.pytest_plugin": HEAVY | {"zmq", "msgspec", "rsreg.client"},
+    "import rsreg.pytest_plugin": HEAVY | {"zmq", "msgspec", "rsreg.client.sync"},
 }
 
 
@@ -274,10 +283,3 @@ def test_the_client_side_loads_no_server_and_no_database() -> None:
         loaded = dict(zip(ALONE, pool.map(loaded_by, ALONE), strict=True))
     too_much = {statement: loaded[statement] & heavy for statement, heavy in ALONE.items()}
     assert {statement: names for statement, names in too_much.items() if names} == {}
-
-
-def test_the_names_of_the_package() -> None:
-    assert set(dir(rsreg)) == set(rsreg.__all__)
-    for name in rsreg.__all__:
-        assert getattr(rsreg, name) is not None
-    assert not hasattr(rsreg, "nonsense")

@@ -10,9 +10,9 @@ from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg import limits
 from rsreg.errors import ConfigurationError
-from rsreg.limits import BURST, WORDS, Limits, Rate, is_loopback, read_limits
+from rsreg.server import limits
+from rsreg.server.limits import BURST, WORDS, Limits, Rate, is_loopback, read_limits
 
 PAGE = (ROOT / "docs" / "security.md").read_text()
 

@@ -13,15 +13,16 @@ import pytest
 import zmq
 from helpers import FAR, HandClock, UnreliableStore
 
-from rsreg import InMemoryBackend, RegistryBackend, sockets
-from rsreg.dispatch import Dispatcher
-from rsreg.ends import Descriptors
-from rsreg.limits import Limits
-from rsreg.loops import MAX_BATCH, STALL, TICK, Reaper, RequestLoop
-from rsreg.records import Event
-from rsreg.registry import Registry
-from rsreg.replies import Replies
-from rsreg.unfinished import Unfinished
+from rsreg import InMemoryBackend, RegistryBackend
+from rsreg.protocol.records import Event
+from rsreg.server.dispatch import Dispatcher
+from rsreg.server.guard.ends import Descriptors
+from rsreg.server.guard.replies import Replies
+from rsreg.server.guard.unfinished import Unfinished
+from rsreg.server.limits import Limits
+from rsreg.server.loops import MAX_BATCH, STALL, TICK, Reaper, RequestLoop
+from rsreg.server.rules.registry import Registry
+from rsreg.transport import sockets
 
 IDS = [f"s{number}" for number in range(8)]
 Request = dict[str, Any]

@@ -16,14 +16,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from rsreg import InMemoryBackend, wire
-from rsreg.calls import Record
-from rsreg.dispatch import Dispatcher
+from rsreg import InMemoryBackend
+from rsreg.client.cache.mirror import STALE_AFTER, Mirror
 from rsreg.errors import RequestTimeout, UnknownService
-from rsreg.mirror import STALE_AFTER, Mirror
-from rsreg.ownership import Requester
-from rsreg.records import Event, Maintenance, read_change, read_report, read_service_info
-from rsreg.registry import LEASES_WITHIN, Registry
+from rsreg.protocol import wire
+from rsreg.protocol.calls import Record
+from rsreg.protocol.records import Event, Maintenance, read_change, read_report, read_service_info
+from rsreg.server.dispatch import Dispatcher
+from rsreg.server.rules.ownership import Requester
+from rsreg.server.rules.registry import LEASES_WITHIN, Registry
 
 KINDS = ("A", "B")
 #: What no event tells: what reports say, and from which of two reasons to be critical to which.

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from helpers import NetworkSpace, ServerProcess, printed, python_process, wait_until
 
-from rsreg import RegistryClient, names
-from rsreg.channel import find
+from rsreg import RegistryClient
 from rsreg.errors import RequestTimeout, TransportError, UnknownHost
+from rsreg.transport import names
+from rsreg.transport.channel import find
 
 #: What the processes of a test share.
 PRELUDE = """
@@ -198,8 +199,8 @@ asyncio.run(main())
 
 def test_the_address_to_advertise_is_found_within_a_timeout(space: NetworkSpace) -> None:
     code = """
-from rsreg.address import Finder
-from rsreg.exchange import carried
+from rsreg.client.registration.address import Finder
+from rsreg.transport.exchange import carried
 finder = Finder("tcp://registry.lab:4242")
 tell(*timed(lambda *seconds: carried(finder.find(*seconds), dict), 0.5))
 tell(*timed(lambda *seconds: carried(finder.find(*seconds), dict)))

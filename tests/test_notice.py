@@ -18,13 +18,15 @@ import pytest
 import zmq
 from helpers import ServerProcess, raw_socket, received, serving, wait_until
 
-from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer, owner, wire
-from rsreg.calls import Entry
+from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer
+from rsreg.client.registration import owner
+from rsreg.client.registration.heartbeat import Heartbeats
+from rsreg.client.registration.presence import Presence, said_by
+from rsreg.client.registration.pulse import Pulse
+from rsreg.client.registration.registration import Registration
 from rsreg.errors import DuplicateName, OwnedByOther, RequestTimeout
-from rsreg.heartbeat import Heartbeats
-from rsreg.presence import Presence, said_by
-from rsreg.pulse import Pulse
-from rsreg.registration import Registration
+from rsreg.protocol import wire
+from rsreg.protocol.calls import Entry
 
 EVIL = {"pid": 66, "user": "eve", "host": "evil"}
 #: Seconds between two beats of the drivers here.

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from helpers import need, printed, python_process, wait_until
 
-from rsreg import owner
+from rsreg.client.registration import owner
 
 TELL = """
 import json
-from rsreg import owner
+from rsreg.client.registration import owner
 print(json.dumps(owner.this_process()), flush=True)
 """
 
@@ -110,7 +110,7 @@ def test_a_process_of_another_user_is_judged_too() -> None:
     need("setpriv", root=True)
     mine = owner.this_process()
     asking = (
-        "import json, sys\nfrom rsreg import owner\n"
+        "import json, sys\nfrom rsreg.client.registration import owner\n"
         "print([owner.is_gone(one) for one in json.loads(sys.argv[1])])"
     )
     gone = {**mine, "pid": 2**22 - 1}

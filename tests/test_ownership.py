@@ -14,11 +14,12 @@ import zmq
 from helpers import HandClock, printed, python_process, raw_socket, received, serving
 from house import House
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend, owner
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
+from rsreg.client.registration import owner
 from rsreg.errors import DuplicateName, OwnedByOther, StoreError, UnknownService
-from rsreg.ownership import Requester
-from rsreg.records import COMPUTED, Maintenance, read_service_info
-from rsreg.wire import Turn
+from rsreg.protocol.records import COMPUTED, Maintenance, read_service_info
+from rsreg.protocol.wire import Turn
+from rsreg.server.rules.ownership import Requester
 
 HERE, ELSEWHERE = "10.0.0.7", "10.0.0.66"
 #: A process, and others that differ from it in one thing each.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rsreg.calls import Entry
-from rsreg.presence import Presence
-from rsreg.registration import Registration
+from rsreg.client.registration.presence import Presence
+from rsreg.client.registration.registration import Registration
+from rsreg.protocol.calls import Entry
 
 
 def presence() -> Presence:

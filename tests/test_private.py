@@ -16,9 +16,11 @@ from commands import environment, rs_cs
 from helpers import need
 from test_cli_start import FREE, Home
 
-from rsreg import SQLiteBackend, private, restoring
+from rsreg import SQLiteBackend
 from rsreg.errors import StoreError, StoreInUse
-from rsreg.private import Planted
+from rsreg.server.backends import restoring
+from rsreg.system import private
+from rsreg.system.private import Planted
 
 VICTIM = "the only copy of last year's measurements\n"
 UMASKS = [0o000, 0o022, 0o027, 0o077, 0o777]

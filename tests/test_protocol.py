@@ -32,7 +32,7 @@ import zmq
 from helpers import ROOT, HandClock, Sender, let_pass, raw_socket, received, serving, wait_until
 
 from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend, __version__, errors
-from rsreg.dispatch import Dispatcher
+from rsreg.server.dispatch import Dispatcher
 
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
 NOW = 1617293054

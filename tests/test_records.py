@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg import records
-from rsreg.choosing import read_filter
 from rsreg.errors import AmbiguousName, InvalidRequest
-from rsreg.records import Service, ServiceList, ServiceRecord
+from rsreg.protocol import records
+from rsreg.protocol.records import Service, ServiceList, ServiceRecord
+from rsreg.server.rules.choosing import read_filter
 
 ASKED = {"name": "hexapod", "host": "10.0.0.5", "port": 5000}
 

@@ -15,7 +15,7 @@ import pytest
 from helpers import LIMIT_FILES, python_process
 from house import House
 
-from rsreg import InMemoryBackend, SQLiteBackend, changes, records, registry
+from rsreg import InMemoryBackend, SQLiteBackend
 from rsreg.errors import (
     DuplicateName,
     DuplicateServiceType,
@@ -26,10 +26,12 @@ from rsreg.errors import (
     Unavailable,
     UnknownService,
 )
-from rsreg.lease import Lease
-from rsreg.records import Event, Service
-from rsreg.registry import Registry
-from rsreg.wire import Turn
+from rsreg.protocol import records
+from rsreg.protocol.records import Event, Service
+from rsreg.protocol.wire import Turn
+from rsreg.server.rules import changes, registry
+from rsreg.server.rules.registry import Registry
+from rsreg.server.view.lease import Lease
 
 
 def seqs(answer: tuple[list[Event], bool]) -> tuple[list[int], bool]:

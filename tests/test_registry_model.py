@@ -16,10 +16,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from rsreg import SQLiteBackend, records
+from rsreg import SQLiteBackend
 from rsreg.errors import NoService, StoreError, UnknownService
-from rsreg.records import Maintenance, Report
-from rsreg.registry import Registry
+from rsreg.protocol import records
+from rsreg.protocol.records import Maintenance, Report
+from rsreg.server.rules.registry import Registry
 
 KINDS = ("A", "B", "C")
 

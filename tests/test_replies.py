@@ -13,10 +13,10 @@ from attacks import begun_at_once
 from helpers import HandClock, raw_socket, received, serving, wait_until
 
 from rsreg import InMemoryBackend, RegistryServer
-from rsreg.ends import Descriptors
 from rsreg.errors import SlowDown
-from rsreg.limits import Limits
-from rsreg.replies import Replies
+from rsreg.server.guard.ends import Descriptors
+from rsreg.server.guard.replies import Replies
+from rsreg.server.limits import Limits
 
 MB = 1_000_000
 

@@ -15,8 +15,8 @@ from helpers import ServerProcess, wait_until
 from house import House
 
 from rsreg import RegistryClient, ServiceCache, SQLiteBackend
-from rsreg.calls import Record
-from rsreg.follower import Follower
+from rsreg.protocol.calls import Record
+from rsreg.transport.follower import Follower
 
 #: What somebody copies: the database alone, or all that the server has put beside it, as a snapshot
 #: of the machine does.

@@ -26,7 +26,7 @@ from helpers import (
     wait_until,
 )
 
-from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend, sockets
+from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
 from rsreg.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -34,9 +34,10 @@ from rsreg.errors import (
     StoreError,
     Unavailable,
 )
-from rsreg.loops import EXPIRE_BATCH, PUBLISH_BATCH, Publisher, Reaper, RequestLoop
-from rsreg.records import Event, Service
-from rsreg.wire import MAX_FRAME
+from rsreg.protocol.records import Event, Service
+from rsreg.protocol.wire import MAX_FRAME
+from rsreg.server.loops import EXPIRE_BATCH, PUBLISH_BATCH, Publisher, Reaper, RequestLoop
+from rsreg.transport import sockets
 
 
 def ask(socket: zmq.Socket[bytes], **request: Any) -> dict[str, Any]:
@@ -413,8 +414,8 @@ def test_a_client_that_never_reads_harms_nobody(server: RegistryServer) -> None:
 
 
 def test_terminate_is_only_for_this_machine() -> None:
-    from rsreg.dispatch import Dispatcher
-    from rsreg.registry import Registry
+    from rsreg.server.dispatch import Dispatcher
+    from rsreg.server.rules.registry import Registry
 
     told: list[bool] = []
     registry = Registry(InMemoryBackend())
@@ -479,8 +480,8 @@ def test_a_stall_in_the_middle_of_a_step_expires_nobody() -> None:
 
 
 def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> None:
-    from rsreg.records import ServiceInfo
-    from rsreg.registry import Registry
+    from rsreg.protocol.records import ServiceInfo
+    from rsreg.server.rules.registry import Registry
 
     registry = Registry(InMemoryBackend(), clock=clock, wall=clock)
     registry.open()
@@ -502,8 +503,8 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> No
 
 
 def test_timers_have_their_turn_while_many_services_expire(clock: HandClock) -> None:
-    from rsreg.records import ServiceInfo
-    from rsreg.registry import Registry
+    from rsreg.protocol.records import ServiceInfo
+    from rsreg.server.rules.registry import Registry
 
     registry = Registry(InMemoryBackend(), clock=clock, wall=clock)
     registry.open()

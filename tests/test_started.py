@@ -64,7 +64,8 @@ def test_a_server_in_the_background_takes_no_module_from_python(way: str, home: 
     folder = shadows(home.path / "shadows", mark)
     code = (
         "import os, sys\n"
-        "from rsreg import cli, process\n"
+        "from rsreg import cli\n"
+        "from rsreg.admin import process\n"
         "from rsreg.cli import app, main\n"
         f"{WAYS[way].format(folder=str(folder))}\n"
         "sys.argv[1:] = sys.argv[1:]\n"
@@ -92,7 +93,7 @@ def test_a_heartbeat_process_takes_no_module_from_python(
     code = f"""
 import os, sys, time
 from rsreg import RegistryClient
-from rsreg.helper import HeartbeatProcess
+from rsreg.client.registration.helper import HeartbeatProcess
 client = RegistryClient({endpoint!r})
 registered = client.registered("puna", port=5000, host="lab1", ttl=3, heartbeat="process")
 import multiprocessing, subprocess, json

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 from helpers import ROOT, scripted_server, serving, wait_until
-from test_layers import CLIENT
+from test_layers import CLIENT_SIDE
 
 from rsreg import RegistryClient, RegistryServer, SQLiteBackend, errors
+from rsreg.admin.process import EndedAtOnce
 from rsreg.errors import RegistryError, ServerError, from_body
-from rsreg.process import EndedAtOnce
 
 FORGED = "CRITICAL root: interlock is open"
 #: Line breaks of all kinds, colours, a new title, and text from right to left.
@@ -120,11 +120,10 @@ def test_the_name_of_a_copy_forges_nothing_in_the_log_of_the_registry(
 
 def test_the_client_side_logs_by_one_function_that_sees_to_it() -> None:
     direct = [
-        f"{module}.py:{node.lineno}"
-        for row in CLIENT
-        for module in row
-        if module != "lasting"
-        for node in ast.walk(ast.parse((ROOT / "rsreg" / f"{module}.py").read_text()))
+        f"{path}:{node.lineno}"
+        for path in CLIENT_SIDE
+        if path.name != "lasting.py"
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and isinstance(node.func.value, ast.Name)
@@ -137,7 +136,7 @@ def test_a_traceback_in_the_log_looks_like_no_lines_of_the_log() -> None:
     code = """
 import logging
 import os
-from rsreg import process
+from rsreg.admin import process
 process.log_to_stderr("info")
 try:
     raise ValueError(sys.argv[1])

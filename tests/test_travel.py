@@ -17,12 +17,13 @@ import msgspec
 import pytest
 
 import rsreg
-from rsreg import config, records
-from rsreg.bench import Services
+from rsreg import config
+from rsreg.admin.process import ServerSettings
+from rsreg.client.bench import Services
+from rsreg.client.registration.registration import Registration
 from rsreg.errors import AmbiguousName, RegistryError, ServerError
-from rsreg.process import ServerSettings
-from rsreg.records import ServiceList, ServiceRecord
-from rsreg.registration import Registration
+from rsreg.protocol import records
+from rsreg.protocol.records import ServiceList, ServiceRecord
 
 #: Each way to another process, or to another object.
 WAYS: dict[str, Callable[[Any], Any]] = {

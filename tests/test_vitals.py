@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rsreg.client.registration.vitals import Vitals
 from rsreg.errors import ConfigurationError
-from rsreg.vitals import Vitals
 
 #: Seconds between the two clocks.
 WALL = 1_790_000_000.0

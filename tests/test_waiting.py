@@ -18,9 +18,10 @@ import pytest
 import zmq.green
 from helpers import HandClock, ServerProcess, scripted_server
 
-from rsreg import AsyncRegistryClient, RegistryClient, calls
+from rsreg import AsyncRegistryClient, RegistryClient
+from rsreg.client.waiting import Waiting
 from rsreg.errors import ConfigurationError, Disconnected, InvalidRequest, RequestTimeout
-from rsreg.waiting import Waiting
+from rsreg.protocol import calls
 
 
 def waiting(clock: HandClock, *kinds: str, seconds: float = 100.0) -> Waiting:

@@ -17,8 +17,8 @@ import zmq.green
 from helpers import ServerProcess, received, scripted_server, serving, wait_until
 
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient
-from rsreg.calls import Record
 from rsreg.errors import ConfigurationError, RequestTimeout
+from rsreg.protocol.calls import Record
 
 
 def test_watch_gives_every_event_from_the_call_on(client: RegistryClient, endpoint: str) -> None:
@@ -105,7 +105,7 @@ def test_a_registry_that_is_not_there_is_said_at_once() -> None:
 def test_a_registry_that_goes_away_is_waited_for(
     process: ServerProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="rsreg.follower")
+    caplog.set_level("INFO", logger="rsreg.transport.follower")
     process.start()
     with RegistryClient(process.endpoint, timeout=0.5) as client:
         got: list[str] = []

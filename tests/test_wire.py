@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rsreg import wire
 from rsreg.errors import ConfigurationError, InvalidJSON, InvalidRequest
+from rsreg.protocol import wire
 
 ID = b"\x00peer"
 JSON = b'{"action":"health"}'

@@ -13,9 +13,9 @@ import gevent
 import msgspec
 
 from rsreg import RegistryServer
-from rsreg.backend import Stored
 from rsreg.errors import StoreError
-from rsreg.records import Event, Maintenance, Service
+from rsreg.protocol.records import Event, Maintenance, Service
+from rsreg.server.backends.backend import Stored
 
 
 class JSONBackend:

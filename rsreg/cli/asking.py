@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rsreg import config, process, records, timing
+from rsreg import config, timing
+from rsreg.admin import process
 from rsreg.cli import describing
 from rsreg.cli.options import (
     Settings,
@@ -24,12 +25,13 @@ from rsreg.cli.options import (
     type_meant,
 )
 from rsreg.cli.output import note, write, write_facts, write_json, write_table
-from rsreg.client import RegistryClient
+from rsreg.client.sync import RegistryClient
 from rsreg.errors import InvalidRequest, NoService, RegistryError, SlowDown
-from rsreg.records import ServiceList, ServiceRecord
+from rsreg.protocol import records
+from rsreg.protocol.records import ServiceList, ServiceRecord
 
 if TYPE_CHECKING:
-    from rsreg.choosing import Filter
+    from rsreg.server.rules.choosing import Filter
 
 _NOTHING_FOUND = 4
 #: Services that an error explains itself with.
@@ -268,7 +270,7 @@ def _columns(rows: list[list[str]]) -> tuple[dict[str, bool], list[list[str]]]:
 
 def _wanted(tags: list[str], where: dict[str, str], mode: str | None) -> Filter:
     """The conditions as the registry has them; it is loaded only to explain."""
-    from rsreg.choosing import read_filter
+    from rsreg.server.rules.choosing import read_filter
 
     return read_filter({"tags": tags, "where": where, "mode": mode})
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from rsreg import process
-from rsreg.address import own_host
+from rsreg.admin import process
 from rsreg.cli.options import (
     SIGNAL_LATENCY,
     Settings,
@@ -25,7 +24,8 @@ from rsreg.cli.options import (
     unknown,
 )
 from rsreg.cli.output import ask, note, write, write_json
-from rsreg.client import RegistryClient
+from rsreg.client.registration.address import own_host
+from rsreg.client.sync import RegistryClient
 from rsreg.errors import ConfigurationError
 
 _YES = click.option("--yes", is_flag=True, help="Do not ask.")

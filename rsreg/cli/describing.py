@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rsreg import config, records
-from rsreg.calls import Record
+from rsreg import config
+from rsreg.protocol import records
+from rsreg.protocol.calls import Record
 from rsreg.text import age, printable
 
 #: The columns of a list, and whether a cell may go on in the next line.

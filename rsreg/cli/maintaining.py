@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from rsreg import records
-from rsreg.calls import Record
 from rsreg.cli import describing
 from rsreg.cli.options import (
     F,
@@ -24,9 +22,11 @@ from rsreg.cli.options import (
     registry_option,
 )
 from rsreg.cli.output import ask, note, write_json, write_table
-from rsreg.client import RegistryClient
+from rsreg.client.sync import RegistryClient
 from rsreg.errors import OwnedByOther
-from rsreg.records import ServiceList
+from rsreg.protocol import records
+from rsreg.protocol.calls import Record
+from rsreg.protocol.records import ServiceList
 
 _FORCE = force_option("Do not ask, also if it is somebody else's.")
 _COLUMNS = {"OF": True, "BY": False, "FROM": False, "UNTIL": False, "REASON": True}

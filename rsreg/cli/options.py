@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from rsreg import config, records, text
-from rsreg.calls import Record
-from rsreg.client import RegistryClient
+from rsreg import config, text
+from rsreg.client.sync import RegistryClient
 from rsreg.errors import RegistryError, UnknownService
-from rsreg.records import ServiceRecord
+from rsreg.protocol import records
+from rsreg.protocol.calls import Record
+from rsreg.protocol.records import ServiceRecord
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -16,8 +16,8 @@ import click
 
 from rsreg import config
 from rsreg.errors import RegistryError
+from rsreg.system.writing import Writer
 from rsreg.text import printable
-from rsreg.writing import Writer
 
 _STDOUT = 1
 #: Columns of a table that goes to a file or a pipe.

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from rsreg import channel, process
+from rsreg.admin import process
 from rsreg.cli.options import (
     SIGNAL_LATENCY,
     CantRun,
@@ -27,6 +27,7 @@ from rsreg.cli.options import (
 )
 from rsreg.cli.output import note
 from rsreg.errors import PortInUse, RegistryError, TransportError
+from rsreg.transport import channel
 
 #: What is passed on to the program, as far as the system has it. SIGINT goes to it by itself where
 #: it comes from the keyboard.

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from rsreg import config, process
-from rsreg.calls import Record
+from rsreg import config
+from rsreg.admin import process
 from rsreg.cli.options import (
     Settings,
     common_options,
@@ -21,7 +21,8 @@ from rsreg.cli.options import (
 )
 from rsreg.cli.output import fact_lines, json_text, put, put_beside
 from rsreg.errors import ConfigurationError
-from rsreg.writing import Writer
+from rsreg.protocol.calls import Record
+from rsreg.system.writing import Writer
 
 #: Bytes of a log: it has to hold some lines.
 _LEAST_LOG = 4096
@@ -139,7 +140,7 @@ def start(
     settings: Settings, /, background: bool, dev: bool, log_file: str | None, **given: Any
 ) -> None:
     """Run the registry, here until Ctrl-C or in the background."""
-    from rsreg.limits import read_limits
+    from rsreg.server.limits import read_limits
 
     if settings.registry is not None:
         raise ConfigurationError(

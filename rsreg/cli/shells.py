@@ -10,10 +10,11 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from rsreg import __version__, process
-from rsreg.bench import Bench
+from rsreg import __version__
+from rsreg.admin import process
 from rsreg.cli.options import Settings, common_options, examples, pass_settings, registry_option
 from rsreg.cli.output import put, write_json
+from rsreg.client.bench import Bench
 from rsreg.errors import InternalError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rsreg import process
+from rsreg.admin import process
 from rsreg.cli.options import (
     Settings,
     common_options,

@@ -14,8 +14,9 @@ from itertools import islice
 
 import gevent
 
-from rsreg import RegistryServer, SQLiteBackend, process
-from rsreg.records import ServiceInfo
+from rsreg import RegistryServer, SQLiteBackend
+from rsreg.admin import process
+from rsreg.protocol.records import ServiceInfo
 
 #: Services that lapse at once.
 _LAPSED = 5_000

@@ -15,8 +15,8 @@ from typing import Any
 from helpers import ServerProcess
 
 from rsreg import SQLiteBackend
-from rsreg.limits import Limits
-from rsreg.records import Service
+from rsreg.protocol.records import Service
+from rsreg.server.limits import Limits
 
 HERE = Path(__file__).parent
 

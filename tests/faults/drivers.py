@@ -1,4 +1,4 @@
-"""Many services in one process, each beating as `rsreg.heartbeat` does, over its own connection.
+"""Many services in one process, each beating as that of a client does, over its own connection.
 
     drivers.py ENDPOINT FOLDER PLAN
 
@@ -25,12 +25,14 @@ from typing import Any, TypeVar
 
 import zmq
 
-from rsreg import calls, registration, sockets
-from rsreg.calls import Call
+from rsreg.client.registration import registration
+from rsreg.client.registration.registration import Registration
 from rsreg.errors import RegistryError, RequestTimeout
-from rsreg.exchange import Step, exchange
-from rsreg.registration import Registration
+from rsreg.protocol import calls
+from rsreg.protocol.calls import Call
 from rsreg.timing import Backoff, jitter
+from rsreg.transport import sockets
+from rsreg.transport.exchange import Step, exchange
 
 T = TypeVar("T")
 #: What a service does next; it is sent the frames that came, None after the wait.

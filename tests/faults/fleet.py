@@ -12,11 +12,12 @@ import logging
 import os
 import sys
 
-from rsreg import RegistryClient, calls
-from rsreg.beater import Beater
-from rsreg.presence import Presence
-from rsreg.pulse import Pulse
-from rsreg.registration import Registration
+from rsreg import RegistryClient
+from rsreg.client.registration.beater import Beater
+from rsreg.client.registration.presence import Presence
+from rsreg.client.registration.pulse import Pulse
+from rsreg.client.registration.registration import Registration
+from rsreg.protocol import calls
 
 endpoint, count, ttl = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 ids = []

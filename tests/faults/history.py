@@ -13,10 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from rsreg import RegistryClient, calls
-from rsreg.calls import Record
-from rsreg.channel import Channel
+from rsreg import RegistryClient
 from rsreg.errors import TransportError, Unavailable
+from rsreg.protocol import calls
+from rsreg.protocol.calls import Record
+from rsreg.transport.channel import Channel
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from pulse import Pulse
 from usage import memory
 
 from rsreg import RegistryClient
-from rsreg.limits import Limits
+from rsreg.server.limits import Limits
 
 Figure = Callable[..., None]
 

@@ -32,8 +32,8 @@ from net import end, fleet, percentile, seconds, spawn
 from usage import cpu_seconds, memory
 
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient
-from rsreg.calls import Record
 from rsreg.errors import Disconnected, RequestTimeout
+from rsreg.protocol.calls import Record
 
 HEALTH = b'{"action":"health"}'
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from history import History, Snapshot, broken
 
-from rsreg.calls import Record
+from rsreg.protocol.calls import Record
 
 
 def event(seq: int, kind: str, name: str) -> Record:

@@ -12,7 +12,7 @@ from drivers import ENDED, KNOWN, SENT, WOKE, Drivers, Plan
 from helpers import ServerProcess, wait_until
 
 from rsreg import RegistryClient
-from rsreg.calls import Record
+from rsreg.protocol.calls import Record
 
 CLEANUP = 1.0
 

@@ -21,8 +21,8 @@ from net import CLIENT, SERVER, Agent, Network, Proxy, connections, percentile, 
 from usage import open_files
 
 from rsreg import AsyncRegistryClient, RegistryClient, RegistryServer
-from rsreg.calls import Record
 from rsreg.errors import RequestTimeout
+from rsreg.protocol.calls import Record
 
 TIMED_OUT = {"error": "RequestTimeout"}
 

@@ -25,8 +25,8 @@ from history import History, Load, Snapshot, broken
 from net import fleet, percentile, seconds
 
 from rsreg import InMemoryBackend, RegistryClient
-from rsreg.calls import Record
 from rsreg.errors import Unavailable
+from rsreg.protocol.calls import Record
 
 Figure = Callable[..., None]
 

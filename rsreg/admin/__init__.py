@@ -1,0 +1,1 @@
+"""What an operator does, as Python calls; rs_cs is a face of it."""

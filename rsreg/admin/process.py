@@ -1,0 +1,393 @@
+"""The server as a process: run here until a signal, started in the background, stopped.
+
+Loads gevent and the database only in the process that serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from rsreg import config, errors, timing
+from rsreg.client.sync import RegistryClient
+from rsreg.errors import ConfigurationError, RegistryError
+from rsreg.protocol.calls import Record
+from rsreg.system.writing import Writer
+from rsreg.text import printable
+
+if TYPE_CHECKING:
+    from rsreg.server.server import RegistryServer
+    from rsreg.system.rotation import LogFile
+
+#: By its name: where this runs as a program, `__name__` is another.
+log = logging.getLogger("rsreg.admin.process")
+
+#: The `db` that is no file.
+IN_MEMORY = ":memory:"
+#: Seconds that a start in the background, and a stop, may take.
+DEFAULT_PATIENCE = 10.0
+#: What needs a Python to be started.
+_WHAT = "a server in the background"
+_STDOUT, _STDERR = 1, 2
+#: Seconds that the end of the process waits until its log is written.
+_FLUSH = 1.0
+#: Lines of the log that are shown of a server that ended without a word.
+_LAST_LINES = 10
+
+
+class EndedAtOnce(RegistryError):
+    """A server in the background did not come to serve; `lines` are the last ones of its log."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("the server ended at once:")
+        self.lines = list(map(printable, lines))
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.lines])
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a server process is started with; see RegistryServer for most of it.
+
+    `db` is a file, `:memory:`, or None for the default file; `state_dir` is where that is, and the
+    log of a server in the background, None for `config.state_directory()`. Such a log is renamed
+    to `<file>.1` when it has `log_size` bytes. `limits` and `gateways` are for
+    `limits.read_limits`.
+    """
+
+    req_port: int = config.DEFAULT_RS_REQ_PORT
+    pub_port: int = config.DEFAULT_RS_PUB_PORT
+    hb_port: int | None = None
+    bind: str = "*"
+    db: str | None = None
+    state_dir: str | None = None
+    cleanup_interval: float = config.DEFAULT_CLEANUP_INTERVAL
+    journal_events: int = config.DEFAULT_JOURNAL_EVENTS
+    journal_bytes: int = config.DEFAULT_JOURNAL_BYTES
+    unique_service_types: bool = False
+    cgse_reply: str = "RESPONSE"
+    log_level: str = "info"
+    log_size: int = config.DEFAULT_LOG_SIZE
+    limits: dict[str, int] = field(default_factory=dict)
+    gateways: tuple[str, ...] = ()
+
+
+def run(
+    settings: ServerSettings, ready: Callable[[Record], None], log_file: LogFile | None = None
+) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second SIGINT kills, `nohup` is respected.
+
+    Once it serves, `ready` gets what `info` would say, and the `endpoint`. Logs to stderr, which
+    may be a `log_file`. Raises what `RegistryServer.start` raises, and RegistryError if a fault
+    ended the server.
+    """
+    if sys.platform == "win32":
+        raise config.no_server_here()
+    import gevent
+
+    from rsreg.server.backends.backend import InMemoryBackend, SQLiteBackend
+    from rsreg.server.limits import read_limits
+    from rsreg.server.server import RegistryServer
+    from rsreg.system import private
+
+    log_to_stderr(settings.log_level, log_file)
+    if log_file is not None and (said := private.open_to_others(log_file.path)):
+        log.warning("the log is not the registry's alone: %s", said)
+    bounds = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
+    server = RegistryServer(
+        settings.req_port,
+        settings.pub_port,
+        settings.hb_port,
+        InMemoryBackend(**bounds)
+        if settings.db == IN_MEMORY
+        else SQLiteBackend(_database(settings.db, settings.state_dir), **bounds),
+        settings.cleanup_interval,
+        bind=settings.bind,
+        unique_service_types=settings.unique_service_types,
+        cgse_reply=settings.cgse_reply,
+        limits=read_limits(settings.limits, settings.gateways),
+    )
+
+    def interrupted() -> None:
+        # From here on the kernel ends the process, whatever a stop is waiting for.
+        on_interrupt.cancel()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        server.request_stop()
+
+    if os.getpid() == 1:
+        # In a container what others leave behind becomes ours: the kernel is to reap it.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    on_interrupt = gevent.signal_handler(signal.SIGINT, interrupted)
+    gevent.signal_handler(signal.SIGTERM, server.request_stop)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        gevent.signal_handler(signal.SIGHUP, server.request_stop)
+    _allow_many_connections()
+    start(server)
+    ready({**server.about(), "endpoint": server.endpoint})
+    try:
+        server.serve_forever()
+    except Exception as error:
+        raise RegistryError(
+            f"the server failed: {type(error).__name__}: {error}", hint="its log says where"
+        ) from error
+
+
+def start(server: RegistryServer) -> None:
+    """Start a server to which the whole process belongs.
+
+    What it loads stays for long: the garbage collector need not go through it again and again, for
+    100 ms each time with 100,000 services.
+    """
+    gc.disable()
+    try:
+        server.start()
+    finally:
+        gc.enable()
+    gc.freeze()
+
+
+def start_in_background(
+    settings: ServerSettings, log_file: Path | None = None, timeout: float = DEFAULT_PATIENCE
+) -> Record:
+    """Start a server that outlives this process; what it says about itself, once it answers.
+
+    Beside that the `endpoint` and the `log_file`, to which is appended; the default is in the
+    folder of the settings. Raises what hindered the start as `run` would here.
+    """
+    if sys.platform == "win32":
+        raise config.no_server_here()
+    from rsreg.system import private
+
+    config.python_program(_WHAT)  # Before a file is made.
+    if log_file is None:
+        log_file = _state(settings) / f"registry-{settings.req_port}.log"
+    log_file = log_file.absolute()
+    db = settings.db
+    if db != IN_MEMORY:
+        db = str(_database(db, settings.state_dir).absolute())
+    try:
+        private.make_folder(log_file.parent)
+        file = os.fdopen(private.opened(log_file, os.O_APPEND), "rb")
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't write {log_file}: {error}",
+            hint="name another file with --log-file, or another folder with --state-dir",
+        ) from error
+    with file:
+        return _launch(replace(settings, db=db), log_file, file, timeout)
+
+
+def _launch(settings: ServerSettings, log_file: Path, file: BinaryIO, timeout: float) -> Record:
+    """Start it with the log that was opened; see `start_in_background`."""
+    if sys.platform == "win32":
+        raise config.no_server_here()
+    words = [__name__, json.dumps(asdict(settings)), str(log_file)]
+    before = os.fstat(file.fileno()).st_size
+    command = config.python_command(_WHAT, *words)
+    try:
+        launcher = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            env=config.environment(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ConfigurationError(f"can't start {command[0]}: {error.strerror}") from error
+    with launcher:
+        said = _first_words(launcher, timeout)
+    if said is None:
+        os.killpg(launcher.pid, signal.SIGTERM)
+        raise RegistryError(
+            f"the server did not start within {timeout:g} s", hint=f"its log is {log_file}"
+        )
+    if not said:
+        file.seek(before)
+        lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+        raise EndedAtOnce(lines)
+    if "failure" in said:
+        failure: type[RegistryError] = getattr(errors, said["failure"])
+        raise failure(said["error"], hint=said["hint"])
+    with RegistryClient(said["endpoint"], timeout=timeout) as client:
+        client.server_status()
+    return {**said, "log_file": str(log_file)}
+
+
+def stop(client: RegistryClient, timeout: float = DEFAULT_PATIENCE) -> None:
+    """Stop the client's server, which has to be on this machine, and wait until its port is free.
+
+    Raises what `terminate_registry_server` raises, and RegistryError if it takes too long.
+    """
+    client.terminate_registry_server()
+    host, _, port = client.settings.req_endpoint.removeprefix("tcp://").rpartition(":")
+    until = timing.steady() + timeout
+    while timing.steady() < until:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout).close()
+        except OSError:
+            return
+        time.sleep(0.02)
+    raise RegistryError(f"a server still listens on port {port} after {timeout:g} s")
+
+
+def restore(copy: Path, db: str | None = None, state_dir: str | None = None) -> Record:
+    """Put a copy in the place of the store of a server that is stopped; what was put where.
+
+    `store` is the file, `kept` the name that the old one has now, None without one; `services` and
+    `seq`, the number of its last event, are those of the copy. `db` and `state_dir` are as in
+    ServerSettings. Raises StoreInUse, StoreError.
+    """
+    from rsreg.server.backends import restoring
+
+    if db == IN_MEMORY:
+        raise ConfigurationError(f"{db} is no file", hint="name the file of the store with --db")
+    done = restoring.restore(copy, _database(db, state_dir))
+    return {
+        "store": str(done.store),
+        "services": done.services,
+        "seq": done.seq,
+        "kept": None if done.kept is None else str(done.kept),
+    }
+
+
+def log_to_stderr(level: str, file: LogFile | None = None) -> None:
+    """Log what rsreg says from `level` on; of others only warnings: peewee logs each query.
+
+    Nobody waits until it is read: it is written on a thread of its own (see Writer). With a `file`
+    behind stderr that one is kept small.
+    """
+    handler = _BesideHandler(file)
+    handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.getLogger("rsreg").setLevel(level.upper())
+
+
+class _BesideHandler(logging.Handler):
+    """Hands what is logged to the thread that writes it to stderr."""
+
+    def __init__(self, file: LogFile | None) -> None:
+        super().__init__()
+        self._file = file
+        before = None if file is None else self._make_room
+        self._writer = Writer(_STDERR, self._left_out, before=before)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.write(self.format(record))
+        except (TypeError, ValueError):
+            self.handleError(record)
+
+    def flush(self) -> None:
+        self._writer.flush(_FLUSH)
+
+    def _left_out(self, count: int) -> str:
+        return self._line(
+            f"{count} lines are missing here: nobody read them, or they could not be written"
+        )
+
+    def _make_room(self, size: int) -> None:
+        assert self._file is not None
+        if (why := self._file.make_room(size)) is not None:
+            os.write(_STDERR, f"{self._line(why)}\n".encode(errors="backslashreplace"))
+
+    def _line(self, said: str) -> str:
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, None, None)
+        return self.format(record)
+
+
+class _SafeFormatter(logging.Formatter):
+    """No service's id can write a line of its own into the log, or talk to the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        # Indented: the text of an exception may look like a line of the log.
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"  {printable(line)}" for line in lines)
+
+
+def _allow_many_connections() -> None:
+    """Each client holds a file descriptor; the usual limit of 1024 is for interactive programs."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems have no hard limit, and refuse to go beyond one that they don't tell.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _database(db: str | None, state_dir: str | None) -> Path:
+    """The file of the server, whose folder is there; raises ConfigurationError if it can't be."""
+    from rsreg.system import private
+
+    if db is not None:
+        return Path(db)
+    file = config.default_database() if state_dir is None else Path(state_dir) / config.DATABASE
+    try:
+        private.make_folder(file.parent)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't make {file.parent}: {error.strerror}",
+            hint="name another folder with --state-dir or RSREG_STATE, or a file with --db",
+        ) from error
+    return file
+
+
+def _state(settings: ServerSettings) -> Path:
+    return config.state_directory() if settings.state_dir is None else Path(settings.state_dir)
+
+
+def _first_words(launcher: subprocess.Popen[bytes], timeout: float) -> Record | None:
+    """What a server says when it serves, or why it does not: {} if it ended, None if it waits."""
+    assert launcher.stdout is not None
+    if not select.select([launcher.stdout], [], [], timeout)[0]:
+        return None
+    said: Record = json.loads(launcher.stdout.read() or "{}")
+    return said
+
+
+def _serve_detached(settings: ServerSettings, log_file: Path) -> None:
+    """What `start_in_background` runs: tells on stdout how it went, then keeps only the log."""
+    if sys.platform == "win32":
+        raise config.no_server_here()
+    from rsreg.system.rotation import LogFile
+
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+
+    def tell(said: dict[str, Any]) -> None:
+        # Who started it may be gone by now.
+        with contextlib.suppress(OSError):
+            sys.stdout.write(json.dumps(said))
+            sys.stdout.flush()
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    try:
+        run(settings, tell, LogFile(log_file, settings.log_size, (_STDERR, _STDOUT)))
+    except RegistryError as error:
+        log.error("%s", error)
+        tell({"failure": type(error).__name__, "error": str(error), "hint": error.hint})
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _serve_detached(ServerSettings(**json.loads(sys.argv[1])), Path(sys.argv[2]))

@@ -1,0 +1,201 @@
+"""`Bench`: the client for shells and notebooks, in which services are attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rsreg import text
+from rsreg.client.sync import RegistryClient
+from rsreg.errors import RegistryError
+from rsreg.protocol import calls, records
+from rsreg.protocol.records import ServiceList, ServiceRecord
+
+#: Seconds that completion may keep a shell waiting.
+_COMPLETION_TIMEOUT = 0.3
+#: Services that an error names.
+_MENTIONED = 3
+
+
+class Bench(RegistryClient):
+    """A RegistryClient that shows what is there: its `repr` is the table of services.
+
+    `reg.PUNA` are the Services of a type, `reg.puna_cs` is the record of the one with a name;
+    `reg["ls-336"]` is for what is no identifier, and for ids. A method goes before both. Raises
+    AttributeError or KeyError where there is none, and where a word means different services: the
+    type of one and the name of another, or the name of two. Else whoever registers a service could
+    take the place of yours.
+    """
+
+    #: Else Python would ask for `reg[0]`, `reg[1]`, ...
+    __iter__: None = None
+
+    def __getattr__(self, name: str) -> Services | ServiceRecord:
+        # Python and notebooks look for such names on their own; no service is meant.
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        try:
+            return self._meant(name, ("type", "name"))
+        except KeyError as error:
+            raise AttributeError(*error.args) from None
+
+    def __getitem__(self, name: str) -> Services | ServiceRecord:
+        return self._meant(name, ("type", "name", "id"))
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *filter(records.is_attribute, self._names())]
+
+    def __repr__(self) -> str:
+        services = self._there()
+        if isinstance(services, str):
+            return services
+        return "\n".join([self._title(services), *_table(services)])
+
+    def _repr_html_(self) -> str:
+        services = self._there()
+        if isinstance(services, str):
+            return f"<pre>{text.as_html(services)}</pre>"
+        shown = services._repr_html_() if services else ""
+        return f"<div>{text.as_html(self._title(services))}</div>{shown}"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [name for name in self._names() if name.isprintable()]
+
+    def _there(self) -> ServiceList | str:
+        """All services, or why they can't be told: to show something must never fail."""
+        try:
+            return self.list_services()
+        # A RuntimeError: it is shown, by a debugger perhaps, in the middle of a call.
+        except (RegistryError, RuntimeError) as error:
+            where = self.settings.req_endpoint
+            return f"registry {where} can't be reached: {text.printable(error)}"
+
+    def _names(self) -> list[str]:
+        """The types and names of the services; none if the registry does not answer at once."""
+        try:
+            services = self._run(calls.list_services(), _COMPLETION_TIMEOUT)
+        except (RegistryError, RuntimeError):
+            return []
+        return sorted({name for one in services for name in (*_types(one), one["name"])})
+
+    def _meant(self, word: str, meanings: Sequence[str]) -> Services | ServiceRecord:
+        """What a word means by these; raises KeyError if nothing, or not one thing."""
+        services = self.list_services()
+        found = {meaning: _fitting(services, meaning, word) for meaning in meanings}
+        of_type = found["type"]
+        others = {one["id"]: one for meaning in meanings[1:] for one in found[meaning]}
+        if not of_type and not others:
+            raise KeyError(self._nothing(word))
+        if of_type and others.keys() <= {one["id"] for one in of_type}:
+            return Services(word, of_type)
+        if not of_type and len(others) == 1:
+            return next(iter(others.values()))
+        raise KeyError(_unclear(word, found))
+
+    def _title(self, services: ServiceList) -> str:
+        plural = "" if len(services) == 1 else "s"
+        return f"registry {self.settings.req_endpoint}, {len(services) or 'no'} service{plural}"
+
+    def _nothing(self, name: str) -> str:
+        return (
+            f"neither a type nor a service {text.printable(name)!r} is registered on "
+            f"{self.settings.req_endpoint}"
+        )
+
+
+class Services:
+    """The services of a type, as they were when they were asked for.
+
+    Their names are attributes, or keys, and ids are keys too. Where there is just one, so are its
+    fields and its `endpoint`, which go before names. To go through it, or `len()` it, gives all of
+    them.
+    """
+
+    __slots__ = ("_kind", "_services")
+
+    def __init__(self, kind: str, services: Iterable[ServiceRecord]) -> None:
+        self._kind = kind
+        self._services = ServiceList(services)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        named = [one for one in self._services if one["name"] == name]
+        is_field = _is_field(self._services, name)
+        if len(self._services) == 1 and (is_field or not named):
+            return getattr(self._services[0], name)
+        # With one service less the field would be meant: no other one takes its place.
+        if len(named) == 1 and not is_field:
+            return named[0]
+        names = ", ".join(sorted(text.printable(one["name"]) for one in self._services))
+        raise AttributeError(
+            f"{text.printable(self._kind)!r} are {len(self._services)} services: {names}; "
+            f"say which of them"
+        )
+
+    def __getitem__(self, name: str) -> ServiceRecord:
+        found = [one for one in self._services if name in (one["name"], one["id"])]
+        if len(found) != 1:
+            raise KeyError(f"{len(found) or 'no'} services {text.printable(name)!r} are here")
+        return found[0]
+
+    def __iter__(self) -> Iterator[ServiceRecord]:
+        return iter(self._services)
+
+    def __len__(self) -> int:
+        return len(self._services)
+
+    def __dir__(self) -> list[str]:
+        names = [one["name"] for one in self._services]
+        fields = ["endpoint", *self._services[0]] if len(names) == 1 else []
+        return [*super().__dir__(), *filter(records.is_attribute, [*names, *fields])]
+
+    def __repr__(self) -> str:
+        return "\n".join(_table(self._services))
+
+    def _repr_html_(self) -> str:
+        return self._services._repr_html_()
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [name for one in self for name in (one["name"], one["id"]) if name.isprintable()]
+
+
+def _fitting(services: ServiceList, meaning: str, word: str) -> list[ServiceRecord]:
+    """The services that a word means if it is a type, a name or an id."""
+    if meaning == "type":
+        return [one for one in services if word in _types(one)]
+    return [one for one in services if one[meaning] == word]
+
+
+def _unclear(word: str, found: Mapping[str, Sequence[ServiceRecord]]) -> str:
+    """What to say of a word that means different services, and how to name each of them."""
+    said = [
+        f"the {meaning} of {', '.join(map(_shown, meant[:_MENTIONED]))}"
+        + (f" and {len(meant) - _MENTIONED} more" if len(meant) > _MENTIONED else "")
+        for meaning, meant in found.items()
+        if meant
+    ]
+    how = "reg.get_service(ID)" if found.get("id") else "reg[ID]"
+    kept = text.printable(word)
+    return f"{kept!r} is {', and '.join(said)}: say which one with {how}, or change a name"
+
+
+def _shown(service: ServiceRecord) -> str:
+    return text.printable(f"{service['name']} at {service.endpoint} (id {service['id']!r})")
+
+
+def _is_field(services: ServiceList, name: str) -> bool:
+    """Whether it is something that a record says."""
+    return (
+        name in records.FIELDS
+        or hasattr(ServiceRecord, name)
+        or any(name in one for one in services)
+    )
+
+
+def _types(service: ServiceRecord) -> set[str]:
+    return records.kinds_of(service["type"], (), service["metadata"])
+
+
+def _table(services: ServiceList) -> list[str]:
+    return [text.table(services.HEADER, services.rows())] if services else []

@@ -1,0 +1,125 @@
+"""What a client answers by itself, and when it has to ask."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import zmq
+
+from rsreg import timing
+from rsreg.client.cache.service_cache import ServiceCache
+from rsreg.config import SIMULATOR, ClientSettings
+from rsreg.errors import Disconnected, Stale, TransportError
+from rsreg.protocol.calls import NOTHING_MORE
+from rsreg.protocol.records import PASSING, ServiceRecord
+from rsreg.system import native
+from rsreg.system.lasting import Caught, Troubles
+from rsreg.transport.listener import spawn
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+def discovered(
+    cache: ServiceCache, service_type: str, *, mode: str | None = None
+) -> ServiceRecord | None:
+    """What a cache discovers, but for a simulator that nobody asked for.
+
+    There must be no hardware then, of which a cache may not have heard yet.
+    """
+    found = cache.discover_service(service_type, mode=mode)
+    return None if mode is None and found and found.get("mode") == SIMULATOR else found
+
+
+class ClientCache:
+    """The ServiceCache of one client, sync or async, which answers only what is beyond doubt.
+
+    It starts in the background when it is first asked, so no call waits for it; until then, and
+    whenever it is not sure, the client asks the registry as it would without a cache. Threads may
+    share it.
+    """
+
+    def __init__(self, settings: ClientSettings, context: zmq.Context[Any] | None) -> None:
+        self._cache = ServiceCache(
+            settings.req_endpoint, settings.sub_endpoint, settings.timeout, context=context
+        )
+        self._context = context
+        self._changed = -math.inf
+        self._closed = False
+        self._starting = native.new_lock()
+        self._troubles = Troubles(log, "the start of the cache")
+        #: When it may be started again after it failed.
+        self._next = -math.inf
+
+    def answer(
+        self, read: Callable[..., R], target: object, asked: Mapping[str, Any] = NOTHING_MORE
+    ) -> R | None:
+        """What `read` finds in the cache, or None: then the registry has to be asked.
+
+        Only services that are passing are beyond doubt. That there is none, or that one is
+        critical, may be because a lease, or an event, has not been heard of yet. `asked` is what
+        narrows the question; of that a cache knows nothing but the mode.
+        """
+        if asked and asked.keys() != {"mode"}:
+            return None
+        # Read first: the cache may get to know of a change right after it answered without.
+        as_of = self._cache.as_of
+        try:
+            found = read(self._cache, target, **asked)
+        except Disconnected:
+            self._start()
+            return None
+        except Stale:
+            return None
+        known: list[Any] = found if isinstance(found, list) else [found]
+        # A loop: a generator for one record would cost as much as the rest.
+        for one in known:
+            if one is None or one["health"] != PASSING:
+                return None
+        return found if known and as_of > self._changed else None
+
+    def changed(self) -> None:
+        """The client changed something: what the cache learned before is not to be answered.
+
+        A reply does not say which event it made. So the cache is passed over until it has got the
+        answer to a question that it asked later than this.
+        """
+        self._changed = timing.steady()
+
+    def open(self) -> None:
+        """Take questions again after a `close`."""
+        self._closed = False
+
+    def close(self) -> None:
+        """Follow no longer; returns within a second."""
+        self._closed = True
+        self._cache.stop()
+
+    def _start(self) -> None:
+        if self._closed or timing.steady() < self._next or not self._starting.acquire(False):
+            return
+        with Caught() as caught:
+            spawn(self._context, self._run)
+        if caught.error is not None:
+            self._tried(caught.error)
+            self._starting.release()
+
+    def _run(self) -> None:
+        try:
+            # That the registry is away, the client's own questions say.
+            with Caught() as caught, contextlib.suppress(TransportError):
+                self._cache.start()
+            self._tried(caught.error)
+            if self._closed:
+                self._cache.stop()
+        finally:
+            self._starting.release()
+
+    def _tried(self, error: BaseException | None) -> None:
+        """After a failure, a later question starts it again."""
+        self._next = timing.steady() + self._troubles.after(error)

@@ -1,0 +1,205 @@
+"""Beats for all services of a process at one endpoint: one thread, one connection."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import heapq
+import itertools
+import logging
+import os
+from typing import Any
+
+from rsreg import timing
+from rsreg.client.registration.pulse import Outage, Pulse
+from rsreg.errors import RegistryError, TransportError
+from rsreg.system import native
+from rsreg.system.lasting import Caught, keep_on, start_thread
+from rsreg.system.native import Bell, Stop, Thread
+from rsreg.transport.exchange import conversation
+from rsreg.transport.line import Line, Talk
+
+log = logging.getLogger(__name__)
+
+#: Seconds that it waits at once, at most: to wait does not count the sleep of the machine.
+_MOST = 1.0
+#: Seconds after which it looks at its bell while it waits for answers.
+_LATENCY = 0.1
+#: Seconds that who leaves waits until nothing more is sent.
+_JOIN = 1.0
+
+
+class Beater:
+    """Has each pulse beat when it is due; none waits for the answer to another one.
+
+    Whatever is raised in a beat is that pulse's own trouble, and is tried again.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.members: set[Pulse] = set()
+        self.outage = Outage()
+        self._line = Line(endpoint)
+        self._stop = Stop()
+        self._bell = Bell()
+        #: Who is to be looked at: somebody who came, who leaves, or who has something to tell.
+        self._rung: dict[Pulse, None] = {}
+        self._due: list[tuple[float, int, Pulse]] = []
+        self._count = itertools.count()
+        #: All that it beats for, and the beat of each that is under way.
+        self._beats: dict[Pulse, Talk | None] = {}
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Beat from now on, on a thread of its own; raises Disconnected if there can be none.
+
+        It connects at once, if no name has to be found for that: when the server is short of
+        connections later, this one is there already.
+        """
+        with contextlib.suppress(TransportError):
+            self._line.open()
+        self._thread = start_thread(self.run)
+
+    def stop(self) -> None:
+        """Beat no longer; returns within a second, and nothing is sent afterwards."""
+        self._stop.set()
+        self._bell.ring()
+        if self._thread is not None:
+            self._thread.join(_JOIN)
+
+    def add(self, pulse: Pulse, why: RegistryError | None = None) -> None:
+        """Beat for one, too, after what failed at first."""
+        pulse.outage = self.outage
+        if why is not None:
+            pulse.lost(why)
+        pulse.begin()
+        pulse.presence.wake = functools.partial(self.look_at, pulse)
+        self.look_at(pulse)
+
+    def look_at(self, pulse: Pulse) -> None:
+        """Look at one soon; from any thread, and from signal handlers."""
+        self._rung[pulse] = None
+        self._bell.ring()
+
+    def run(self) -> None:
+        """Beat until `stop`."""
+        what = f"the heartbeats to {self._line.endpoint}"
+        keep_on(self.step, self._stop, log, what, self._stop.wait)
+        self._line.close()
+
+    def step(self) -> None:
+        """One turn: begin the beats that are due, and wait for answers, the bell, or the next."""
+        try:
+            while self._rung:
+                self._look(self._rung.popitem()[0])
+            now = timing.steady()
+            while self._due and self._due[0][0] <= now:
+                self._look(heapq.heappop(self._due)[2])
+            wait = min(_MOST, self._due[0][0] - timing.steady()) if self._due else _MOST
+            if self._line.busy:
+                self._line.step(min(wait, _LATENCY))
+            elif not self._rung:
+                self._bell.wait(wait)
+        except BaseException:
+            # Whatever it is, nobody is forgotten.
+            self._rung.update(dict.fromkeys(self._beats))
+            raise
+
+    def _look(self, pulse: Pulse) -> None:
+        """Have it beat if that is due, else plan when; let go of one that leaves."""
+        if pulse.over.is_set():
+            talk = self._beats.pop(pulse, None)
+            if talk is not None:
+                self._line.forget(talk)
+            pulse.outage.ends(pulse)
+            pulse.gone.set()
+        elif self._beats.setdefault(pulse, None) is None:
+            with Caught() as caught:
+                now = timing.steady()
+                at = pulse.due(now)
+                if at > now:
+                    self._plan(pulse, at)
+                else:
+                    self._begin(pulse)
+            if caught.error is not None:
+                self._done(pulse, None, caught.error)
+
+    def _begin(self, pulse: Pulse) -> None:
+        endpoint, clock = self._line.endpoint, timing.steady
+        flow = conversation(pulse.beat(), timeout=pulse.timeout, endpoint=endpoint, clock=clock)
+        talk = self._beats[pulse] = Talk(flow, functools.partial(self._done, pulse))
+        self._line.begin(talk)
+
+    def _done(self, pulse: Pulse, how: Any, error: BaseException | None) -> None:
+        if pulse in self._beats:
+            self._beats[pulse] = None
+            if error is None:
+                pulse.beaten(how)
+                self._rung[pulse] = None
+            else:
+                self._plan(pulse, pulse.failed(error))
+
+    def _plan(self, pulse: Pulse, at: float) -> None:
+        """Look at it then. What it has in the heap beside that is a look too many, no more."""
+        if pulse.planned != at:
+            pulse.planned = at
+            heapq.heappush(self._due, (at, next(self._count), pulse))
+
+
+class _Beaters:
+    """The beaters of one process. A signal handler may enter it in the middle of itself."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._lock = native.new_rlock()
+        self._at: dict[str, Beater] = {}
+
+    def join(self, pulse: Pulse) -> Beater:
+        with self._lock:
+            beater = self._at.get(pulse.endpoint)
+            if beater is None:
+                beater = Beater(pulse.endpoint)
+                beater.start()
+                self._at[pulse.endpoint] = beater
+            beater.members.add(pulse)
+            return beater
+
+    def leave(self, pulse: Pulse) -> tuple[Beater | None, bool]:
+        """Take it out; who beat for it, and whether nobody is left there."""
+        with self._lock:
+            beater = self._at.get(pulse.endpoint)
+            if beater is None or pulse not in beater.members:
+                return None, False
+            beater.members.discard(pulse)
+            if beater.members:
+                return beater, False
+            del self._at[pulse.endpoint]
+            return beater, True
+
+
+_beaters = _Beaters()
+
+
+def _of_this_process() -> _Beaters:
+    global _beaters
+    if _beaters.pid != os.getpid():
+        # The threads are the parent's, and so are their sockets.
+        _beaters = _Beaters()
+    return _beaters
+
+
+def begin(pulse: Pulse, why: RegistryError | None = None) -> None:
+    """Beat for it from now on, after what failed at first; raises Disconnected for no thread."""
+    # It may have ended before.
+    pulse.over, pulse.gone = Stop(), Stop()
+    _of_this_process().join(pulse).add(pulse, why)
+
+
+def end(pulse: Pulse) -> None:
+    """Beat for it no longer; returns within a second, and nothing is sent afterwards."""
+    pulse.over.set()
+    beater, last = _of_this_process().leave(pulse)
+    if beater is not None and last:
+        beater.stop()
+    elif beater is not None:
+        beater.look_at(pulse)
+        pulse.gone.wait(_JOIN)

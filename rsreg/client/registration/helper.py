@@ -1,0 +1,258 @@
+"""A heartbeat in a process of its own, for drivers in which C code keeps the GIL.
+
+The driver's side is `HeartbeatProcess`; it starts this module: `python -m … PARENT`. On the
+standard input and output of the process go JSON lines: what there is to tell one way, and what is
+to be logged the other, after a greeting.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+from rsreg import config, timing
+from rsreg.client.registration import beater
+from rsreg.client.registration.address import Finder
+from rsreg.client.registration.heartbeat import Heartbeat
+from rsreg.client.registration.presence import Presence
+from rsreg.client.registration.registration import Registration
+from rsreg.errors import ConfigurationError, Disconnected, RegistryError
+from rsreg.protocol import wire
+from rsreg.system import child
+from rsreg.system.child import Child
+from rsreg.system.lasting import keep_on, say, start_thread
+from rsreg.system.native import Bell, Stop, Thread, new_rlock
+from rsreg.timing import Backoff
+
+log = logging.getLogger(__name__)
+
+_WHAT, _MODULE = 'heartbeat="process"', "rsreg.client.registration.helper"
+#: What the process says first: only then it is one of ours.
+_GREETING = _MODULE.encode()
+#: Seconds that it may take to say so, and how often it is started before it once did.
+_START, _STARTS = 20.0, 3
+#: Seconds between two looks at what there is to tell.
+_LOOK = 1.0
+#: Seconds at most until the process knows that the main loop was fed, and the part of a watchdog.
+_FEED, _FEED_PART = 1.0, 0.1
+#: Seconds between two lines to it at least.
+_TELL_GAP = 0.05
+#: Seconds after which it looks whether it is registered; and that `stop` waits for the thread.
+_HAND_OVER, _JOIN = 0.1, 1.0
+#: Seconds before a process that ended is started anew: at first, and at most.
+_AGAIN_FIRST, _AGAIN_MOST = 0.1, 5.0
+
+
+class HeartbeatProcess(Heartbeat):
+    """A heartbeat that hands over to a process once the service is registered.
+
+    The process ends with this one, on `kill -9` too, and is started anew if it ends before. Its
+    thread here only passes on what the driver says; but a thread beats, as for any heartbeat, if
+    what was started is no process of ours. Raises ConfigurationError where no Python can be
+    started.
+    """
+
+    def __init__(
+        self,
+        presence: Presence,
+        endpoint: str,
+        interval: float | None = None,
+        *,
+        reclaim: bool = True,
+    ) -> None:
+        config.python_program(_WHAT)
+        super().__init__(presence, endpoint, interval, reclaim=reclaim)
+        self._process: Child | None = None
+        self._process_lock = new_rlock()
+        self._stop, self._bell = Stop(), Bell()
+        #: Set once a thread beats for good.
+        self._alone = Stop()
+        self._again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
+        self._began = -math.inf
+        #: Whether the process has ended; whether one of ours was ever there; how many were started.
+        self._ended = self._greeted = False
+        self._starts = 0
+        self._told = b""
+        watchdog = presence.vitals.watchdog
+        self._look = _LOOK if watchdog is None else min(_FEED, watchdog * _FEED_PART)
+        self._thread: Thread | None = None
+
+    def start(self, why: RegistryError | None = None) -> None:
+        """Register if that is still to be done, then keep a process going until `stop`."""
+        if self.presence.service_id is None:
+            super().start(why)
+        self._thread = start_thread(self.run)
+
+    def run(self) -> None:
+        """Wait until it is registered, then keep the process going until `stop`."""
+        while self.presence.service_id is None:
+            if self._stop.wait(_HAND_OVER):
+                return
+        beater.end(self)
+        self.presence.wake = self._bell.ring
+        what = f"{self._name}: its heartbeat process"
+        keep_on(self._keep, self._alone, log, what, self._stop.wait)
+        self._end()
+
+    def stop(self) -> None:
+        """Stop beating; nothing is sent afterwards."""
+        self._stop.set()
+        self._alone.set()
+        self._bell.ring()
+        self._end()
+        super().stop()
+        if self._thread is not None:
+            self._thread.join(_JOIN)
+
+    def _keep(self) -> None:
+        """One turn: see that a process runs, and tell it what has changed."""
+        if self._process is None or self._ended:
+            self._begin()
+        self._bell.wait(self._look)
+        if self._alone.is_set():
+            return
+        late = timing.steady() - self._began > _START
+        if not self._greeted and (late or (self._ended and self._starts == _STARTS)):
+            self._beat_alone(f"{sys.executable} does not start one")
+            return
+        process, said = self._process, wire.encode(self._state())
+        if process is not None and said != self._told:
+            self._told = said
+            self._ended = not process.tell(said) or self._ended
+            self._stop.wait(_TELL_GAP)
+
+    def _beat_alone(self, why: object) -> None:
+        """There is no process of ours: a thread beats from now on."""
+        text = "%s: can't start a heartbeat process, a thread beats: %s"
+        say(log, logging.ERROR, text, self._name, why)
+        self._end()
+        with self._process_lock:
+            if not self._stop.is_set():
+                super().start()
+        self._alone.set()
+
+    @property
+    def _name(self) -> str:
+        return self.presence.registration.name
+
+    def _begin(self) -> None:
+        if self._process is not None:
+            self._process.end()
+            if timing.steady() - self._began > _AGAIN_MOST:
+                self._again.reset()
+            if self._stop.wait(self._again.next()):
+                return
+            if self._greeted:
+                text = "%s: its heartbeat process ended, another starts"
+                say(log, logging.WARNING, text, self._name)
+        with self._process_lock:
+            if self._stop.is_set():
+                return
+            self._process = None
+            self._starts += 1
+            try:
+                self._process = process = child.start(_MODULE, _WHAT)
+            except (OSError, ConfigurationError) as error:
+                self._beat_alone(error)
+                return
+            self._began, self._ended, self._told = timing.steady(), False, b""
+        process.tell(wire.encode(self._about()))
+        try:
+            start_thread(lambda: self._hear(process))
+        except Disconnected:
+            self._ended = True
+            raise
+
+    def _hear(self, process: Child) -> None:
+        """Log what the process has to say, on a thread of its own; its end is noticed here."""
+        for line in process.lines():
+            self._greeted = self._greeted or line == _GREETING
+            with suppress(ValueError, TypeError, KeyError):
+                said = json.loads(line)
+                say(log, said["level"], "%s", said["message"])
+        if process is self._process:
+            self._ended = True
+            self._bell.ring()
+
+    def _end(self) -> None:
+        with self._process_lock:
+            if self._process is not None:
+                self._process.end()
+
+    def _about(self) -> dict[str, Any]:
+        finder = self.presence.finder
+        return {
+            "endpoint": self.endpoint,
+            "interval": self.interval,
+            "reclaim": self.reclaim,
+            "ttl": self.presence.registration.ttl,
+            "service_id": self.presence.service_id,
+            "watchdog": self.presence.vitals.watchdog,
+            "finder": finder and [finder.endpoint, finder.network and str(finder.network)],
+            **self._state(),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        presence = self.presence
+        return {
+            "info": presence.registration.info,
+            "untold": presence.untold,
+            "asked": presence.asked,
+            "finds": presence.finder is not None,
+            "vitals": presence.vitals.state(),
+        }
+
+
+class _ToParent(logging.Handler):
+    """Sends what is logged here to the driver, which knows what to do with it.
+
+    A driver that does not read it, while C code keeps its GIL, stops no beat.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        if sys.platform != "win32":
+            os.set_blocking(1, False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = {"level": record.levelno, "message": record.getMessage()}
+        with suppress(OSError):
+            os.write(1, json.dumps(said).encode() + b"\n")
+
+
+def main(parent: int) -> None:
+    """Beat for the parent until it ends, which it may have done already."""
+    os.write(1, _GREETING + b"\n")
+    logging.basicConfig(handlers=[_ToParent()], level=logging.INFO)
+    beating: Presence | None = None
+    for line in child.orders(parent):
+        said = json.loads(line)
+        if beating is None:
+            beating = _beat_for(said)
+        else:
+            fields = ("info", "untold", "asked", "finds", "vitals")
+            beating.take(*(said[field] for field in fields))
+    # The registration is the driver's, or left to its ttl: nothing is said, nothing waited for.
+    os._exit(0)
+
+
+def _beat_for(said: dict[str, Any]) -> Presence:
+    wanted = Registration(said["info"], said["ttl"], said["service_id"])
+    finder = Finder(*said["finder"]) if said["finder"] else None
+    presence = Presence(wanted, finder, said["watchdog"])
+    presence.vitals.restore(timing.steady(), said["vitals"])
+    presence.follow(wanted)
+    presence.untold, presence.asked = said["untold"], said["asked"]
+    heartbeat = Heartbeat(presence, said["endpoint"], said["interval"], reclaim=said["reclaim"])
+    heartbeat.looks_twice = True
+    heartbeat.start()
+    return presence
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

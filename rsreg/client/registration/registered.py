@@ -1,0 +1,352 @@
+"""A service that is registered for as long as a block, a function or the interpreter runs."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import inspect
+import ipaddress
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from rsreg import timing
+from rsreg.client.registration import owner
+from rsreg.client.registration.address import Finder, bound_to
+from rsreg.client.registration.heartbeat import Heartbeat, Heartbeats
+from rsreg.client.registration.helper import HeartbeatProcess
+from rsreg.client.registration.presence import Busy, Presence
+from rsreg.client.registration.registration import (
+    Details,
+    Registration,
+    UpdateFields,
+    fields_of_update,
+)
+from rsreg.client.registration.vitals import check_watchdog
+from rsreg.config import ClientSettings, advertised
+from rsreg.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    OwnedByOther,
+    RegistryError,
+    TransportError,
+    Unavailable,
+)
+from rsreg.protocol import calls, records
+from rsreg.protocol.calls import Call
+from rsreg.system.lasting import say
+from rsreg.transport.channel import Channel
+from rsreg.transport.exchange import carried
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Seconds that the end of the interpreter waits for the registry.
+_AT_EXIT = 1.0
+#: What keeps a service alive: a thread of this process, or a process beside it.
+_KINDS: dict[str, type[Heartbeat]] = {"thread": Heartbeat, "process": HeartbeatProcess}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The checked arguments of `RegistryClient.registered`."""
+
+    registration: Registration
+    socket: Any
+    finder: Finder | None
+    required: bool
+    kind: type[Heartbeat]
+    watchdog: float | None
+    reclaim: bool
+
+
+def plan(
+    settings: ClientSettings,
+    name: str,
+    host: str | None,
+    port: int | None,
+    service_type: str | None,
+    metadata: Mapping[str, Any] | None,
+    ttl: float,
+    *,
+    singleton: bool = False,
+    allow_duplicate_service_type: bool = False,
+    service_id: str | None = None,
+    socket: Any = None,
+    advertise: str | None = None,
+    required: bool = False,
+    heartbeat: str = "thread",
+    watchdog: float | None = None,
+    reclaim: bool = True,
+    **details: Unpack[Details],
+) -> Plan:
+    """Check what was asked for; raises ConfigurationError, before anything is sent."""
+    if host is not None and advertise is not None:
+        raise ConfigurationError(
+            "host= and advertise= both say where the service is", hint="leave one of them out"
+        )
+    if host is None and advertise is None:
+        host, advertise = advertised()
+    if heartbeat not in _KINDS:
+        raise ConfigurationError(
+            f"no heartbeat: {heartbeat!r}", hint='a heartbeat is a "thread" or a "process"'
+        )
+    wanted = Registration.of(
+        name,
+        host,
+        port,
+        service_type,
+        metadata,
+        ttl,
+        singleton=singleton,
+        allow_duplicate_service_type=allow_duplicate_service_type,
+        service_id=service_id,
+        default_mode=settings.mode,
+        **details,
+    )
+    if "port" not in wanted.info and socket is None:
+        raise ConfigurationError(
+            f"{name}: no port is said", hint="say port=, endpoints=, or socket= with a bound socket"
+        )
+    try:
+        # What the registry would refuse again and again, in the background.
+        records.read_service_info({"host": "to-be-found", "port": 1, **wanted.info})
+        records.read_ttl(ttl)
+    except InvalidRequest as error:
+        raise ConfigurationError(str(error), hint=error.hint) from error
+    check_watchdog(watchdog)
+    finder = Finder(settings.req_endpoint, advertise) if host is None else None
+    return Plan(wanted, socket, finder, required, _KINDS[heartbeat], watchdog, reclaim)
+
+
+class Registered:
+    """Keeps one service registered between `__enter__` and `__exit__`; a decorator too.
+
+    It may be used again after its end. The end of the interpreter ends it as well; a forked child
+    does not. It belongs to the client that made it: that one's `close` stops its heartbeat.
+
+    `here` gives that client's heartbeats and its ZeroMQ context, if it has one, in this process;
+    `changed` is called when the registry may have been changed.
+    """
+
+    def __init__(
+        self,
+        wanted: Plan,
+        settings: ClientSettings,
+        here: Callable[[], tuple[Heartbeats, Any]],
+        changed: Callable[[], None],
+    ) -> None:
+        self._plan = wanted
+        self._settings = settings
+        self._here = here
+        self._changed = changed
+        self._heartbeat: Heartbeat | None = None
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        return f"<Registered {self._plan.registration.name} {self.service_id or 'not yet'}>"
+
+    def __enter__(self) -> Registered:
+        self.enter()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.leave()
+
+    def __call__(self, function: F) -> F:
+        """Register the service while `function` runs."""
+        if inspect.iscoroutinefunction(function):
+            raise ConfigurationError(
+                f"{function.__name__} is a coroutine function",
+                hint="use AsyncRegistryClient.registered",
+            )
+
+        @functools.wraps(function)
+        def registered(*args: Any, **named: Any) -> Any:
+            with self:
+                return function(*args, **named)
+
+        return cast(F, registered)
+
+    @property
+    def service_id(self) -> str | None:
+        """The id, once it is registered."""
+        return None if self._heartbeat is None else self._heartbeat.presence.service_id
+
+    # -- what the driver says
+
+    def status(
+        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
+    ) -> None:
+        """See `RegistryClient.status`."""
+        self._presence().status(text, progress=progress, load=load)
+
+    def busy(self, text: str, max: float) -> Busy:
+        """See `RegistryClient.busy`."""
+        return self._presence().busy(text, max)
+
+    def feed(self) -> None:
+        """See `RegistryClient.feed`."""
+        self._presence().feed()
+
+    def ready(self) -> bool:
+        """See `RegistryClient.ready`."""
+        return self.update(ready=True)
+
+    def update(self, **changes: Unpack[UpdateFields]) -> bool:
+        """See `RegistryClient.update`; with the registry away the heartbeat does it later."""
+        presence, changed = self._presence(), fields_of_update(**changes)
+        # Before anything is told: it has to fit into a registration, too.
+        presence.registration.changed(changed)
+        told = None
+        if presence.service_id is not None:
+            call = calls.update(presence.service_id, changed, presence.registration.asker)
+            try:
+                with presence.changing(changed):
+                    told = self._ask(call)
+                    presence.change(changed, told)
+                return told is not None
+            except (TransportError, Unavailable, OwnedByOther) as error:
+                # Of an entry that is to be taken back the heartbeat tells all, soon.
+                if isinstance(error, OwnedByOther) and not self._plan.reclaim:
+                    raise
+                text = "%s: the update is still to be told: %s"
+                say(log, logging.INFO, text, self._name, error)
+        presence.change(changed)
+        return False
+
+    # -- beginning and end
+
+    def enter(self) -> None:
+        """Register, and keep it so; with the registry away that is done in the background.
+
+        Raises RuntimeError if it is entered already.
+        """
+        if self._heartbeat is not None and self._pid == os.getpid():
+            raise RuntimeError(f"{self._name} is registered already by this very object")
+        heartbeats, context = self._here()
+        heartbeat = self._plan.kind(
+            self._new_presence(), heartbeats.endpoint, reclaim=self._plan.reclaim
+        )
+        refused = True
+        try:
+            why = self._register(heartbeat, context)
+            refused = False
+            heartbeats.add(heartbeat, why)
+            self._heartbeat, self._pid = heartbeat, os.getpid()
+            atexit.register(self._at_exit)
+        except BaseException as error:
+            # A signal, most likely: what may be registered by now is taken back.
+            if not (refused and isinstance(error, RegistryError)):
+                self._heartbeat = None
+                self._end(heartbeat, self._settings.timeout)
+            raise
+
+    def _register(self, heartbeat: Heartbeat, context: Any) -> RegistryError | None:
+        """Register within the timeout; why that is still to be done, if it is."""
+        until = timing.steady() + self._settings.timeout
+        channel = Channel(self._settings.req_endpoint, context)
+        try:
+            carried(
+                heartbeat.register(self._settings.timeout, context),
+                lambda call: channel.run(call, max(0.0, until - timing.steady())),
+            )
+        except (TransportError, Unavailable) as error:
+            if self._plan.required:
+                raise
+            return error
+        finally:
+            channel.close()
+            self._changed()
+        return None
+
+    def leave(self) -> None:
+        """Stop the heartbeat, and deregister; a registry that is away gets to know by the ttl."""
+        self._leave(self._settings.timeout)
+
+    def _at_exit(self) -> None:
+        self._leave(min(_AT_EXIT, self._settings.timeout))
+
+    def _leave(self, timeout: float) -> None:
+        heartbeat = self._heartbeat
+        try:
+            if heartbeat is not None and self._pid == os.getpid():
+                self._end(heartbeat, timeout)
+        finally:
+            self._heartbeat = None
+            atexit.unregister(self._at_exit)
+
+    def _end(self, heartbeat: Heartbeat, timeout: float) -> None:
+        """Stop its heartbeat and deregister it; a signal on the way does not leave the entry."""
+        try:
+            self._deregister(heartbeat, timeout)
+        except RegistryError as error:
+            say(
+                log,
+                logging.WARNING,
+                "%s: not deregistered, it ends by its ttl: %s",
+                self._name,
+                error,
+            )
+        except BaseException:
+            with contextlib.suppress(RegistryError):
+                self._deregister(heartbeat, timeout)
+            raise
+
+    def _deregister(self, heartbeat: Heartbeat, timeout: float) -> None:
+        self._here()[0].remove(heartbeat)
+        wanted, service_id = heartbeat.presence.registration, heartbeat.presence.service_id
+        if heartbeat.unheard:
+            service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
+        if service_id is not None:
+            self._ask(calls.deregister(service_id, wanted.asker), timeout)
+
+    def _new_presence(self) -> Presence:
+        """What is to be registered now; raises ConfigurationError for an unfit socket."""
+        wanted, finder = self._plan.registration, self._plan.finder
+        changes: dict[str, Any] = {}
+        if "owner" in wanted.info:
+            # It may be another process than the one that made this object.
+            changes["owner"] = owner.this_process()
+        if self._plan.socket is not None:
+            host, port = bound_to(self._plan.socket)
+            if wanted.info.get("port", port) != port:
+                raise ConfigurationError(
+                    f"port= says {wanted.info['port']}, but socket= is bound to {port}",
+                    hint="leave port= out: the socket says it",
+                )
+            changes["port"] = port
+            if host is not None and finder is not None:
+                network = finder.network
+                if network is not None and ipaddress.ip_address(host) not in network:
+                    raise ConfigurationError(
+                        f"advertise= says {network}, but socket= is bound to {host}",
+                        hint='bind it to any address: socket.bind("tcp://*:0")',
+                    )
+                changes["host"], finder = host, None
+        return Presence(wanted.changed(changes), finder, self._plan.watchdog)
+
+    def _presence(self) -> Presence:
+        if self._heartbeat is None or self._pid != os.getpid():
+            raise RuntimeError(f"{self._name} is not registered: use it inside its with block")
+        return self._heartbeat.presence
+
+    def _ask(self, call: Call[T], timeout: float | None = None) -> T:
+        channel = Channel(self._settings.req_endpoint, self._here()[1])
+        try:
+            return channel.run(call, self._settings.timeout if timeout is None else timeout)
+        finally:
+            channel.close()
+            self._changed()
+
+    @property
+    def _name(self) -> str:
+        return self._plan.registration.name

@@ -1,0 +1,193 @@
+"""What a driver says of itself: its status, and whether its main loop still runs. No I/O.
+
+`now` is always a moment of `timing.steady`, `wall` one of `time.time`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rsreg.errors import ConfigurationError
+from rsreg.system import native
+
+#: Characters of a status.
+MAX_TEXT = 256
+#: Seconds that a busy block may announce, and that a watchdog may wait.
+MAX_SECONDS = 86_400
+#: Seconds after a limit of the watchdog at which it is surely crossed.
+_BEYOND = 0.02
+
+
+@dataclass
+class _Doing:
+    """One thing that the driver is at: its ordinary work, or a busy block inside."""
+
+    #: What a busy block is called; None for the ordinary work.
+    name: str | None
+    began: float
+    #: Seconds that it may take; None for the ordinary work.
+    limit: float | None
+    text: str | None
+    progress: float | None = None
+
+
+class Vitals:
+    """What one driver says of itself; threads may share it.
+
+    With a `watchdog` (1 to 86400 seconds) the main loop has to `feed` it. While the driver is busy,
+    and for no longer than it said, it counts as fed. Raises ConfigurationError for bad values.
+    """
+
+    def __init__(self, now: float, watchdog: float | None = None) -> None:
+        check_watchdog(watchdog)
+        self.watchdog = watchdog
+        self._lock = native.new_rlock()
+        self._doing = [_Doing(None, now, None, None)]
+        self._load: float | None = None
+        self._fed = now
+        #: Whether there was ever anything to say: what was said once has to be taken back.
+        self._spoke = False
+
+    def say(self, now: float, text: str | None, progress: float | None, load: float | None) -> bool:
+        """Take a new status; whether that changed anything.
+
+        A text replaces the former with its progress; without one the progress is that of the text
+        there is. The load stays until another is said. Nothing at all takes everything back. In a
+        busy block it is the block's status, and taken back is what it adds to the block's name.
+        """
+        _check_text(text)
+        if progress is not None:
+            _check("progress", progress, 0, 1)
+        if load is not None:
+            _check("a load", load, 0, math.inf)
+        with self._lock:
+            doing = self._doing[-1]
+            before = (doing.text, doing.progress, self._load)
+            if text is None and progress is not None and doing.text is None:
+                raise ConfigurationError("progress of what?", hint="say a text with it")
+            if text is not None or progress is not None:
+                if doing.name is None and text not in (None, doing.text):
+                    doing.began = now
+                doing.text, doing.progress = text or doing.text, progress
+            elif load is None:
+                doing.text, doing.progress, self._load = doing.name, None, None
+            if load is not None:
+                self._load = load
+            self._spoke = True
+            return before != (doing.text, doing.progress, self._load)
+
+    def begin(self, now: float, text: str, most: float) -> object:
+        """Be busy for at most `most` seconds; what `end` wants to have. Blocks may be nested."""
+        check_busy(text, most)
+        block = _Doing(text, now, most, text)
+        with self._lock:
+            self._doing.append(block)
+            self._spoke = True
+        return block
+
+    def end(self, now: float, block: object) -> None:
+        """A busy block is over, a sign of life; what was shown before it is shown again."""
+        with self._lock:
+            self._doing = [doing for doing in self._doing if doing is not block]
+            self._fed = max(self._fed, now)
+
+    def feed(self, now: float) -> bool:
+        """The main loop runs; whether it had been silent for longer than half of the watchdog."""
+        if self.watchdog is None:
+            raise ConfigurationError(
+                "there is no watchdog to feed", hint="say registered(..., watchdog=60)"
+            )
+        with self._lock:
+            silent = now - self._alive_until() > self.watchdog / 2
+            self._fed = max(self._fed, now)
+        return silent
+
+    def report(self, now: float, wall: float) -> dict[str, Any] | None:
+        """What a heartbeat says; {} takes back what was said, None: there never was anything."""
+        with self._lock:
+            doing = self._doing[-1]
+            said: dict[str, Any] = {}
+            if doing.text is not None:
+                status = {
+                    "text": doing.text,
+                    "progress": doing.progress,
+                    # By our clock, for a registry that does not know `elapsed` yet.
+                    "since": round(wall - (now - doing.began)),
+                    "elapsed": round(max(0.0, now - doing.began), 3),
+                    "max": doing.limit,
+                }
+                said["status"] = {key: value for key, value in status.items() if value is not None}
+            if self._load is not None:
+                said["load"] = self._load
+            if self.watchdog is not None:
+                said["fed"] = round(max(0.0, now - self._alive_until()), 3)
+                said["watchdog"] = self.watchdog
+            return said if said or self._spoke else None
+
+    def alarm(self, now: float) -> int:
+        """How silent the main loop is: 1 beyond half of the watchdog, 2 beyond all of it."""
+        if self.watchdog is None:
+            return 0
+        with self._lock:
+            silent = now - self._alive_until()
+        return (silent > self.watchdog / 2) + (silent > self.watchdog)
+
+    def due(self, now: float) -> float | None:
+        """Seconds until the alarm gets higher if nobody feeds; None if it can't."""
+        if self.watchdog is None:
+            return None
+        with self._lock:
+            alive_until = self._alive_until()
+        for limit in (self.watchdog / 2, self.watchdog):
+            if now - alive_until <= limit:
+                return alive_until + limit - now + _BEYOND
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON, for `restore` in another process of this machine."""
+        with self._lock:
+            doing = [asdict(doing) for doing in self._doing]
+            return {"doing": doing, "load": self._load, "fed": self._fed, "spoke": self._spoke}
+
+    def restore(self, now: float, state: Mapping[str, Any]) -> bool:
+        """Take over what `state` gave; whether there is anything new in it to report."""
+        with self._lock:
+            before = (self._doing, self._load, self._spoke, self.alarm(now))
+            self._doing = [_Doing(**doing) for doing in state["doing"]]
+            self._load, self._fed, self._spoke = state["load"], state["fed"], state["spoke"]
+            return before != (self._doing, self._load, self._spoke, self.alarm(now))
+
+    def _alive_until(self) -> float:
+        """Until when the main loop counts as fed; in the future while it is busy."""
+        busy = (doing.began + doing.limit for doing in self._doing if doing.limit is not None)
+        return max(self._fed, *busy, -math.inf)
+
+
+def check_watchdog(watchdog: float | None) -> None:
+    """Raises ConfigurationError for what no watchdog can be."""
+    if watchdog is not None:
+        _check("a watchdog", watchdog, 1, MAX_SECONDS, "seconds")
+
+
+def check_busy(text: str, most: float) -> None:
+    """Raises ConfigurationError for what no busy block can have."""
+    _check_text(text)
+    _check("the seconds of a busy block", most, 0, MAX_SECONDS)
+    if most == 0:
+        raise ConfigurationError("a busy block takes more than 0 seconds")
+
+
+def _check_text(text: object) -> None:
+    if text is not None and not (isinstance(text, str) and 1 <= len(text) <= MAX_TEXT):
+        raise ConfigurationError(f"a status is a text of 1 to {MAX_TEXT} characters, not {text!r}")
+
+
+def _check(what: str, value: float, least: float, most: float, unit: str = "") -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and least <= value <= most and math.isfinite(value):
+        return
+    span = f"from {least:g} to {most:g}" if most < math.inf else f"of at least {least:g}"
+    raise ConfigurationError(f"{what} is a number {span}{unit and ' ' + unit}, not {value!r}")

@@ -1,0 +1,232 @@
+"""Each operation of the protocol as data, said once for the sync and the async client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from rsreg.errors import NoService, UnknownService
+from rsreg.protocol import records
+from rsreg.protocol.records import ServiceList, ServiceRecord
+
+T = TypeVar("T")
+
+#: A JSON object as it came over the wire.
+Record = dict[str, Any]
+#: No filters.
+NOTHING_MORE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One operation as data: the action, its parameters, and how to read the answer.
+
+    `otherwise` says how to read the refusals that are an answer to this question ("not found"), by
+    their code.
+    """
+
+    action: str
+    params: Mapping[str, Any]
+    read: Callable[[Mapping[str, Any]], T]
+    otherwise: Mapping[str, Callable[[Mapping[str, Any]], T]]
+
+
+#: Several calls that make one operation, each with the answer to the one before.
+Verb = Generator[Call[Any], Any, T]
+
+
+class Entry(NamedTuple):
+    """What the registry has of a registration: its id, and the fingerprint of what it says.
+
+    A registry of an older version makes none: "".
+    """
+
+    service_id: str
+    fingerprint: str
+
+
+def register(
+    info: Mapping[str, Any], ttl: float, otherwise: Any = None, /, **more: Any
+) -> Call[Any]:
+    """Register a service; its Entry. `otherwise` reads refusals, `more` are further parameters."""
+    return _call(
+        "register",
+        lambda reply: Entry(str(reply["service_id"]), _fingerprint(reply)),
+        otherwise,
+        service_info=info,
+        ttl=ttl,
+        **more,
+    )
+
+
+def update(
+    service_id: str, changed: Mapping[str, Any], asker: Record, *, force: bool = False
+) -> Call[str | None]:
+    """Change fields of a record; its fingerprint from now on, None if there is no such service.
+
+    `asker` is the process that asks, as an owner.
+    """
+    return _call(
+        "update",
+        _fingerprint,
+        _NO_SERVICE,
+        service_id=service_id,
+        service_info=dict(changed),
+        owner=asker,
+        force=force or None,
+    )
+
+
+def deregister(service_id: str, asker: Record, *, force: bool = False) -> Call[bool]:
+    """Leave; False if there is no such service. `asker` is as for update."""
+    return _call(
+        "deregister",
+        _done,
+        {UnknownService.code: lambda _reply: False},
+        service_id=service_id,
+        owner=asker,
+        force=force or None,
+    )
+
+
+def renew(service_id: str, report: Mapping[str, Any] | None = None) -> Call[str | None]:
+    """One heartbeat; the fingerprint of the entry, None if there is no such service."""
+    return _call("renew", _fingerprint, _NO_SERVICE, service_id=service_id, report=report)
+
+
+def get(service_id: str) -> Call[ServiceRecord | None]:
+    """One service by id, or None."""
+    return _call("get", _service, _NO_SERVICE, service_id=service_id)
+
+
+def found(service_id: str) -> Call[tuple[Record, Record] | None]:
+    """The record of a service, and who changed it last (`by`, `says`) as far as is known."""
+    return _call(
+        "get",
+        lambda reply: (dict(reply["service"]), dict(reply.get("last_change") or {})),
+        _NO_SERVICE,
+        service_id=service_id,
+        last_change=True,
+    )
+
+
+def list_services(
+    service_type: str | None = None, asked: Mapping[str, Any] = NOTHING_MORE
+) -> Call[ServiceList]:
+    """All services, or those of a type, that are as `asked` (filters.narrowed)."""
+    return _call("list", _services, service_type=service_type, **asked)
+
+
+def find(name: str, asked: Mapping[str, Any] = NOTHING_MORE) -> Call[ServiceList]:
+    """The services of which the name or the id begins so, as `asked` (filters.narrowed)."""
+    return _call("list", _services, prefix=name or None, **asked)
+
+
+def namesakes(name: str) -> Call[list[Record]]:
+    """The entries of a name."""
+    return _call("list", lambda reply: list(reply["services"]), name=name)
+
+
+def picture() -> Call[Record]:
+    """All services, the position at which they are so, and their `leases`."""
+    return _call("list", _with_leases, leases=True)
+
+
+def discover(
+    service_type: str, asked: Mapping[str, Any] = NOTHING_MORE
+) -> Call[ServiceRecord | None]:
+    """One passing service of a type that is as `asked` (filters.chosen), or None."""
+    return _call(
+        "discover",
+        _service,
+        {NoService.code: _none},
+        service_type=service_type,
+        **asked,
+    )
+
+
+def maintenance(asked: Mapping[str, Any]) -> Call[list[Record]]:
+    """Begin or end a maintenance (filters.checked_maintenance); the answer is all there are now."""
+    return _call("maintenance", lambda reply: list(reply["maintenance"]), **asked)
+
+
+def health() -> Call[bool]:
+    """Whether the registry says that it is well."""
+    return _call("health", lambda reply: reply.get("status") == "ok")
+
+
+def info(*, services: bool = True) -> Call[Record]:
+    """What the server says about itself; with `services`, all records too."""
+    return _call("info", dict, services=services)
+
+
+def backup(path: str, *, replace: bool = False) -> Call[Record]:
+    """Have the registry copy its store to a file of this machine, named from its root."""
+    told = ("path", "size", "services", "seq")
+    return _call(
+        "backup",
+        lambda reply: {name: reply[name] for name in told},
+        path=path,
+        replace=replace or None,
+    )
+
+
+def terminate() -> Call[bool]:
+    """Stop the server."""
+    return _call("terminate", _done)
+
+
+def events(
+    since: int | None, epoch: str | None, mark: str | None = None, limit: int | None = None
+) -> Call[Record]:
+    """The journal after `since` (docs/protocol.md, "events"); without it, just where it stands."""
+    return _call("events", dict, since=since, epoch=epoch, mark=mark, limit=limit)
+
+
+def news(since: int | None, epoch: str | None, mark: str | None = None) -> Call[Record]:
+    """The journal after `since`, and the `leases` now."""
+    return _call("events", _with_leases, since=since, epoch=epoch, mark=mark, leases=True)
+
+
+def _call(action: str, read: Any, otherwise: Any = None, /, **params: Any) -> Call[Any]:
+    said = {name: value for name, value in params.items() if value is not None}
+    return Call(action, said, read, otherwise or {})
+
+
+def _service(reply: Mapping[str, Any]) -> ServiceRecord:
+    return records.told(reply["service"], _as_of(reply))
+
+
+def _services(reply: Mapping[str, Any]) -> ServiceList:
+    as_of = _as_of(reply)
+    return records.listed((records.told(one, as_of) for one in reply["services"]), as_of)
+
+
+def _as_of(reply: Mapping[str, Any]) -> float | None:
+    """When the registry answered, by its clock; one of an older version does not say."""
+    said = reply.get("timestamp")
+    return said if isinstance(said, int | float) else None
+
+
+def _with_leases(reply: Mapping[str, Any]) -> Record:
+    # A server that does not know `leases` is found out here, where it is an error to who asked.
+    leases = reply["leases"]
+    return {**reply, "leases": {"within": float(leases["within"]), "ends": dict(leases["ends"])}}
+
+
+def _fingerprint(reply: Mapping[str, Any]) -> str:
+    return str(reply.get("entry") or "")
+
+
+def _done(_reply: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _none(_reply: Mapping[str, Any]) -> None:
+    return None
+
+
+#: What a refusal means to a change of a service: there is none.
+_NO_SERVICE: Mapping[str, Callable[[Mapping[str, Any]], None]] = {UnknownService.code: _none}

@@ -1,0 +1,207 @@
+"""The async face of the server: the gevent server on a thread of its own, awaited from asyncio.
+
+Not for a process that gevent has monkey-patched: asyncio and the hub would share a thread there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import gevent
+
+from rsreg import config
+from rsreg.errors import StoreError
+from rsreg.protocol.records import Event, Maintenance, Service
+from rsreg.server.backends.backend import InMemoryBackend, RegistryBackend, SQLiteBackend, Stored
+from rsreg.server.server import RegistryServer, check_backend
+
+#: Seconds between two looks whether the loop that is waited for still runs.
+_LOOK = 1.0
+
+
+class _Done:
+    """Something that is over, and may be awaited."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+class AsyncSQLiteBackend(SQLiteBackend):
+    """SQLiteBackend whose `initialize()` and `close()` may be awaited, as in the specification."""
+
+    def initialize(self) -> _Done:
+        """Open the file now; await the result or not."""
+        super().initialize()
+        return _Done()
+
+    def close(self) -> _Done:
+        """Close the file now; await the result or not."""
+        super().close()
+        return _Done()
+
+
+class AsyncInMemoryBackend(InMemoryBackend):
+    """InMemoryBackend whose `initialize()` and `close()` may be awaited."""
+
+    def initialize(self) -> _Done:
+        """Make the tables now; await the result or not."""
+        super().initialize()
+        return _Done()
+
+    def close(self) -> _Done:
+        """Forget all that is in it now; await the result or not."""
+        super().close()
+        return _Done()
+
+
+@runtime_checkable
+class AsyncRegistryBackend(Protocol):
+    """RegistryBackend with methods that are coroutines; what they promise stands there.
+
+    For AsyncRegistryServer, which has them run in the loop of its `start()`, one at a time. The
+    whole registry waits for each of them.
+    """
+
+    def initialize(self) -> Awaitable[object]:
+        """See RegistryBackend."""
+
+    def load(self) -> Awaitable[Stored]:
+        """See RegistryBackend."""
+
+    def commit(
+        self,
+        changes: Mapping[str, Service | None],
+        events: Sequence[Event],
+        maintenance: Sequence[Maintenance] | None = None,
+    ) -> Awaitable[None]:
+        """See RegistryBackend."""
+
+    def events(self, since: int, limit: int) -> Awaitable[list[Event]]:
+        """See RegistryBackend."""
+
+    def touch(self, heartbeats: Mapping[str, int]) -> Awaitable[None]:
+        """See RegistryBackend."""
+
+    def close(self) -> Awaitable[object]:
+        """See RegistryBackend."""
+
+    def describe(self) -> str:
+        """See RegistryBackend; this one is no coroutine."""
+
+
+class AsyncRegistryServer:
+    """RegistryServer for asyncio programs; the arguments and `options` are its.
+
+    The `backend` may be an AsyncRegistryBackend. `enforce_unique_service_types` is CGSE's name of
+    `unique_service_types`, as an argument and as an attribute, which may be set while it serves.
+    """
+
+    def __init__(
+        self,
+        req_port: int = config.DEFAULT_RS_REQ_PORT,
+        pub_port: int = config.DEFAULT_RS_PUB_PORT,
+        hb_port: int | None = None,
+        backend: RegistryBackend | AsyncRegistryBackend | None = None,
+        cleanup_interval: float = config.DEFAULT_CLEANUP_INTERVAL,
+        *,
+        enforce_unique_service_types: bool | None = None,
+        **options: Any,
+    ) -> None:
+        if enforce_unique_service_types is not None:
+            options["unique_service_types"] = enforce_unique_service_types
+        self._backend: Any = None
+        if backend is not None:
+            check_backend(backend, coroutines=True)
+            self._backend = _Waiting(backend)
+        #: The server itself: its `started` and its real ports can be read at any time.
+        self.server = RegistryServer(
+            req_port, pub_port, hb_port, self._backend, cleanup_interval, **options
+        )
+
+    @property
+    def req_port(self) -> int:
+        """The port of requests; the real one once it is started."""
+        return self.server.req_port
+
+    @property
+    def pub_port(self) -> int:
+        """The port of events."""
+        return self.server.pub_port
+
+    @property
+    def enforce_unique_service_types(self) -> bool:
+        """Whether a second service of a type is refused."""
+        return self.server.registry.unique_service_types
+
+    @enforce_unique_service_types.setter
+    def enforce_unique_service_types(self, enforce: bool) -> None:
+        self.server.registry.unique_service_types = enforce
+
+    async def start(self) -> None:
+        """Serve until `stop`, or until the task is cancelled; raises what RegistryServer raises."""
+        if self._backend is not None:
+            self._backend.loop = asyncio.get_running_loop()
+        serving = asyncio.ensure_future(asyncio.to_thread(self._serve))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            self.stop()
+            await serving
+            raise
+
+    def stop(self) -> None:
+        """Have it stop soon; from any thread."""
+        self.server.request_stop()
+
+    def _serve(self) -> None:
+        try:
+            self.server.serve_forever()
+        finally:
+            gevent.get_hub().destroy(destroy_loop=True)
+
+
+class _Waiting:
+    """A backend as the server's thread has it: it waits there for what is a coroutine.
+
+    That keeps all greenlets of the server waiting too: none of them may see half a commit. It has
+    what the backend has, so that it can be seen what else that is able to do.
+    """
+
+    def __init__(self, backend: object) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._backend = backend
+        for name, value in inspect.getmembers(backend):
+            if not name.startswith("_"):
+                setattr(self, name, self._waiting(value) if inspect.isroutine(value) else value)
+
+    def __getattr__(self, name: str) -> Any:
+        # What a backend that passes calls on to another has, is not seen before it is asked for.
+        return self._waiting(getattr(self._backend, name))
+
+    def _waiting(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            said = method(*args, **named)
+            awaited = inspect.isawaitable(said) and not isinstance(said, _Done)
+            return self._wait(said) if awaited else said
+
+        return call
+
+    def _wait(self, said: Awaitable[Any]) -> Any:
+        assert self.loop is not None
+        result = asyncio.run_coroutine_threadsafe(_result(said), self.loop)
+        while not concurrent.futures.wait([result], _LOOK).done:
+            if not self.loop.is_running():
+                raise StoreError("the event loop that the backend needs has ended")
+        try:
+            return result.result()
+        except concurrent.futures.CancelledError as error:
+            raise StoreError("the backend was cancelled") from error
+
+
+async def _result(said: Awaitable[Any]) -> Any:
+    return await said

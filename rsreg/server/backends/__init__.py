@@ -1,0 +1,1 @@
+"""Where registrations and the journal are kept."""

@@ -1,0 +1,438 @@
+"""Request -> reply: what each action takes and answers. Never raises.
+
+docs/protocol.md describes each action; the handlers stand in its order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from rsreg import text
+from rsreg.config import DEFAULT_MAINTENANCE, DEFAULT_TTL, MAX_MAINTENANCE
+from rsreg.errors import (
+    BackupFailed,
+    Forbidden,
+    InvalidRequest,
+    ServerError,
+    StoreError,
+    StoreLost,
+    UnknownAction,
+)
+from rsreg.protocol import records, wire
+from rsreg.protocol.records import Event, Maintenance, Name
+from rsreg.server.backends.backend import EVENTS_SIZE
+from rsreg.server.later import Body, Later, failed
+from rsreg.server.rules import registry
+from rsreg.server.rules.changes import unavailable
+from rsreg.server.rules.choosing import NOBODY, Asker, read_filter
+from rsreg.server.rules.ownership import Requester
+from rsreg.server.rules.registry import Registry, Sender
+from rsreg.timing import Clock
+
+log = logging.getLogger(__name__)
+
+
+class Peer(Sender, Protocol):
+    """Who sent a request. Few actions need to know, so each is found out only when it is asked."""
+
+    def is_this_machine(self) -> bool:
+        """Whether that surely is the machine that the registry runs on."""
+
+    def check_replies(self) -> None:
+        """Raise SlowDown if it can get no long reply now."""
+
+
+Handler = Callable[[Mapping[str, Any], Peer], Body | Later]
+
+#: Events in one reply, at most and by default.
+MAX_EVENTS = 1_000
+#: Bytes of a list of services; a client would close the connection at a longer reply, and not know.
+MAX_LIST = wire.MAX_REPLY - 1024 * 1024
+
+_Count = Annotated[int, Meta(ge=0)]
+
+_Path = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\0]+$")]
+_Period = Annotated[int, Meta(ge=1, le=MAX_MAINTENANCE)]
+_Replaced = Annotated[dict[str, records.Owner], Meta(max_length=64)]
+
+#: The actions that need the store.
+WRITES = frozenset({"register", "update", "deregister", "maintenance"})
+#: Those whose replies may be long, but for an `info` without services: who has to end the registry,
+#: or to see what is wrong, needs that one also where somebody at the same address reads nothing.
+_LONG = frozenset({"get", "list", "discover", "info", "events", "maintenance"})
+
+
+class _Wanted(Struct, frozen=True, kw_only=True):
+    """The fields of a `maintenance` request."""
+
+    on: bool
+    service: records.Id | None = None
+    service_type: Name | None = None
+    host: Name | None = None
+    seconds: _Period | None = field(name="for", default=None)
+    forever: bool | None = None
+    reason: Name | None = None
+    by: Name | None = None
+    force: bool | None = None
+
+
+class Dispatcher:
+    """Answers requests from a registry.
+
+    `about` says what the server knows of itself, for `info`; `terminate` is called for the action.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        wall: Clock,
+        about: Callable[[], Body],
+        terminate: Callable[[], None],
+    ) -> None:
+        self._registry = registry
+        self._wall = wall
+        self._about = about
+        self._terminate = terminate
+        self._handlers: dict[str, Handler] = {
+            "register": self._register,
+            "update": self._update,
+            "deregister": self._deregister,
+            "renew": self._renew,
+            "get": self._get,
+            "list": self._list,
+            "discover": self._discover,
+            "health": self._health,
+            "info": self._info,
+            "events": self._events,
+            "maintenance": self._maintain,
+            "backup": self._backup,
+            "terminate": self._stop,
+        }
+        self._last_backup: Later | None = None
+
+    def answer(self, payload: bytes, peer: Peer, failure: StoreError | None = None) -> Body | Later:
+        """The reply to a request from `peer`; with a `failure` of the store, no change is made.
+
+        A Later is to be started once all changes so far are committed.
+        """
+        request_id = None
+        try:
+            request = wire.read_request(payload)
+            request_id = wire.request_id_of(request)
+            wire.check_limits(payload)
+            body = self._handle(request, peer, failure)
+        except ServerError as error:
+            body = error.body()
+        except Exception:
+            log.exception("a request failed: %.500r", payload)
+            body = failed()
+        echo = {} if request_id is None else {"request_id": request_id}
+        if isinstance(body, Later):
+            body.more = echo
+            return body
+        body.update(echo)
+        return body
+
+    def refuse(self, payload: bytes, error: ServerError) -> Body:
+        """The reply that refuses a request before it is looked at."""
+        try:
+            request_id = wire.request_id_of(wire.read_request(payload))
+        except ServerError as worse:
+            return worse.body()
+        return {**error.body(), **({} if request_id is None else {"request_id": request_id})}
+
+    def _handle(self, request: Body, peer: Peer, failure: StoreError | None) -> Body | Later:
+        action = _text(request, "action")
+        handler = self._handlers.get(action)
+        if handler is None:
+            raise UnknownAction(
+                f"Unknown action: {action}",
+                hint="the actions are " + ", ".join(self._handlers),
+            )
+        if action in WRITES:
+            if failure is not None:
+                raise unavailable(failure)
+            self._registry.bounds.change(peer.address)
+        if action in _LONG and not (action == "info" and request.get("services") is False):
+            peer.check_replies()
+        return handler(request, peer)
+
+    def _register(self, request: Mapping[str, Any], peer: Peer) -> Body:
+        if "service_info" not in request:
+            raise InvalidRequest("Missing required field: service_info")
+        info, extra = records.read_service_info(request["service_info"])
+        asked = request.get("ttl")
+        if asked is None and request["service_info"].get("ttl") is not None:
+            raise InvalidRequest(
+                "Invalid service_info.ttl: it means nothing here",
+                hint="a ttl stands beside the service_info, not in it",
+            )
+        ttl = DEFAULT_TTL if asked is None else records.read_ttl(asked)
+        judges = request.get("judges") is True
+        if judges:
+            # All entries of the name may be the answer.
+            peer.check_replies()
+        service_id = self._registry.register(
+            info,
+            extra,
+            ttl,
+            wire.fingerprint(request),
+            turn=wire.turn_of(request),
+            report=records.read_report(request.get("report"), self._wall()),
+            replaces=_replaced(request),
+            judges=judges,
+            who=_requester(request, peer, extra.get("owner")),
+        )
+        return {
+            "success": True,
+            "service_id": service_id,
+            "message": "Service registered successfully",
+            "entry": self._registry.entry(service_id),
+        }
+
+    def _update(self, request: Mapping[str, Any], peer: Peer) -> Body:
+        service_id = _text(request, "service_id")
+        if "service_info" not in request:
+            raise InvalidRequest("Missing required field: service_info")
+        change, extra = records.read_change(request["service_info"])
+        token, turn = wire.fingerprint(request), wire.turn_of(request)
+        who = _requester(request, peer)
+        self._registry.update(service_id, change, extra, token, turn, who)
+        entry = self._registry.entry(service_id)
+        return {"success": True, "message": "Service updated successfully", "entry": entry}
+
+    def _deregister(self, request: Mapping[str, Any], peer: Peer) -> Body:
+        service_id = _text(request, "service_id")
+        token, turn = wire.fingerprint(request), wire.turn_of(request)
+        self._registry.deregister(service_id, token, turn, _requester(request, peer))
+        return {"success": True, "message": "Service deregistered successfully"}
+
+    def _renew(self, request: Mapping[str, Any], peer: Peer) -> Body:
+        report = records.read_report(request.get("report"), self._wall())
+        entry = self._registry.renew(_text(request, "service_id"), report, peer)
+        return {"success": True, "message": "Service renewed successfully", "entry": entry}
+
+    def _get(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        service_id = _text(request, "service_id")
+        body = {"success": True, "service": self._registry.get(service_id), **self._time()}
+        if request.get("last_change") is True:
+            body["last_change"] = self._registry.last_change(service_id)
+        return body
+
+    def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        everything = request.get("service_type") in (None, "")
+        kind = None if everything else _text(request, "service_type")
+        services = self._registry.list_services(kind, read_filter(request))
+        _check_size(services)
+        return {
+            "success": True,
+            "services": services,
+            **self._position(),
+            **self._time(),
+            **self._leases(request),
+        }
+
+    def _discover(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        asker = request.get("asker")
+        service = self._registry.discover(
+            _text(request, "service_type"),
+            read_filter(request),
+            None if request.get("strategy") is None else _text(request, "strategy"),
+            NOBODY if asker is None else records.checked(asker, Asker, "asker."),
+        )
+        return {"success": True, "service": service, **self._time()}
+
+    def _health(self, _request: Mapping[str, Any], _peer: Peer) -> Body:
+        return {"success": True, **self._state(), **self._time()}
+
+    def _info(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        body = {
+            "success": True,
+            **self._state(),
+            **self._about(),
+            **self._position(),
+            **self._time(),
+        }
+        if maintenance := self._maintenance():
+            body["maintenance"] = maintenance
+        body["counts"] = self._registry.counts()
+        if request.get("services") is not False:
+            body["services"] = services = self._registry.list_services()
+            _check_size(services)
+        return body
+
+    def _events(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+        limit = min(MAX_EVENTS, _count(request, "limit", MAX_EVENTS))
+        since = _count(request, "since", self._registry.seq)
+        epoch, mark = (
+            None if request.get(field) is None else _text(request, field)
+            for field in ("epoch", "mark")
+        )
+        events, reset = self._registry.events_since(since, epoch, limit, mark)
+        return {
+            "success": True,
+            "events": registry.bodies(_fitting(events)),
+            "reset": reset,
+            **self._position(),
+            **self._time(),
+            **self._leases(request),
+        }
+
+    def _maintain(self, request: Mapping[str, Any], peer: Peer) -> Body:
+        wanted: _Wanted = records.checked(request, _Wanted, "")
+        since = int(self._wall())
+        length = DEFAULT_MAINTENANCE if wanted.seconds is None else wanted.seconds
+        entry = Maintenance(
+            service=wanted.service,
+            service_type=wanted.service_type,
+            host=wanted.host,
+            reason=wanted.reason,
+            by=peer.address,
+            says=wanted.by,
+            since=since,
+            until=None if wanted.forever else since + length,
+        )
+        if sum(each is not None for each in entry.target) != 1:
+            raise InvalidRequest(
+                "A maintenance is of one service, one service_type or one host",
+                hint="name just one of them",
+            )
+        if wanted.forever and wanted.seconds is not None:
+            raise InvalidRequest("A maintenance is forever, or for some seconds, not both")
+        self._registry.bounds.flap(peer.address, self._registry.covered(entry))
+        change = self._registry.start_maintenance if wanted.on else self._registry.end_maintenance
+        change(entry, force=wanted.force is True)
+        return {"success": True, "maintenance": self._maintenance(), **self._time()}
+
+    def _maintenance(self) -> list[Body]:
+        return [each.body() for each in self._registry.maintenance]
+
+    def _backup(self, request: Mapping[str, Any], peer: Peer) -> Later:
+        _check_peer(peer, "backup", "rs_cs backup")
+        target = Path(records.checked(request.get("path"), _Path, "path"))
+        replace = request.get("replace") is not None and records.checked(
+            request["replace"], bool, "replace"
+        )
+        if not target.is_absolute():
+            raise InvalidRequest("Invalid path: it has to start with /")
+        token, last = wire.fingerprint(request), self._last_backup
+        if last is not None and token is not None and last.token == token:
+            return last
+        if last is not None and last.started and last.body is None:
+            raise BackupFailed("Another backup is being made", hint="try again when it is done")
+        self._registry.tend_store()
+        if isinstance(self._registry.trouble, StoreLost):
+            raise unavailable(self._registry.trouble)
+        self._last_backup = Later(lambda: self._copied(target, replace=replace), token)
+        return self._last_backup
+
+    def _copied(self, target: Path, *, replace: bool) -> Body:
+        try:
+            copied = self._registry.copy_store(target, replace=replace)
+        except StoreError as error:
+            raise BackupFailed(f"There is no backup: {error}", hint=error.hint) from error
+        log.info("a copy of the store is in %s", text.printable(target))
+        return {"success": True, "path": str(target), **asdict(copied)}
+
+    def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:
+        _check_peer(peer, "terminate", "rs_cs stop")
+        self._terminate()
+        return {"success": True, "status": "terminating", **self._time()}
+
+    def _state(self) -> Body:
+        trouble = self._registry.trouble
+        if trouble is None:
+            return {"status": "ok"}
+        state = {"status": "degraded", "reason": str(trouble)}
+        return state if trouble.hint is None else {**state, "hint": trouble.hint}
+
+    def _time(self) -> Body:
+        """By which clients reckon ages: their own clocks may be anywhere."""
+        return {"timestamp": int(self._wall())}
+
+    def _position(self) -> Body:
+        position = self._registry.position
+        return {"seq": position.seq, "epoch": position.epoch, "mark": position.mark}
+
+    def _leases(self, request: Mapping[str, Any]) -> Body:
+        wanted = request.get("leases")
+        if wanted is None or not records.checked(wanted, bool, "leases"):
+            return {}
+        ends = self._registry.ending_leases()
+        return {"leases": {"within": registry.LEASES_WITHIN, "ends": ends}}
+
+
+def _fitting(events: Sequence[Event]) -> Sequence[Event]:
+    """As many of the first events as go into one reply: at least one.
+
+    A client takes no message of any size, and a slow line none soon.
+    """
+    size = 0
+    for count, event in enumerate(events):
+        size += len(event.body)
+        if count and size > EVENTS_SIZE:
+            return events[:count]
+    return events
+
+
+def _check_size(services: msgspec.Raw) -> None:
+    size = memoryview(services).nbytes
+    if size > MAX_LIST:
+        raise InvalidRequest(
+            f"The list has {size} bytes, clients take {MAX_LIST}",
+            hint='ask for the services of one type; "info" with "services": false has none',
+        )
+
+
+def _replaced(request: Mapping[str, Any]) -> dict[str, object] | None:
+    """The owners of the entries that a `register` replaces, by id, as they came."""
+    replaces: dict[str, object] | None = request.get("replaces")
+    if replaces is not None:
+        records.checked(replaces, _Replaced, "replaces")
+    return replaces
+
+
+def _requester(
+    request: Mapping[str, Any], peer: Peer, owner: Mapping[str, Any] | None = None
+) -> Requester:
+    """Who sent a request for a change; `owner` is who it says so where it has no `owner`."""
+    if (said := request.get("owner")) is not None:
+        records.checked(said, records.Owner, "owner.")
+        owner = said
+    force = request.get("force")
+    return Requester(
+        peer.address,
+        None if owner is None else records.process_of(owner),
+        owner,
+        force is not None and records.checked(force, bool, "force"),
+    )
+
+
+def _text(request: Mapping[str, Any], field: str) -> str:
+    value = request.get(field)
+    if value is None or value == "":
+        raise InvalidRequest(f"Missing required field: {field}")
+    if not isinstance(value, str):
+        raise InvalidRequest(f"Invalid {field}: expected a string")
+    return value
+
+
+def _count(request: Mapping[str, Any], field: str, default: int) -> int:
+    value = request.get(field)
+    return default if value is None else int(records.checked(value, _Count, field))
+
+
+def _check_peer(peer: Peer, action: str, command: str) -> None:
+    """Some actions are for who is logged in on the registry's own machine."""
+    if not peer.is_this_machine():
+        raise Forbidden(
+            f"{action} is taken only from the machine that the registry runs on",
+            hint=f'log in there and run "{command}"',
+        )

@@ -1,0 +1,1 @@
+"""What one peer may take: connections, requests, replies, subscriptions."""

@@ -1,0 +1,61 @@
+"""What stands before the sockets of a server: who may connect, how many, and what each may take."""
+
+from __future__ import annotations
+
+import zmq
+
+from rsreg import timing
+from rsreg.protocol.calls import Record
+from rsreg.server.guard.connections import Connections
+from rsreg.server.guard.ends import Descriptors
+from rsreg.server.guard.replies import Replies
+from rsreg.server.guard.subscriptions import Subscriptions
+from rsreg.server.guard.unfinished import Unfinished
+from rsreg.server.limits import Limits
+from rsreg.timing import Clock
+
+
+class Guard:
+    """Made before the sockets are bound, closed before they are."""
+
+    def __init__(self, limits: Limits, clock: Clock = timing.steady) -> None:
+        descriptors = Descriptors()
+        self.replies = Replies(limits, descriptors, clock)
+        self.connections = Connections(limits, descriptors, clock)
+        self.unfinished = Unfinished(self.connections, clock)
+        self._limits = limits
+        self._clock = clock
+        self._subscriptions: list[Subscriptions] = []
+        self._descriptors = descriptors
+
+    def watch_router(self, socket: zmq.Socket[bytes]) -> None:
+        """Watch a socket for requests, before it is bound."""
+        self.replies.all.append(self.connections.watch(socket, self.replies.ended))
+
+    def watch_publisher(self, socket: zmq.Socket[bytes]) -> Subscriptions:
+        """Watch a socket for events, before it is bound."""
+        subscriptions = Subscriptions(socket, self._limits, self.connections, self._clock)
+        self._subscriptions.append(subscriptions)
+        return subscriptions
+
+    def look(self) -> None:
+        """Look whether there is anything to read, though nothing told so."""
+        self.connections.look()
+        for subscriptions in self._subscriptions:
+            subscriptions.look()
+
+    def body(self) -> Record:
+        """What `info` shows of it."""
+        self.connections.look()
+        return {
+            "connections": len(self.connections),
+            "cut_connections": self.connections.cut,
+            "barred": self.connections.barred,
+        }
+
+    def close(self) -> None:
+        """Watch nothing more."""
+        for subscriptions in self._subscriptions:
+            subscriptions.close()
+        self.connections.close()
+        self._descriptors.close()

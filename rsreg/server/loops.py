@@ -1,0 +1,358 @@
+"""The greenlets of the server, each with a `step` that `run` repeats.
+
+RequestLoop, Publisher, Reaper, Caretaker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gevent
+import zmq
+from gevent.event import Event as Flag
+
+from rsreg.errors import StoreError
+from rsreg.protocol import wire
+from rsreg.protocol.records import Event
+from rsreg.server.asked import Request
+from rsreg.server.dispatch import Dispatcher
+from rsreg.server.guard.connections import number_of
+from rsreg.server.guard.draining import FIRST, Readiness, readable
+from rsreg.server.guard.replies import LONG, Replies
+from rsreg.server.guard.seldom import Seldom
+from rsreg.server.guard.turns import Turns
+from rsreg.server.guard.unfinished import Unfinished
+from rsreg.server.later import Later
+from rsreg.server.rules.registry import Registry
+from rsreg.text import printable
+from rsreg.timing import Clock
+
+log = logging.getLogger(__name__)
+
+#: Requests taken from one socket before the others, and the other greenlets, have their turn; and
+#: seconds: a request that is refused may have taken as long as ten that are not.
+MAX_BATCH, MAX_TIME = 64, 0.01
+#: Bytes of one reply, and seconds to make it, after which they have theirs.
+MAX_REPLY_SIZE, SLOW = 64 * 1024, 0.005
+#: Seconds between two looks at idle sockets: how old the judgement of a lease can be.
+TICK = 0.25
+#: Seconds beyond its tick after which the loop counts as having stood still.
+STALL = 1.0
+#: Services that expire in one transaction.
+EXPIRE_BATCH = 100
+#: Seconds between two looks after the store: how long it may go unnoticed that it is gone.
+TEND = 0.5
+#: Events that are published before others have their turn.
+PUBLISH_BATCH = 16
+
+Publish = Callable[[Sequence[Event]], None]
+
+
+#: Requests with their replies.
+_Batch = list[tuple[Request, "bytes | Later"]]
+
+
+class RequestLoop:
+    """Takes requests in batches, commits what they change at once, and only then answers.
+
+    `sockets` are plain ROUTERs that nobody else reads, polls or writes. An acknowledged change is
+    durable; one that the store refused left no trace.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[zmq.Socket[bytes]],
+        registry: Registry,
+        dispatcher: Dispatcher,
+        publish: Publish,
+        clock: Clock,
+        cgse_reply: bytes = wire.CGSE_REPLY,
+        *,
+        replies: Replies,
+        unfinished: Unfinished,
+    ) -> None:
+        #: Replies that could not be delivered: the client was gone, or does not read.
+        self.dropped = 0
+        self._sockets = sockets
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._publish = publish
+        self._clock = clock
+        self._cgse_reply = cgse_reply
+        self._replies = replies
+        self._unfinished = unfinished
+        self._ready = Readiness(sockets, TICK)
+        self._awake = clock()
+        #: All that had come by then was read.
+        self._served = self._awake
+        self._turns: Turns[Request] = Turns()
+        self._put_off = False
+        #: When the last answer was made.
+        self._answered = self._awake
+        #: Requests whose replies are being worked on.
+        self._waiting: list[tuple[Request, Later]] = []
+        self._threads: list[Any] = []
+        self._seldom = Seldom()
+
+    def run(self, stop: Flag) -> None:
+        """Serve until `stop` is set."""
+        busy = True
+        while not stop.is_set():
+            self._ready.wait(busy=busy)
+            busy = self.step()
+
+    def close(self) -> None:
+        """Stop watching the sockets."""
+        self._ready.close()
+
+    def wait_for_threads(self, timeout: float) -> None:
+        """Wait for those that work on replies, which nobody gets any more."""
+        gevent.wait(self._threads, timeout=timeout)
+
+    def step(self) -> bool:
+        """Serve what has arrived: take a batch, change and commit, publish, reply.
+
+        True if there is more to do at once.
+        """
+        # Read before the sockets are: all that came before `now` is in this batch, even if the
+        # process is stopped at any of the next lines.
+        now = self._clock()
+        self._notice_stall(now)
+        self._unfinished.may_look(now)
+        # Before anything is answered from what the last step judged, and after what this one did.
+        self._registry.tell_health()
+        batch, emptied = self._serve()
+        untold = self._registry.tell_health()
+        events: list[Event] = []
+        try:
+            events = self._registry.commit()
+        except StoreError as error:
+            batch = [(request, self._answer(request, error)) for request, _ in batch]
+        self._publish(events)
+        used = set()
+        for request, reply in [*batch, *self._worked_on()]:
+            if isinstance(reply, Later):
+                self._work_on(request, reply)
+            elif request.envelope.reply_to is not None:
+                self._send(request, wire.close_reply(request.envelope.reply_to, reply))
+                used.add(request.socket)
+        if emptied:
+            self._served = now
+        if untold or not emptied:
+            return True
+        if not self._registry.caught_up(self._turns.served(now)) or self._turns:
+            return True
+        return any(readable(socket) for socket in used)
+
+    def _notice_stall(self, now: float) -> None:
+        if now - self._awake > TICK + STALL:
+            log.warning(
+                "the server stood still for %.1f s: every lease starts afresh", now - self._awake
+            )
+            self._registry.grant_grace()
+        self._awake = now
+
+    def _work_on(self, request: Request, reply: Later) -> None:
+        """Have a thread work on a reply, unless it does already."""
+        if not reply.started:
+            reply.started = True
+            self._threads = [thread for thread in self._threads if not thread.ready()]
+            self._threads.append(gevent.get_hub().threadpool.spawn(reply.run))
+        self._waiting.append((request, reply))
+
+    def _worked_on(self) -> list[tuple[Request, bytes]]:
+        """The requests whose replies are there, with these."""
+        done = [(one, wire.encode(reply.body)) for one, reply in self._waiting if reply.body]
+        if done:
+            self._waiting = [one for one in self._waiting if not one[1].body]
+        return done
+
+    def _serve(self) -> tuple[_Batch, bool]:
+        """A batch in order of arrival, with its replies, and whether it left every socket empty.
+
+        One answer that takes long ends it, for a socket; those that take long again, or seem to,
+        are given after the others, one at a time.
+        """
+        batch: _Batch = []
+        emptied = True
+        self._answered = self._clock()
+        until = self._answered + MAX_TIME
+        for socket in self._sockets:
+            taken = 0
+            while readable(socket):
+                if taken == MAX_BATCH or (taken and self._answered > until):
+                    emptied = False
+                    break
+                taken += 1
+                request = self._read(socket)
+                if request is None or (
+                    self._turns.remembered and self._has_to_wait(request, batch)
+                ):
+                    continue
+                if self._reply(request, batch):
+                    taken = MAX_BATCH
+        # The others get their answers first, every other time: they are sent at the end.
+        self._put_off = bool(batch) and not self._put_off
+        for _ in range(0 if self._put_off else MAX_BATCH):
+            waiting = self._turns.take()
+            if waiting is None or self._reply(waiting, batch):
+                break
+        return batch, emptied
+
+    def _read(self, socket: zmq.Socket[bytes]) -> Request | None:
+        # A Frame, not bytes: only it knows the peer's address.
+        identity = socket.recv(zmq.DONTWAIT, copy=False)
+        frames = socket.recv_multipart(zmq.DONTWAIT)
+        if self._unfinished.watched:
+            self._unfinished.heard(number_of(identity))
+        envelope = wire.open_request([identity.bytes, *frames], self._cgse_reply)
+        return envelope and Request(socket, envelope, identity, self._replies)
+
+    def _has_to_wait(self, request: Request, batch: _Batch) -> bool:
+        """Whether a request was put among those that wait, or was refused for want of room."""
+        payload, connection = request.envelope.payload, request.connection
+        if len(payload) > wire.MAX_REQUEST or not (
+            wire.looks_long(payload) or self._turns.are_due(connection)
+        ):
+            return False
+        if not self._turns.add(connection, request, self._served):
+            error = self._replies.too_many(request.address)
+            batch.append((request, wire.encode(self._dispatcher.refuse(payload, error))))
+        return True
+
+    def _reply(self, request: Request, batch: _Batch) -> bool:
+        """Answer a request; whether that took long."""
+        reply = self._answer(request, None)
+        batch.append((request, reply))
+        before, self._answered = self._answered, self._clock()
+        slow = self._answered - before > SLOW or (
+            not isinstance(reply, Later) and len(reply) > MAX_REPLY_SIZE
+        )
+        if slow or self._turns.remembered:
+            self._turns.answered(request.connection, slow=slow)
+        return slow
+
+    def _answer(self, request: Request, failure: StoreError | None) -> bytes | Later:
+        payload = request.envelope.payload
+        too_long = len(payload) > wire.MAX_REQUEST
+        if too_long and self._seldom.may_tell(request.address, self._clock()):
+            log.warning(
+                "refused a request of %d bytes from %s: at most %d are taken",
+                len(payload),
+                request.address,
+                wire.MAX_REQUEST,
+            )
+        answer = self._dispatcher.answer(payload, request, failure)
+        return answer if isinstance(answer, Later) else wire.encode(answer)
+
+    def _send(self, request: Request, frames: list[bytes]) -> None:
+        # A name and two frames are the rule; what a peer put before its request is sent back.
+        size = len(frames[-1]) if len(frames) <= 3 else sum(map(len, frames))
+        address = request.address if size > LONG else None
+        if address is not None and not self._replies.may_send(address):
+            self.dropped += 1
+            return
+        try:
+            request.socket.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.ZMQError:
+            self.dropped += 1
+        else:
+            if address is not None:
+                self._replies.sent(request.number, address, size)
+
+
+class Publisher:
+    """Sends committed events, in order, to whoever subscribed.
+
+    A few are sent at once, right from where they were committed. Many are sent in slices, with the
+    other greenlets in between: each event costs a copy for each subscriber. `used` is called after
+    the socket was.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], used: Callable[[], None] = lambda: None) -> None:
+        self._socket = socket
+        self._used = used
+        self._waiting: deque[Event] = deque()
+        self._more = Flag()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Send events now, or soon after those that wait already; never waits itself."""
+        if events:
+            idle = not self._waiting
+            self._waiting.extend(events)
+            if idle:
+                self.step()
+            if self._waiting:
+                self._more.set()
+
+    def run(self, stop: Flag) -> None:
+        """Send what waits until `stop` is set."""
+        while not stop.is_set():
+            self._more.wait()
+            self.step()
+            gevent.idle(FIRST)
+
+    def step(self) -> None:
+        """Send a slice of what waits."""
+        for _ in range(min(PUBLISH_BATCH, len(self._waiting))):
+            self._send(self._waiting.popleft())
+        self._used()
+        if not self._waiting:
+            self._more.clear()
+
+    def flush(self) -> None:
+        """Send all that waits."""
+        while self._waiting:
+            self.step()
+
+    def _send(self, event: Event) -> None:
+        """A subscriber whose queue is full misses it and sees a gap in `seq`."""
+        log.info("%s %s", event.type, printable(event.service_id))
+        self._socket.send_multipart([event.type.encode(), event.body], zmq.DONTWAIT)
+
+
+class Reaper:
+    """Removes the services whose lease lapsed, a batch a transaction."""
+
+    def __init__(self, registry: Registry, publish: Publish, interval: float) -> None:
+        self._registry = registry
+        self._publish = publish
+        self._interval = interval
+
+    def run(self, stop: Flag) -> None:
+        """Make a pass every interval until `stop` is set."""
+        while not stop.wait(self._interval):
+            self.step()
+
+    def step(self) -> None:
+        """One pass. What the store refuses to remove stays, critical, for the next."""
+        with contextlib.suppress(StoreError):
+            while self._registry.expire(EXPIRE_BATCH):
+                self._publish(self._registry.commit())
+                gevent.idle(FIRST)
+        self._registry.check_store()
+
+
+class Caretaker:
+    """Looks after the store, between two batches of requests, and switches to nobody meanwhile.
+
+    Also after what stands before the sockets, by `look`.
+    """
+
+    def __init__(self, registry: Registry, look: Callable[[], None]) -> None:
+        self._registry = registry
+        self._look = look
+
+    def run(self, stop: Flag) -> None:
+        """Look every half second until `stop` is set."""
+        while not stop.wait(TEND):
+            self.step()
+
+    def step(self) -> None:
+        """One look."""
+        self._registry.tend_store()
+        self._look()

@@ -1,0 +1,400 @@
+"""The changes since the last commit: durable together, or put back together. No sockets.
+
+A change is applied to the live view at once, and staged with its event. Nobody hears of it before
+`commit` has made it durable.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from itertools import islice
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+import msgspec
+
+from rsreg.errors import StoreError, StoreLost, Unavailable
+from rsreg.protocol import wire
+from rsreg.protocol.records import (
+    COMPUTED,
+    CRITICAL,
+    MAINTENANCE,
+    SILENT,
+    Event,
+    Maintenance,
+    Position,
+    Service,
+    Told,
+)
+from rsreg.protocol.wire import Turn
+from rsreg.server.backends.backend import MAX_ANSWERED, RegistryBackend, Tended
+from rsreg.server.rules.ownership import ITSELF, Requester
+from rsreg.server.view.lease import Lease
+from rsreg.server.view.live import LiveView
+from rsreg.timing import Clock
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Changes of health that are told in one transaction.
+_TOLD_AT_ONCE = 100
+#: Services whose last heartbeat is stored to see whether a store that failed can be written again.
+_PROBED = 100
+#: The event that tells of a service's new health; of any other it has recovered.
+_HEALTH_EVENTS = {CRITICAL: "critical", MAINTENANCE: "maintenance"}
+_RECOVERED = "recovered"
+#: Events after which there is no service, or another one.
+_GONE = frozenset({"replace", "deregister", "expire"})
+
+
+class Changes:
+    """Changes a live view, and keeps its store and journal in step.
+
+    `seq` is the number of the last event, staged ones included; `trouble` what is wrong with the
+    store, or None. Raises StoreError from `load` and `commit`.
+    """
+
+    def __init__(self, backend: RegistryBackend, view: LiveView, wall: Clock) -> None:
+        self.epoch = ""
+        self.seq = 0
+        #: The mark of the last event; none before the first.
+        self.mark: str | None = None
+        self.trouble: StoreError | None = None
+        self._backend = backend
+        self._view = view
+        self._wall = wall
+        #: Token of a request in the journal -> the service it was about.
+        self._answered = _Memory[str]()
+        #: Id of a service -> the turn of the last request that changed it.
+        self._turns = _Memory[Turn]()
+        #: Id -> who changed the maintenance of a service, which is still to be told.
+        self._causes: dict[str, Requester] = {}
+        self._forget_staged()
+
+    def _forget_staged(self) -> None:
+        self._staged: list[Event] = []
+        #: The mark of all events of the next commit, and that of the last one's.
+        self._next_mark = secrets.token_hex(8)
+        self._mark_before = self.mark
+        #: The leases that were doubted, and what doubt there was before.
+        self._doubted: list[tuple[Lease, str | None]] = []
+        #: Id -> what the live view held before the first staged change of it.
+        self._before: dict[str, Lease | None] = {}
+        #: The leases that staged events tell the health of, and what was known of it before.
+        self._telling: list[tuple[Lease, str]] = []
+        #: What the maintenance was before its first staged change.
+        self._maintenance_before: list[Maintenance] | None = None
+
+    # -- the store
+
+    def load(self, now: float) -> None:
+        """Take in what is stored; every service has a whole ttl from `now`."""
+        self._backend.initialize()
+        try:
+            stored = self._backend.load()
+            newest = self._backend.events(stored.seq - 1, 1) if stored.seq else []
+        except StoreError:
+            self._backend.close()
+            raise
+        self.epoch, self.seq = stored.epoch, stored.seq
+        self.mark = self._mark_before = newest[0].mark if newest else None
+        self._answered = _Memory(stored.answered)
+        turns = ((key, wire.read_turn(turn)) for key, turn in stored.turns.items())
+        self._turns = _Memory({key: turn for key, turn in turns if turn is not None})
+        self._view.maintain(stored.maintenance)
+        for service in map(_without_computed, stored.services):
+            told = stored.told.get(service.id, Told())
+            # Who was critical stays so until it is heard of: a restart makes nobody well.
+            doubt = (told.reason or SILENT) if told.health == CRITICAL else None
+            lease = Lease(service, now + service.ttl, service.last_heartbeat, doubt=doubt)
+            self._view.put(lease)
+            self._view.tell(lease, told.health)
+
+    def close(self) -> None:
+        """Store the times of the last heartbeats, and close the store.
+
+        One that is lost is closed as it is: that it is lost was said.
+        """
+        try:
+            if not isinstance(self.trouble, StoreLost):
+                self._backend.touch(self._heartbeats())
+        finally:
+            self._backend.close()
+
+    def check_store(self) -> None:
+        """See whether a store in trouble can be written again; it tells no one by itself."""
+        if self.trouble is None:
+            return
+        try:
+            self._backend.touch(self._heartbeats(_PROBED))
+        except StoreError as error:
+            self._note(error)
+        else:
+            self._note(None)
+
+    def tend(self) -> None:
+        """Look after the store; it is in trouble as long as it is not where it was."""
+        if not isinstance(self._backend, Tended):
+            return
+        try:
+            self._backend.tend()
+        except StoreError as error:
+            self._note(error)
+        else:
+            if isinstance(self.trouble, StoreLost):
+                self.check_store()
+
+    @property
+    def position(self) -> Position:
+        """Where the journal stands, staged events included."""
+        return Position(self.epoch, self.seq, self.mark)
+
+    def events_since(self, since: int, mark: str | None, limit: int) -> list[Event] | None:
+        """At most `limit` events after `since`, staged ones too.
+
+        None if the journal can't tell: it does not reach back that far, or its event `since` has
+        another mark than `mark`, where one is given. Raises Unavailable.
+        """
+        if since == self.seq:
+            return [] if mark in (None, self.mark) else None
+        if since == 0 or mark is None:
+            events = self._journal(since, limit)
+        else:
+            found = self._journal(since - 1, limit + 1)
+            events = found[1:] if found and found[0].mark == mark else []
+        return events or None
+
+    def _journal(self, since: int, limit: int) -> list[Event]:
+        """The events right after `since`, none if the first of them is gone."""
+        events: list[Event] = []
+        stored = self.seq - len(self._staged)
+        if since < stored:
+            try:
+                events = self._backend.events(since, limit)
+            except StoreError as error:
+                raise unavailable(error) from error
+            if not events or events[0].seq != since + 1:
+                return []
+            if events[-1].seq < stored:
+                return events
+        events += [event for event in self._staged if event.seq > since]
+        return events[:limit]
+
+    def _heartbeats(self, most: int | None = None) -> dict[str, int]:
+        leases = islice(self._view.all(), most)
+        return {lease.service.id: lease.last_heartbeat for lease in leases}
+
+    def _note(self, trouble: StoreError | None) -> None:
+        """An outage of the store is two lines in the log, however many changes are refused."""
+        if trouble is not None and self.trouble is None:
+            log.error("the store failed, changes are refused: %s", trouble)
+        elif trouble is None and self.trouble is not None:
+            log.warning("the store takes changes again")
+        self.trouble = trouble
+
+    # -- requests that came before
+
+    def answered(self, token: str | None) -> str | None:
+        """The service that a request with this token was about, if the journal knows it."""
+        return None if token is None else self._answered.get(token)
+
+    def overtaken(self, service_id: str | None, turn: Turn | None) -> bool:
+        """Whether its sender has changed this service by a request that it sent after `turn`."""
+        last = self._turns.get(service_id) if service_id is not None else None
+        return bool(last and turn and last.sender == turn.sender and turn.number < last.number)
+
+    # -- changing
+
+    def put(
+        self,
+        event_type: str,
+        lease: Lease,
+        who: Requester,
+        token: str | None = None,
+        turn: Turn | None = None,
+    ) -> None:
+        """Take a lease in, in the place of another of its id; the event tells how it is."""
+        self._remember(lease.service.id)
+        lease.changed = who.address, who.says
+        self._view.put(lease)
+        self._view.tell(lease, lease.news)
+        self._stage(event_type, lease, who, token, turn)
+
+    def take_out(
+        self,
+        event_type: str,
+        lease: Lease,
+        who: Requester,
+        token: str | None = None,
+        turn: Turn | None = None,
+    ) -> None:
+        """Take a lease out; `turn` is that of the request that wants it."""
+        self._remember(lease.service.id)
+        self._view.remove(lease)
+        self._stage(event_type, lease, who, token, turn)
+
+    def doubt(self, lease: Lease, reason: str, who: Requester) -> None:
+        """Take the process of a lease for dead, and tell so."""
+        self._doubted.append((lease, lease.doubt))
+        self._view.doubt(lease, reason)
+        self.tell(lease, who)
+
+    def tell(self, lease: Lease, who: Requester = ITSELF) -> None:
+        """Tell subscribers how a service is, if they don't know, and who made it so."""
+        if lease.news == lease.told:
+            return
+        self._telling.append((lease, lease.told))
+        self._stage(_HEALTH_EVENTS.get(lease.news, _RECOVERED), lease, who)
+        self._view.tell(lease, lease.news)
+
+    def maintain(self, maintenance: list[Maintenance], who: Requester) -> None:
+        """Have just these in maintenance, and begin to tell who is affected, and by whom."""
+        if self._maintenance_before is None:
+            self._maintenance_before = self._view.maintenance
+        others = {lease.service.id for lease in self._view.untold(len(self._view))}
+        self._view.maintain(maintenance)
+        for lease in self._view.untold(len(self._view)):
+            if lease.service.id not in others:
+                self._causes[lease.service.id] = who
+        self.tell_some()
+
+    def tell_some(self) -> None:
+        """Tell subscribers how some services are of which they don't know it."""
+        for lease in self._view.untold(_TOLD_AT_ONCE):
+            self.tell(lease, self._causes.get(lease.service.id, ITSELF))
+        if self._view.all_told:
+            self._causes.clear()
+
+    def _remember(self, service_id: str) -> None:
+        self._before.setdefault(service_id, self._view.get(service_id))
+
+    def _stage(
+        self,
+        event_type: str,
+        lease: Lease,
+        who: Requester,
+        token: str | None = None,
+        turn: Turn | None = None,
+    ) -> None:
+        self.seq += 1
+        service_id = lease.service.id
+        body = {
+            "type": event_type,
+            "timestamp": int(self._wall()),
+            "data": {"service_id": service_id, "service_info": msgspec.Raw(lease.record())},
+            "seq": self.seq,
+            "epoch": self.epoch,
+            "mark": self._next_mark,
+            "after": self.mark,
+            **who.named(),
+        }
+        self.mark = self._next_mark
+        self._staged.append(
+            Event(
+                seq=self.seq,
+                type=event_type,
+                service_id=service_id,
+                body=wire.encode(body),
+                token=token,
+                turn=None if turn is None else str(turn),
+                told=None if event_type in _GONE else Told(lease.news, lease.reason),
+            )
+        )
+        if token is not None:
+            self._answered.put(token, service_id)
+        if turn is not None:
+            self._turns.put(service_id, turn)
+
+    # -- committing
+
+    def commit(self) -> list[Event]:
+        """Make all that is staged durable; the events to publish.
+
+        On a StoreError nothing of it has happened, in the store and in the live view alike.
+        """
+        if not self._staged and self._maintenance_before is None:
+            return []
+        changes = {
+            service_id: lease.service if (lease := self._view.get(service_id)) else None
+            for service_id in self._before
+        }
+        maintenance = None if self._maintenance_before is None else self._view.maintenance
+        try:
+            self._backend.commit(changes, self._staged, maintenance)
+        except StoreError as error:
+            self._roll_back()
+            self._note(error)
+            raise
+        self._note(None)
+        events = self._staged
+        self._forget_staged()
+        self._answered.keep()
+        self._turns.keep()
+        return events
+
+    def _roll_back(self) -> None:
+        self._causes.clear()
+        if self._maintenance_before is not None:
+            self._view.maintain(self._maintenance_before)
+        for lease, told in reversed(self._telling):
+            lease.told = told
+        for lease, doubt in reversed(self._doubted):
+            lease.doubt = doubt
+        self._view.put_back(self._before)
+        for lease, _ in self._doubted:
+            self._view.look_again(lease)
+        for lease, _ in self._telling:
+            self._view.tell(lease, lease.told)
+        self._answered.undo()
+        self._turns.undo()
+        self.seq -= len(self._staged)
+        self.mark = self._mark_before
+        self._forget_staged()
+
+
+class _Memory(Generic[T]):
+    """What the last 10,000 requests did, and what was known before those not committed yet."""
+
+    def __init__(self, known: Mapping[str, T] = MappingProxyType({})) -> None:
+        self._known = dict(known)
+        self._before: dict[str, T | None] = {}
+
+    def get(self, key: str) -> T | None:
+        """What is known, or None."""
+        return self._known.get(key)
+
+    def put(self, key: str, value: T) -> None:
+        """Know something from now on; it is the newest."""
+        self._before.setdefault(key, self._known.pop(key, None))
+        self._known[key] = value
+
+    def keep(self) -> None:
+        """It is committed; what is too much is forgotten, the oldest first."""
+        self._before.clear()
+        while len(self._known) > MAX_ANSWERED:
+            del self._known[next(iter(self._known))]
+
+    def undo(self) -> None:
+        """It was refused: know what was known before."""
+        for key, value in self._before.items():
+            del self._known[key]
+            if value is not None:
+                self._known[key] = value
+        self._before.clear()
+
+
+def _without_computed(service: Service) -> Service:
+    """The same; earlier versions kept fields that now the registry itself fills in."""
+    if COMPUTED.isdisjoint(service.extra):
+        return service
+    extra = {field: value for field, value in service.extra.items() if field not in COMPUTED}
+    return msgspec.structs.replace(service, extra=extra)
+
+
+def unavailable(error: StoreError) -> Unavailable:
+    """What a client is told of a store that failed."""
+    todo = "try again" if error.hint is None else error.hint
+    return Unavailable(f"The registry's store failed: {error}", hint=f"nothing was changed; {todo}")

@@ -1,0 +1,212 @@
+"""Which services a question is about, and which of them it gets. No I/O."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from rsreg import text
+from rsreg.errors import ConfigurationError, InvalidRequest
+from rsreg.protocol import records
+from rsreg.protocol.records import Mode, Service, Tags
+from rsreg.server.rules.conditions import Condition
+from rsreg.server.view.lease import Lease
+
+#: Keys in a `where`: each is looked at for each service, while everybody waits.
+_MAX_KEYS = 8
+#: Characters of a value that a hint shows.
+_MAX_SHOWN = 60
+
+#: A discovery strategy of one's own: chooses one of some services; never called with none.
+Strategy = Callable[[Sequence[Service]], Service]
+
+
+class Asker(Struct, frozen=True, kw_only=True):
+    """Who asks, as it says itself: the name of its host, and the id of that host's last boot."""
+
+    host: str | None = None
+    boot: str | None = None
+
+    def shares_host_with(self, service: Service) -> bool:
+        """Whether a service runs where the asker does."""
+        boot = (service.owner or {}).get("boot")
+        if boot is not None and self.boot is not None:
+            return bool(boot == self.boot)
+        return self.host is not None and self.host.lower() == service.host.lower()
+
+
+NOBODY = Asker()
+#: Chooses one of some leases for who asks; never called with none.
+Choose = Callable[[Sequence[Lease], Asker], Lease]
+
+
+class _Asked(Struct, frozen=True, kw_only=True):
+    name: str | None = None
+    tags: Tags | None = None
+    where: Annotated[dict[str, Any], Meta(max_length=_MAX_KEYS)] | None = None
+    mode: Mode | None = None
+    prefix: Annotated[str, Meta(max_length=512)] | None = None
+    health: Annotated[list[str], Meta(max_length=_MAX_KEYS)] | None = None
+
+
+_CONDITIONS = frozenset(_Asked.__struct_fields__)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The conditions of a question on services; all have to hold.
+
+    `tags` that begin with "!" must not be there. `where` maps a key of the metadata, or else of the
+    record, to what its value has to be. `prefix` is the start of the name or the id; `health` are
+    those that will do, for a list.
+    """
+
+    name: str | None = None
+    mode: str | None = None
+    wanted: frozenset[str] = frozenset()
+    unwanted: frozenset[str] = frozenset()
+    where: Mapping[str, Condition] = field(default_factory=dict)
+    prefix: str | None = None
+    health: frozenset[str] | None = None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether there is more to it than a mode."""
+        return bool(self.name or self.prefix or self.wanted or self.unwanted or self.where)
+
+    def fits(self, service: Service) -> bool:
+        """Whether a service is one of those asked for, but for its mode and health."""
+        return (
+            self.name in (None, service.name)
+            and (self.prefix is None or self._begins(service))
+            and self.wanted.issubset(service.tags)
+            and self.unwanted.isdisjoint(service.tags)
+            and all(holds(_fact(service, key)) for key, holds in self.where.items())
+        )
+
+    def _begins(self, service: Service) -> bool:
+        prefix = self.prefix or ""
+        return service.name.startswith(prefix) or service.id.startswith(prefix)
+
+    def against(self, record: Mapping[str, Any]) -> str | None:
+        """Why the service of a record is not asked for, after its name; None if it is."""
+        if self.mode not in (None, mode := records.mode_of(record)):
+            return f"is a {mode}"
+        for missing in sorted(self.wanted.difference(record["tags"])):
+            near = text.near(missing, record["tags"])
+            return f"has no tag {missing!r}" + (f", but {near!r}" if near else "")
+        for unwanted in sorted(self.unwanted.intersection(record["tags"])):
+            return f"has the tag {unwanted!r}"
+        for key, condition in self.where.items():
+            value = record["metadata"].get(key, record.get(key))
+            if (why := condition.against(value)) is not None and value is None:
+                near = text.near(key, [*record["metadata"], *record])
+                return f"has no {key}" + (f", but {near}" if near else "")
+            if why is not None:
+                return f"has {key} {_shown(value)}, which {why}"
+        return None
+
+
+EVERYTHING = Filter()
+
+
+def read_filter(request: Mapping[str, Any]) -> Filter:
+    """The conditions in a `list` or `discover` request; raises InvalidRequest."""
+    if _CONDITIONS.isdisjoint(request):
+        return EVERYTHING
+    asked: _Asked = records.checked(request, _Asked, "")
+    tags = asked.tags or []
+    return Filter(
+        name=asked.name,
+        mode=asked.mode,
+        wanted=frozenset(tag for tag in tags if not tag.startswith("!")),
+        unwanted=frozenset(tag[1:] for tag in tags if tag.startswith("!")),
+        where={key: Condition(key, value) for key, value in (asked.where or {}).items()},
+        prefix=asked.prefix,
+        health=None if asked.health is None else frozenset(asked.health),
+    )
+
+
+def _fact(service: Service, key: str) -> Any:
+    if key in service.metadata:
+        return service.metadata[key]
+    return service.body().get(key)
+
+
+def _shown(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= _MAX_SHOWN else said[:_MAX_SHOWN] + "…"
+
+
+class Chooser:
+    """Chooses one of several services, by a strategy that the question names.
+
+    `default` is the strategy of questions that name none; `others` are strategies of one's own.
+    """
+
+    def __init__(self, default: Strategy | str, others: Mapping[str, Strategy]) -> None:
+        #: The turn that round-robin gave last; who comes anew has to wait for all others.
+        self.last_turn = 0
+        self._known: dict[str, Choose] = {
+            "random": _random,
+            "round-robin": self._round_robin,
+            "least-loaded": _least_loaded,
+            "same-host": _same_host,
+        }
+        for name, strategy in others.items():
+            if name in self._known:
+                raise ConfigurationError(f"there is a strategy {name!r} already")
+            self._known[name] = _own(strategy)
+        if isinstance(default, str) and default not in self._known:
+            raise ConfigurationError(f"no strategy {default!r}", hint=self._hint())
+        self._default = self._known[default] if isinstance(default, str) else _own(default)
+
+    def by(self, strategy: str | None) -> Choose:
+        """How to choose by a strategy, None for the default; raises InvalidRequest."""
+        if strategy is None:
+            return self._default
+        if strategy not in self._known:
+            near = text.near(strategy, self._known)
+            raise InvalidRequest(
+                f"Invalid strategy: no {strategy!r} here",
+                hint=(f"{text.did_you_mean(near)}; " if near else "") + self._hint(),
+            )
+        return self._known[strategy]
+
+    def _hint(self) -> str:
+        return "the strategies are " + ", ".join(self._known)
+
+    def _round_robin(self, leases: Sequence[Lease], _asker: Asker) -> Lease:
+        """The one that was not chosen for longest, whatever the questions in between were."""
+        chosen = min(leases, key=lambda lease: lease.turn)
+        self.last_turn += 1
+        chosen.turn = self.last_turn
+        return chosen
+
+
+def _random(leases: Sequence[Lease], _asker: Asker) -> Lease:
+    return random.choice(leases)
+
+
+def _least_loaded(leases: Sequence[Lease], _asker: Asker) -> Lease:
+    """One that says nothing of its load has none."""
+    least = min(lease.report.load or 0 for lease in leases)
+    return random.choice([lease for lease in leases if (lease.report.load or 0) == least])
+
+
+def _same_host(leases: Sequence[Lease], asker: Asker) -> Lease:
+    """Another, if there is none."""
+    near = [lease for lease in leases if asker.shares_host_with(lease.service)]
+    return random.choice(near or leases)
+
+
+def _own(strategy: Strategy) -> Choose:
+    def chooses(leases: Sequence[Lease], _asker: Asker) -> Lease:
+        chosen = strategy([lease.service for lease in leases])
+        return next(lease for lease in leases if lease.service.id == chosen.id)
+
+    return chooses

@@ -1,0 +1,608 @@
+"""The rules of the registry: questions over its live view, and what may be changed. No sockets."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from rsreg import text, timing
+from rsreg.config import SIMULATOR
+from rsreg.errors import JudgeFirst, NoService, StoreError, UnknownService
+from rsreg.protocol import records
+from rsreg.protocol.records import (
+    NO_REPORT,
+    Event,
+    Maintenance,
+    Position,
+    Report,
+    Service,
+    ServiceInfo,
+)
+from rsreg.protocol.wire import Turn
+from rsreg.server.backends.backend import Copied, Copyable, RegistryBackend
+from rsreg.server.limits import Limits
+from rsreg.server.rules import policies
+from rsreg.server.rules.bounds import Bounds
+from rsreg.server.rules.changes import Changes
+from rsreg.server.rules.choosing import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
+from rsreg.server.rules.ownership import ITSELF, Requester, check_entry, check_maintenance
+from rsreg.server.view.lease import Lease
+from rsreg.server.view.live import LiveView, joined
+from rsreg.timing import Clock
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a lease still holds, unless `ending_leases` names it.
+LEASES_WITHIN = 15
+#: Seconds told of a lease that has run out, but counts until the waiting requests are read.
+_LAST_MOMENT = 0.001
+#: Services that an answer explains itself with.
+_MENTIONED = 3
+#: Words that are remembered, not to be searched for again.
+_GUESSES = 100
+
+
+class Sender(Protocol):
+    """Who sent a heartbeat; where it comes from is found out only if it matters."""
+
+    @property
+    def address(self) -> str:
+        """Where its connection comes from."""
+
+
+class Registry:
+    """Who is registered, who is passing, and what happened.
+
+    `clock` is monotonic and rules the leases; `wall` is what people read. A lease is judged not at
+    "now" but at the moment the request sockets were last found empty, which `caught_up` tells: a
+    heartbeat that waits in the queue counts. Raises ServerErrors, and StoreError from `open` and
+    `commit`.
+    """
+
+    def __init__(
+        self,
+        backend: RegistryBackend,
+        *,
+        clock: Clock = timing.steady,
+        wall: Clock = time.time,
+        strategy: Strategy | str = "random",
+        strategies: Mapping[str, Strategy] | None = None,
+        unique_service_types: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
+        self.bounds = Bounds(limits or Limits(), clock)
+        self.unique_service_types = unique_service_types
+        self._clock = clock
+        self._wall = wall
+        self._chooser = Chooser(strategy, strategies or {})
+        self._view = LiveView()
+        self._backend = backend
+        self._kind_meant = _Guesses(self._view.kinds)
+        self._name_meant = _Guesses(self._view.names)
+        self._changes = Changes(backend, self._view, wall)
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    @property
+    def epoch(self) -> str:
+        """The name of the numbering of events."""
+        return self._changes.epoch
+
+    @property
+    def seq(self) -> int:
+        """The number of the last event."""
+        return self._changes.seq
+
+    @property
+    def position(self) -> Position:
+        """Where the journal stands."""
+        return self._changes.position
+
+    @property
+    def trouble(self) -> StoreError | None:
+        """What is wrong with the store, or None."""
+        return self._changes.trouble
+
+    # -- the store
+
+    def open(self) -> None:
+        """Load what is stored; every service gets a fresh ttl."""
+        self._changes.load(self._clock())
+        self._end_maintenance()
+
+    def close(self) -> None:
+        """Store the times of the last heartbeats, and close the store."""
+        self._changes.close()
+
+    def commit(self) -> list[Event]:
+        """Make all changes since the last commit durable; the events to publish.
+
+        On a StoreError nothing of it has happened, in the store and in the live view alike.
+        """
+        return self._changes.commit()
+
+    def check_store(self) -> None:
+        """See whether a store in trouble can be written again; it tells no one by itself."""
+        self._changes.check_store()
+
+    def tend_store(self) -> None:
+        """Look after the store; call it every second."""
+        self._changes.tend()
+
+    def copy_store(self, target: Path, *, replace: bool) -> Copied:
+        """Write a copy of what is committed to a file; in a thread of its own.
+
+        Raises StoreError.
+        """
+        if not isinstance(self._backend, Copyable):
+            raise StoreError("this kind of store can't be copied by the registry")
+        return self._backend.copy(target, replace=replace)
+
+    # -- time
+
+    def caught_up(self, moment: float) -> bool:
+        """All requests up to `moment` are served: a lease that ended before it has lapsed.
+
+        False if there were too many to look at all of them: then it wants to be called again soon.
+        """
+        return self._view.judge(moment)
+
+    def grant_grace(self) -> None:
+        """Give every lease a fresh ttl: this server stood still, and its services waited for it."""
+        self._view.extend(self._clock())
+
+    # -- questions
+
+    def get(self, service_id: str) -> msgspec.Raw:
+        """The record of a service; raises UnknownService."""
+        lease = self._view.get(service_id)
+        if lease is None:
+            raise UnknownService("Service not found", hint=self._named(service_id))
+        return msgspec.Raw(lease.record())
+
+    def last_change(self, service_id: str) -> dict[str, str | None] | None:
+        """Who registered or updated a service last, as events name them; None: not known."""
+        lease = self._view.get(service_id)
+        return None if lease is None or lease.changed is None else Requester(*lease.changed).named()
+
+    def _named(self, name: str) -> str | None:
+        """What is to be said to who asks for an id that nobody has: it may be a name."""
+        named = self._view.named(name)
+        if named:
+            return f"that is a name; the id is {next(iter(named)).service.id!r}"
+        return self._name_meant.hint(name, self.seq)
+
+    def list_services(self, kind: str | None = None, wanted: Filter = EVERYTHING) -> msgspec.Raw:
+        """The records of all services, or of those found under `kind` and wanted, as one array."""
+        leases: Iterable[Lease]
+        if kind is not None:
+            leases = self._view.of_kind(kind)
+        elif wanted.name is not None:
+            leases = self._view.named(wanted.name)
+        else:
+            leases = self._view.all()
+        if wanted is not EVERYTHING:
+            leases = [
+                lease
+                for lease in leases
+                if wanted.mode in (None, lease.service.mode)
+                and (wanted.health is None or lease.health in wanted.health)
+                and wanted.fits(lease.service)
+            ]
+        return joined(leases)
+
+    def counts(self) -> dict[str, int]:
+        """How many services there are, how many of them are simulators, and of each health."""
+        simulators = sum(lease.service.mode == SIMULATOR for lease in self._view.all())
+        healths = Counter(lease.health for lease in self._view.all())
+        return {"services": len(self), "simulators": simulators, **healths}
+
+    def discover(
+        self,
+        kind: str,
+        wanted: Filter = EVERYTHING,
+        strategy: str | None = None,
+        asker: Asker = NOBODY,
+    ) -> msgspec.Raw:
+        """The record of one service of `kind` that is well and wanted, chosen by the strategy.
+
+        Raises NoService, which says why those that are registered are none; InvalidRequest for a
+        strategy that nobody knows.
+        """
+        choose = self._chooser.by(strategy)
+        found = self._view.discovered(kind, wanted.mode)
+        if wanted.narrows:
+            found = [lease for lease in found if wanted.fits(lease.service)]
+        if not found:
+            raise NoService(
+                f"No healthy service of type {kind} found", hint=self._why_none(kind, wanted)
+            )
+        return msgspec.Raw(choose(found, asker).record())
+
+    def _why_none(self, kind: str, wanted: Filter) -> str | None:
+        """What is to be said of those that are registered under a kind, and not handed out.
+
+        If there are none: what may have been meant.
+        """
+        said = []
+        for lease in islice(self._view.of_kind(kind), _MENTIONED):
+            service = lease.service
+            what = f"is {lease.health}"
+            if lease.discovered:
+                what = wanted.against(service.body()) or f"is a {service.mode}"
+            said.append(f"{service.name} on {service.host}:{service.port} {what}")
+        return "; ".join(said) or self._kind_meant.hint(kind, self.seq)
+
+    @property
+    def maintenance(self) -> list[Maintenance]:
+        """What is in maintenance now."""
+        now = self._wall()
+        return [each for each in self._view.maintenance if each.until is None or each.until > now]
+
+    def events_since(
+        self, since: int, epoch: str | None, limit: int, mark: str | None = None
+    ) -> tuple[list[Event], bool]:
+        """Events after `since`, and whether the subscriber has to list anew.
+
+        It has to where `since` is of another epoch, ahead of us, behind the journal, or another
+        event than the one with its `mark`. Raises Unavailable.
+        """
+        if since > self.seq or epoch not in (None, self.epoch):
+            return [], True
+        events = self._changes.events_since(since, mark, max(1, limit))
+        return ([], True) if events is None else (events[:limit], False)
+
+    def ending_leases(self) -> dict[str, float]:
+        """Id -> seconds left, 0 if lapsed, of the leases that end within LEASES_WITHIN."""
+        now = self._clock()
+        return {
+            lease.service.id: 0
+            if lease.lapsed
+            else max(_LAST_MOMENT, round(lease.deadline - now, 3))
+            for lease in self._view.ending(now + LEASES_WITHIN)
+        }
+
+    # -- changes
+
+    def entry(self, service_id: str) -> str:
+        """The fingerprint of what is said of a service that is registered."""
+        lease = self._view.get(service_id)
+        return "" if lease is None else lease.entry
+
+    def renew(
+        self,
+        service_id: str,
+        report: Report | None = None,
+        sender: Sender | None = None,
+    ) -> str:
+        """Start a lease's ttl again; its fingerprint. Raises UnknownService. Nothing is stored.
+
+        A `report` takes the place of the last one, which is over when it was not said again for a
+        ttl. Where that changes the health, the `sender` causes it; raises SlowDown.
+        """
+        lease = self._view.get(service_id)
+        if lease is None:
+            raise UnknownService("Service not found or could not be renewed")
+        now, ttl = self._clock(), lease.service.ttl
+        if report is None and now >= lease.report_until:
+            report = NO_REPORT
+        flips = report is not None and report.stalled != lease.report.stalled
+        if sender is not None and (flips or lease.lapsed):
+            self.bounds.flap(sender.address, free=now >= lease.deadline - ttl * 2 / 3)
+        self._view.renew(lease, now + ttl, int(self._wall()), report)
+        return lease.entry
+
+    def register(
+        self,
+        info: ServiceInfo,
+        extra: dict[str, Any],
+        ttl: float,
+        token: str | None,
+        *,
+        turn: Turn | None = None,
+        report: Report | None = None,
+        replaces: Mapping[str, object] | None = None,
+        judges: bool = False,
+        who: Requester = ITSELF,
+    ) -> str:
+        """Register a service, or update the one that has `info.id`; its id.
+
+        A `token` that the journal knows is a request that came again: it gets its first answer, and
+        nothing changes, as long as the service is registered as it asks. `replaces` maps the ids of
+        entries of the same name to their owners, which are known to be dead: those that still are
+        so go, and the first gives its id. Who has one of its addresses is taken for dead. Raises
+        InvalidRequest, DuplicateName, DuplicateServiceType, OwnedByOther; UnknownService if it was
+        overtaken by a later request of the same sender.
+        """
+        if (known := self._answered_before(token, turn, info, extra, ttl)) is not None:
+            return known
+        if self._changes.overtaken(info.id, turn):
+            raise UnknownService("This registration came after a later request of its sender")
+        if judges:
+            self._check_judged(info, extra.get("owner"), replaces or {})
+        dead = self._dead_ones(info, replaces or {}, who)
+        service_id = info.id or (dead[0].service.id if dead else _new_id(info))
+        service = _service(service_id, info, extra, ttl, int(self._wall()), who.address)
+        gone = {service.id, *(each.service.id for each in dead)}
+        lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
+        policies.check_size(self.bounds.limits, lease)
+        policies.check_room(self._view, self.bounds.limits, lease, gone)
+        policies.check_name(self._view, service, gone)
+        policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
+        before = self._view.get(service_id)
+        if before in dead:
+            before = None
+        elif before is not None:
+            check_entry(before, who)
+        for each in dead:
+            self._changes.take_out("replace", each, who)
+        self._claim(service, before, who)
+        lease.turn = self._chooser.last_turn if before is None else before.turn
+        if report is not None:
+            lease.report, lease.report_until = report, lease.deadline
+        elif before is not None and before.service.owner == service.owner is not None:
+            lease.report, lease.report_until = before.report, before.report_until
+        self._changes.put("register", lease, who, token, turn)
+        return service.id
+
+    def update(
+        self,
+        service_id: str,
+        change: dict[str, Any],
+        extra: dict[str, Any],
+        token: str | None,
+        turn: Turn | None = None,
+        who: Requester = ITSELF,
+    ) -> None:
+        """Change what is said about a service, and leave its lease.
+
+        Raises OwnedByOther; UnknownService, also if it was overtaken by a later request of the same
+        sender.
+        """
+        lease = self._view.get(service_id)
+        if lease is None:
+            raise UnknownService("Service not found or could not be updated")
+        service = msgspec.structs.replace(
+            lease.service, **change, extra={**lease.service.extra, **extra}
+        )
+        if self._changes.answered(token) == service_id and (turn or service == lease.service):
+            return
+        if self._changes.overtaken(service_id, turn):
+            raise UnknownService("This update came after a later request of its sender")
+        check_entry(lease, who)
+        changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
+        policies.check_size(self.bounds.limits, changed)
+        policies.check_room(self._view, self.bounds.limits, changed, {service_id})
+        self._claim(service, lease, who)
+        changed.doubt, changed.turn = lease.doubt, lease.turn
+        changed.report_until = lease.report_until
+        self._changes.put("update", changed, who, token, turn)
+
+    def deregister(
+        self,
+        service_id: str,
+        token: str | None,
+        turn: Turn | None = None,
+        who: Requester = ITSELF,
+    ) -> None:
+        """Remove a service.
+
+        Raises OwnedByOther; UnknownService, but not to a request that came again; also if it was
+        overtaken by a later request of the same sender.
+        """
+        lease = self._view.get(service_id)
+        if self._changes.answered(token) == service_id and (turn or lease is None):
+            return
+        if lease is None:
+            raise UnknownService("Service not found or could not be deregistered")
+        if self._changes.overtaken(service_id, turn):
+            raise UnknownService("This request came after a later one of its sender")
+        check_entry(lease, who)
+        self._changes.take_out("deregister", lease, who, token, turn)
+
+    def expire(self, limit: int) -> int:
+        """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
+        lapsed = self._view.lapsed(limit)
+        for lease in lapsed:
+            self._changes.tell(lease)
+            self._changes.take_out("expire", lease, ITSELF)
+        return len(lapsed)
+
+    def start_maintenance(self, wanted: Maintenance, *, force: bool = False) -> None:
+        """Take what it covers out of discovery, what registers later too, until it is over.
+
+        It takes the place of one of the same service, type or host. Raises OwnedByOther,
+        LimitReached.
+        """
+        others = self._other_maintenance(wanted, force=force)
+        if len(others) >= self.bounds.limits.maintenance:
+            raise self.bounds.limits.reached("maintenance")
+        self._changes.maintain([*others, wanted], Requester(wanted.by, wanted.says))
+
+    def covered(self, entry: Maintenance) -> int:
+        """How many services a maintenance is about."""
+        return len(self._view.covered(entry))
+
+    def end_maintenance(self, wanted: Maintenance, *, force: bool = False) -> None:
+        """End that of the same service, type or host; raises UnknownService, OwnedByOther."""
+        left = self._other_maintenance(wanted, force=force)
+        if len(left) == len(self._view.maintenance):
+            raise UnknownService("There is no such maintenance")
+        self._changes.maintain(left, Requester(wanted.by, wanted.says))
+
+    def _other_maintenance(self, wanted: Maintenance, *, force: bool) -> list[Maintenance]:
+        """All but that of the same target, which is to go."""
+        self._end_maintenance()
+        check_maintenance(self._view.maintenance, wanted, force=force)
+        return [each for each in self._view.maintenance if each.target != wanted.target]
+
+    def tell_health(self) -> bool:
+        """Stage events of what has become of services' health; True if more is to be told.
+
+        Not while the store is in trouble: it is told when that is over, if it still is so.
+        """
+        if self._view.maintenance:
+            self._end_maintenance()
+        if self.trouble is not None or self._view.all_told:
+            return False
+        self._changes.tell_some()
+        return not self._view.all_told
+
+    def _end_maintenance(self) -> None:
+        """Maintenance whose time is over ends by itself; nothing of it has to be stored."""
+        left = self.maintenance
+        if len(left) != len(self._view.maintenance):
+            self._view.maintain(left)
+
+    # -- rules
+
+    def _answered_before(
+        self,
+        token: str | None,
+        turn: Turn | None,
+        info: ServiceInfo,
+        extra: dict[str, Any],
+        ttl: float,
+    ) -> str | None:
+        """The id under which an earlier copy of a request registered its service, if it did.
+
+        A sender that counts in turns never sends two requests that are the same. Of any other that
+        may be so, after it was started again: then its service has to be registered as it asks.
+        """
+        known = self._changes.answered(token)
+        if known is None:
+            return None
+        lease = self._view.get(known)
+        if turn is not None:
+            if lease is None:
+                raise UnknownService("This registration has ended since it was first asked for")
+            return known
+        if lease is None or lease.service != _service(
+            known, info, extra, ttl, lease.service.last_heartbeat, lease.service.registered_by
+        ):
+            return None
+        self.renew(known)
+        return known
+
+    def _claim(self, service: Service, before: Lease | None, who: Requester) -> None:
+        """Another process at an address that a service takes is dead: two can't listen there.
+
+        But not where that is surely wrong: both entries were there before, and both were heard of
+        since; or several processes live at the address already, behind a gateway. Of entries that
+        name no owner nothing is sure, nor if it is said from elsewhere.
+        """
+        settled = set()
+        if before is not None and before.service.owner == service.owner:
+            settled = {rival.service.id for rival in self._view.rivals(before.service)}
+        rivals = [each for each in self._view.rivals(service) if each.service.id not in settled]
+        if any(each.service.is_of_another_process(rivals[0].service) for each in rivals[1:]):
+            return
+        for rival in rivals:
+            if not who.is_where(rival.service):
+                continue
+            log.warning(
+                "%s on %s:%d is critical: %s has registered its address",
+                text.printable(rival.service.name),
+                text.printable(rival.service.host),
+                rival.service.port,
+                text.printable(service.name),
+            )
+            self._changes.doubt(rival, f"{service.name} has registered its address", who)
+
+    def _check_judged(
+        self, info: ServiceInfo, owner: Mapping[str, Any] | None, judged: Mapping[str, object]
+    ) -> None:
+        """Raises JudgeFirst if there are others of its name that this boot may know to be dead."""
+        boot = owner and owner.get("boot")
+        namesakes = [
+            lease
+            for lease in (self._view.named(info.name) if boot else ())
+            if lease.service.id != info.id
+            and lease.service.id not in judged
+            and (lease.service.owner or {}).get("boot") == boot
+        ]
+        if namesakes:
+            found = [msgspec.Raw(lease.record()) for lease in namesakes]
+            raise JudgeFirst(
+                f"There are entries of the name {info.name}", details={"namesakes": found}
+            )
+
+    def _dead_ones(
+        self, info: ServiceInfo, replaces: Mapping[str, object], who: Requester
+    ) -> list[Lease]:
+        """The leases that a registration replaces: of its name, and still of that owner.
+
+        Owners can be read by all: of one that lives still it has to come from the same address.
+        """
+        found = [self._view.get(service_id) for service_id in replaces]
+        return [
+            lease
+            for lease in found
+            if lease is not None
+            and (lease.service.name == info.name or lease.service.id == info.id)
+            and (not lease.alive or who.force or who.is_where(lease.service))
+            and lease.service.owner is not None
+            and lease.service.owner == replaces[lease.service.id]
+        ]
+
+
+class _Guesses:
+    """What may have been meant by a word that is not known.
+
+    Who asks again and again, waiting for a service, costs a search only after a change.
+    """
+
+    def __init__(self, known: Callable[[], Iterable[str]]) -> None:
+        self._known = known
+        self._seq = -1
+        self._found: dict[str, str | None] = {}
+
+    def hint(self, word: str, seq: int) -> str | None:
+        """The question whether that was meant, or None; `seq` tells whether anything changed."""
+        if seq != self._seq or len(self._found) >= _GUESSES:
+            self._seq, self._found = seq, {}
+        if word not in self._found:
+            self._found[word] = text.near(word, self._known())
+        found = self._found[word]
+        return None if found is None else text.did_you_mean(found)
+
+
+def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
+    """The events as the protocol shows them, as JSON."""
+    return [msgspec.Raw(event.body) for event in events]
+
+
+def _service(
+    service_id: str,
+    info: ServiceInfo,
+    extra: dict[str, Any],
+    ttl: float,
+    last_heartbeat: int,
+    registered_by: str | None,
+) -> Service:
+    return Service(
+        id=service_id,
+        name=info.name,
+        host=info.host,
+        port=info.port,
+        type=info.type,
+        tags=info.tags or [],
+        metadata=info.metadata or {},
+        ttl=ttl,
+        extra=extra,
+        last_heartbeat=last_heartbeat,
+        registered_by=registered_by,
+    )
+
+
+def _new_id(info: ServiceInfo) -> str:
+    return f"{records.slug(info.name)}-{uuid.uuid4()}"

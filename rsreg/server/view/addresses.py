@@ -1,0 +1,47 @@
+"""Which living services say that they are at which address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rsreg.protocol.records import Service
+from rsreg.server.view.index import Index
+from rsreg.server.view.lease import Lease
+
+#: Leases at one address that are looked through at once; behind a gateway there may be many.
+_LOOKED_AT = 64
+
+
+class Addresses:
+    """The leases of living processes by host and port."""
+
+    def __init__(self) -> None:
+        self._at: Index[tuple[str, int]] = Index()
+
+    def add(self, lease: Lease) -> bool:
+        """Its process is alive; whether there are others at its addresses."""
+        shared = [self._at.add(address, lease) for address in lease.service.addresses()]
+        return any(shared)
+
+    def remove(self, lease: Lease) -> bool:
+        """Its process is dead, or it left; whether there are others at its addresses."""
+        shared = [self._at.remove(address, lease) for address in lease.service.addresses()]
+        return any(shared)
+
+    def neighbours(self, service: Service) -> list[Lease]:
+        """The other leases at its addresses, at most 64 at each."""
+        return list({other.service.id: other for other in self._others(service)}.values())
+
+    def rivals(self, service: Service) -> list[Lease]:
+        """Those of them that are surely of another process."""
+        return [
+            other
+            for other in self.neighbours(service)
+            if other.service.is_of_another_process(service)
+        ]
+
+    def _others(self, service: Service) -> Iterator[Lease]:
+        for address in service.addresses():
+            for _, lease in zip(range(_LOOKED_AT + 1), self._at.at(address), strict=False):
+                if lease.service.id != service.id:
+                    yield lease

@@ -1,0 +1,297 @@
+"""The live view: all services in memory, found by id, name, kind, and when their lease ends."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
+
+import msgspec
+
+from rsreg.protocol.records import Maintenance, Report, Service
+from rsreg.server.view.addresses import Addresses
+from rsreg.server.view.index import Index
+from rsreg.server.view.kinds import Kinds
+from rsreg.server.view.lease import NOT_JUDGED, Lease
+from rsreg.server.view.maintained import Maintained
+from rsreg.server.view.shares import Shares
+
+#: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
+_HEAP_SLACK = 4
+#: Seconds for which a look at all leases serves to tell which of them end soon.
+_LOOK_AHEAD = 1.0
+#: Leases that one judgement looks at, at most: a few milliseconds.
+_JUDGED_AT_ONCE = 300
+
+
+class LiveView:
+    """Leases by id, by name, by kind, and by deadline, judged at one moment.
+
+    A renewal moves a lease's deadline and leaves the heap alone: the lease is found at its old
+    place there and put back. So a look for what lapsed costs what is due, not what is registered.
+    """
+
+    def __init__(self) -> None:
+        self._leases: dict[str, Lease] = {}
+        self._kinds = Kinds()
+        self._names: Index[str] = Index()
+        #: Those of a name that no other may have.
+        self._exclusive: Index[str] = Index()
+        self._addresses = Addresses()
+        #: What each address registered.
+        self.shares = Shares()
+        self._deadlines: list[tuple[float, str]] = []
+        #: What may end before the horizon: all that does, and what was renewed or removed since.
+        self._ending: list[Lease] = []
+        self._horizon = -math.inf
+        #: Those that lapsed, in the order in which they were found so.
+        self._lapsed: dict[str, Lease] = {}
+        #: Those whose health is another than what subscribers were told.
+        self._untold: dict[str, Lease] = {}
+        self._judged = -math.inf
+        self._maintained = Maintained()
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def get(self, service_id: str) -> Lease | None:
+        """The lease of a service, or None."""
+        return self._leases.get(service_id)
+
+    def all(self) -> Collection[Lease]:
+        """Every lease, in the order of registration."""
+        return self._leases.values()
+
+    def of_kind(self, kind: str) -> Collection[Lease]:
+        """The leases of the services found under `kind`, in the order of registration."""
+        return self._kinds.at(kind)
+
+    def named(self, name: str) -> Collection[Lease]:
+        """The leases of the services of a name, in the order of registration."""
+        return self._names.at(name)
+
+    def exclusive(self, name: str) -> Collection[Lease]:
+        """Those of them that let no other have the name."""
+        return self._exclusive.at(name)
+
+    def rivals(self, service: Service) -> list[Lease]:
+        """The leases of other living processes at the addresses of a service."""
+        return self._addresses.rivals(service)
+
+    def kinds(self) -> Iterable[str]:
+        """All that services are found under."""
+        return self._kinds
+
+    def names(self) -> Iterable[str]:
+        """The names of all services."""
+        return self._names
+
+    def discovered(self, kind: str, mode: str | None = None) -> Sequence[Lease]:
+        """Those found under `kind` that may be discovered, in no order; see `Kinds.discovered`."""
+        return self._kinds.discovered(kind, mode)
+
+    def lapsed(self, limit: int) -> list[Lease]:
+        """At most `limit` leases that ended, the longest lapsed first."""
+        return list(islice(self._lapsed.values(), limit))
+
+    @property
+    def all_told(self) -> bool:
+        """Whether subscribers know the health of every service."""
+        return not self._untold
+
+    def untold(self, limit: int) -> list[Lease]:
+        """At most `limit` leases whose health subscribers don't know yet."""
+        return list(islice(self._untold.values(), limit))
+
+    def put(self, lease: Lease) -> None:
+        """Take in a lease, in the place of another of the same id."""
+        service = lease.service
+        if (current := self._leases.get(service.id)) is not None:
+            self.remove(current)
+        self._leases[service.id] = lease
+        self._names.add(service.name, lease)
+        if service.exclusive:
+            self._exclusive.add(service.name, lease)
+        lease.lapsed = lease.deadline <= self._judged
+        lease.maintenance = self._maintained.covering(service)
+        lease.health = NOT_JUDGED
+        self._kinds.add(lease)
+        self.shares.add(lease)
+        self._settle(lease)
+        if lease.lapsed:
+            self._lapsed[service.id] = lease
+        else:
+            self._look_again(lease)
+        if lease.deadline < self._horizon:
+            self._ending.append(lease)
+
+    def put_back(self, before: Mapping[str, Lease | None]) -> None:
+        """Have those ids again as they were before some changes; None: not in."""
+        for service_id, lease in before.items():
+            if (current := self._leases.get(service_id)) is not None:
+                self.remove(current)
+            if lease is not None:
+                self.put(lease)
+        if any(lease is not None and lease.lapsed for lease in before.values()):
+            in_order = sorted(self._lapsed.items(), key=lambda item: (item[1].deadline, item[0]))
+            self._lapsed = dict(in_order)
+
+    def remove(self, lease: Lease) -> None:
+        """Take out a lease that is in."""
+        service = lease.service
+        del self._leases[service.id]
+        self._lapsed.pop(service.id, None)
+        self._untold.pop(service.id, None)
+        self._names.remove(service.name, lease)
+        if service.exclusive:
+            self._exclusive.remove(service.name, lease)
+        self._kinds.remove(lease)
+        self.shares.remove(lease)
+        self._house(lease, alive=False)
+
+    def ending(self, before: float) -> list[Lease]:
+        """The leases that end before a moment. It looks at all of them once a second at most."""
+        if before > self._horizon:
+            self._horizon = before + _LOOK_AHEAD
+            self._ending = [each for each in self._leases.values() if each.deadline < self._horizon]
+        return [
+            lease
+            for lease in self._ending
+            if lease.deadline < before and self._leases.get(lease.service.id) is lease
+        ]
+
+    def renew(
+        self, lease: Lease, deadline: float, last_heartbeat: int, report: Report | None = None
+    ) -> None:
+        """Move the end of a lease that is in, lapsed or not. A report replaces its last one."""
+        doubted = lease.doubt is not None
+        lease.renew(deadline, last_heartbeat)
+        if report is not None:
+            lease.report, lease.report_until = report, deadline
+        if lease.lapsed:
+            self._recover(lease)
+        elif doubted or report is not None:
+            self._settle(lease)
+
+    def doubt(self, lease: Lease, reason: str) -> None:
+        """Take the process of a lease that is in for dead."""
+        lease.doubt = reason
+        self._settle(lease)
+
+    def look_again(self, lease: Lease) -> None:
+        """Its doubt was put back, if it is in."""
+        if self._leases.get(lease.service.id) is lease:
+            self._settle(lease)
+
+    def extend(self, now: float) -> None:
+        """Give every lease that has not ended at least its whole ttl from `now`."""
+        for lease in self._leases.values():
+            if not lease.lapsed:
+                lease.deadline = max(lease.deadline, now + lease.service.ttl)
+
+    def judge(self, moment: float) -> bool:
+        """Leases that ended by `moment` have lapsed from now on; False if some are left."""
+        self._judged = moment
+        for _ in range(_JUDGED_AT_ONCE):
+            if not self._deadlines or self._deadlines[0][0] > moment:
+                return True
+            due, service_id = heapq.heappop(self._deadlines)
+            lease = self._leases.get(service_id)
+            if lease is None or lease.due != due or lease.lapsed:
+                continue
+            if lease.deadline > due:
+                self._look_again(lease)
+            else:
+                lease.lapsed = True
+                self._lapsed[service_id] = lease
+                self._settle(lease)
+        return False
+
+    @property
+    def maintenance(self) -> list[Maintenance]:
+        """What is in maintenance, whether it should be over or not."""
+        return self._maintained.entries
+
+    def maintain(self, maintenance: list[Maintenance]) -> None:
+        """Have just these in maintenance from now on, and who comes under them later."""
+        before, self._maintained = self._maintained, Maintained(maintenance)
+        for entry in before.differing(self._maintained):
+            for lease in list(self.covered(entry)):
+                covered = self._maintained.covering(lease.service)
+                if covered is not lease.maintenance:
+                    lease.maintenance = covered
+                    self._settle(lease)
+
+    def covered(self, entry: Maintenance) -> Collection[Lease]:
+        """The leases of all services that an entry of maintenance is about."""
+        if entry.service is not None:
+            by_id = self._leases.get(entry.service)
+            return [*self.named(entry.service), *((by_id,) if by_id else ())]
+        if entry.service_type is not None:
+            return self.of_kind(entry.service_type)
+        host = (entry.host or "").lower()
+        return [one for one in self._leases.values() if one.service.host.lower() == host]
+
+    def tell(self, lease: Lease, told: str) -> None:
+        """What subscribers know, or no longer know, of its health."""
+        lease.told = told
+        if self._leases.get(lease.service.id) is lease:
+            self._note(lease)
+
+    def _settle(self, lease: Lease) -> None:
+        """Something that its health depends on may have changed: have it right everywhere."""
+        self._house(lease, alive=lease.alive)
+        self._judge(lease)
+
+    def _house(self, lease: Lease, *, alive: bool) -> None:
+        """It is at its addresses from now on, or no longer: its neighbours there may see that."""
+        if lease.housed == alive:
+            return
+        lease.housed = alive
+        lease.rival = None
+        if not (self._addresses.add if alive else self._addresses.remove)(lease):
+            return
+        if alive:
+            for rival in self._addresses.rivals(lease.service):
+                lease.rival = lease.rival or rival.service.name
+                if rival.rival is None:
+                    rival.rival = lease.service.name
+                    self._judge(rival)
+        else:
+            for neighbour in self._addresses.neighbours(lease.service):
+                if neighbour.rival == lease.service.name:
+                    rivals = self._addresses.rivals(neighbour.service)
+                    neighbour.rival = rivals[0].service.name if rivals else None
+                    self._judge(neighbour)
+
+    def _judge(self, lease: Lease) -> None:
+        before = lease.discovered
+        lease.judge()
+        if lease.discovered != before:
+            (self._kinds.exclude if before else self._kinds.admit)(lease)
+        self._note(lease)
+
+    def _note(self, lease: Lease) -> None:
+        if lease.news != lease.told:
+            self._untold[lease.service.id] = lease
+        else:
+            self._untold.pop(lease.service.id, None)
+
+    def _recover(self, lease: Lease) -> None:
+        lease.lapsed = False
+        del self._lapsed[lease.service.id]
+        self._look_again(lease)
+        self._settle(lease)
+
+    def _look_again(self, lease: Lease) -> None:
+        lease.due = lease.deadline
+        heapq.heappush(self._deadlines, (lease.due, lease.service.id))
+        if len(self._deadlines) > _HEAP_SLACK * (len(self._leases) + 1_000):
+            self._deadlines = [(lease.due, key) for key, lease in self._leases.items()]
+            heapq.heapify(self._deadlines)
+
+
+def joined(leases: Iterable[Lease]) -> msgspec.Raw:
+    """Their records as one JSON array."""
+    return msgspec.Raw(b"[%s]" % b",".join([lease.record() for lease in leases]))

@@ -1,0 +1,117 @@
+"""Lines for somebody who may not read them: written on a thread of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+
+from rsreg import timing
+from rsreg.system import native
+
+#: Lines that wait to be written; what comes when there are so many is left out.
+MOST_LINES = 1_000
+#: Seconds between two looks whether a descriptor that takes nothing now takes something again.
+_LOOK = 1.0
+#: Seconds that it waits for a line; then it waits again.
+_IDLE = 3600.0
+#: Seconds between two looks whether all is written.
+_PAUSE = 0.01
+
+
+class Writer:
+    """Writes lines to a file descriptor; `write` never waits, and no error there is anybody's.
+
+    What can't be written, or comes while a thousand lines wait, is left out and counted; once lines
+    are taken again, the line that `left_out` makes of the count says so. Any thread may write, and
+    a forked child too. `before` is called with the size of each line before it is written, on the
+    thread that does so; an OSError of it counts as one of the writing.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        left_out: Callable[[int], str],
+        encoding: str = "utf-8",
+        before: Callable[[int], None] | None = None,
+    ) -> None:
+        self._fd = fd
+        self._before = before
+        self._left_out = left_out
+        self._encoding = encoding
+        self._runs = False
+        self._begin()
+
+    def write(self, line: str) -> None:
+        """Have a line written, without its end."""
+        if os.getpid() != self._pid:
+            self._begin()
+        with self._lock:
+            if len(self._lines) >= MOST_LINES:
+                self._missing += 1
+                return
+            self._take_missing()
+            self._lines.append(self._encoded(line))
+            if not self._runs:
+                # Where there can be no thread now, the next line tries again.
+                with contextlib.suppress(RuntimeError):
+                    native.Thread(self._run)
+                    self._runs = True
+        self._bell.ring()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all is written, at most so long; whether it is."""
+        until = timing.steady() + seconds
+        while os.getpid() == self._pid and self._lines:
+            if timing.steady() >= until:
+                return False
+            time.sleep(_PAUSE)
+        return True
+
+    def _begin(self) -> None:
+        """In a forked child the thread is not there, and the lines are the parent's."""
+        self._pid = os.getpid()
+        self._lock = native.new_lock()
+        self._bell = native.Bell()
+        self._lines: deque[bytes] = deque()
+        self._missing = 0
+        self._runs = False
+
+    def _run(self) -> None:
+        while True:
+            self._bell.wait(_IDLE)
+            while self._lines:
+                written = self._put(self._lines[0])
+                with self._lock:
+                    self._lines.popleft()
+                    if not written:
+                        self._missing += 1
+                    elif not self._lines:
+                        self._take_missing()
+
+    def _take_missing(self) -> None:
+        if self._missing:
+            self._lines.append(self._encoded(self._left_out(self._missing)))
+            self._missing = 0
+
+    def _encoded(self, line: str) -> bytes:
+        return f"{line}\n".encode(self._encoding, "backslashreplace")
+
+    def _put(self, line: bytes) -> bool:
+        """Write a line, however long that takes; False if that is not possible now."""
+        if self._before is not None:
+            try:
+                self._before(len(line))
+            except OSError:
+                return False
+        while line:
+            try:
+                line = line[os.write(self._fd, line) :]
+            except BlockingIOError:
+                select.select([], [self._fd], [], _LOOK)
+            except OSError:
+                return False
+        return True

@@ -1,0 +1,113 @@
+"""Hands the events of a registry to handlers, in a task of the event loop that uses the client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rsreg import timing
+from rsreg.errors import RegistryError
+from rsreg.protocol.calls import Record
+from rsreg.system.lasting import Caught, Troubles, say
+from rsreg.transport.aiochannel import check_left
+from rsreg.transport.aiostream import AsyncEventStream
+from rsreg.transport.follower import Follower, Listening
+from rsreg.transport.listener import Handlers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What listens in one event loop."""
+
+    follower: Follower
+    stream: AsyncEventStream
+    task: asyncio.Task[None]
+
+    def is_here(self) -> bool:
+        """Whether that is the loop that runs now."""
+        return self.task.get_loop() is asyncio.get_running_loop()
+
+
+class AsyncListener:
+    """EventListener for asyncio; handlers may be coroutines too. `open_stream` makes its streams.
+
+    A task ends with its event loop. `go_on` starts another one in the loop that runs now, which
+    begins where the last one ended: no event is missed.
+    """
+
+    def __init__(
+        self, handlers: Handlers, open_stream: Callable[[Listening], AsyncEventStream]
+    ) -> None:
+        self._handlers = handlers
+        self._open_stream = open_stream
+        self._run: _Run | None = None
+
+    async def start(self) -> None:
+        """Listen from now on; raises RegistryError."""
+        await self.stop()
+        follower = Follower(timing.steady)
+        stream = self._open_stream(follower)
+        await self._hand_on(await stream.open())
+        self._run = _Run(follower, stream, asyncio.create_task(self._listen(stream)))
+
+    def go_on(self) -> bool:
+        """Listen in the running loop, if it was started in another; whether it listens.
+
+        Raises RuntimeError if that one still runs.
+        """
+        run = self._run
+        if run is None or run.is_here():
+            return run is not None and not run.task.done()
+        check_left(run.task.get_loop())
+        run.stream.close()
+        with contextlib.suppress(RuntimeError):
+            # It is for the case that its loop goes on; a closed one says so.
+            run.task.cancel()
+        stream = self._open_stream(run.follower)
+        task = asyncio.create_task(self._resume(stream, run.follower))
+        self._run = _Run(run.follower, stream, task)
+        return True
+
+    async def stop(self) -> None:
+        """Listen no longer; a handler may call it too."""
+        self.go_on()
+        run, self._run = self._run, None
+        if run is not None:
+            run.task.cancel()
+            if run.task is not asyncio.current_task():
+                await asyncio.wait([run.task])
+
+    async def _resume(self, stream: AsyncEventStream, follower: Follower) -> None:
+        try:
+            await self._hand_on(await stream.open())
+        except RegistryError as error:
+            follower.unanswered(error)
+        await self._listen(stream)
+
+    async def _listen(self, stream: AsyncEventStream) -> None:
+        troubles = Troubles(log, "the listener to events")
+        try:
+            while True:
+                with Caught() as caught:
+                    await self._hand_on(await stream.next())
+                if seconds := troubles.after(caught.error):
+                    await asyncio.sleep(seconds)
+        finally:
+            stream.close()
+
+    async def _hand_on(self, events: list[Record]) -> None:
+        for event in events:
+            for handler, said in self._handlers.wanted(event):
+                with Caught() as caught:
+                    result = handler(said)
+                    if inspect.isawaitable(result):
+                        await result
+                if (error := caught.error) is not None:
+                    kind = event["type"]
+                    say(log, logging.ERROR, "a handler of %r events failed", kind, exc_info=error)

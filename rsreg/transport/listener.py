@@ -1,0 +1,133 @@
+"""Hands the events of one registry to handlers, on a thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from rsreg.config import ClientSettings
+from rsreg.errors import Disconnected
+from rsreg.protocol.calls import Record
+from rsreg.system import native
+from rsreg.system.lasting import Caught, keep_on, say, start_thread
+from rsreg.transport import sockets
+from rsreg.transport.follower import Follower
+from rsreg.transport.stream import EventStream
+
+log = logging.getLogger(__name__)
+
+#: Seconds that `stop` waits for the thread.
+_JOIN = 1.0
+
+
+#: The type that means events of all types.
+ANY = "*"
+#: Called with the `data` of an event, or with the whole of it; what it returns is the caller's.
+Handler = Callable[[Record], Any]
+
+
+class Handlers:
+    """Who wants to hear of which events."""
+
+    def __init__(self) -> None:
+        self._of_type: dict[str, list[Handler]] = {}
+        self._of_any: list[Handler] = []
+
+    def add(self, event_type: str, handler: Handler) -> None:
+        """Have `handler` called with the `data` of the events of a type; "*": with any, whole."""
+        if event_type == ANY:
+            self.add_any(handler)
+        else:
+            self._of_type.setdefault(event_type, []).append(handler)
+
+    def add_any(self, handler: Handler) -> None:
+        """Have `handler` called with each whole event."""
+        self._of_any.append(handler)
+
+    def wanted(self, event: Record) -> list[tuple[Handler, Record]]:
+        """Whom to call for an event, and with what."""
+        of_type = self._of_type.get(event["type"], [])
+        return [(handler, event) for handler in self._of_any] + [
+            (handler, event["data"]) for handler in of_type
+        ]
+
+
+class EventListener:
+    """Hands the events of a stream to handlers, on a thread of its own.
+
+    With a green context it is a greenlet of the hub that starts it, else a real OS thread, also in
+    a monkey-patched process. What a handler raises is logged, and no other handler's business.
+    """
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        follower: Follower,
+        settings: ClientSettings,
+        context: zmq.Context[Any] | None,
+    ) -> None:
+        self._handlers = handlers
+        self._context = context
+        self._stop = native.Stop()
+        self._stream = EventStream(follower, settings, context, self._stop)
+        self._runs_on: int | None = None
+        self._thread: Any = None
+
+    def start(self) -> None:
+        """Listen from now on; no event after the return of this call is missed."""
+        self._hand_on(self._stream.open())
+        try:
+            self._thread = spawn(self._context, lambda: self.run(self._stop))
+        except Disconnected:
+            self._stream.close()
+            raise
+
+    def stop(self) -> None:
+        """Stop listening; a handler may call it too."""
+        self._stop.set()
+        if self._thread is not None and self._runs_on != native.thread_id():
+            self._thread.join(_JOIN)
+
+    def run(self, stop: native.Stop) -> None:
+        """Listen until `stop` is set."""
+        self._runs_on = native.thread_id()
+        try:
+            what, pause = "the listener to events", pause_for(self._context, stop)
+            keep_on(lambda: self._hand_on(self._stream.next()), stop, log, what, pause)
+        finally:
+            self._stream.close()
+
+    def _hand_on(self, events: list[Record]) -> None:
+        for event in events:
+            for handler, said in self._handlers.wanted(event):
+                # On a thread sys.exit would end nothing but this listener.
+                with Caught(Exception, SystemExit) as caught:
+                    handler(said)
+                if (error := caught.error) is not None:
+                    kind = event["type"]
+                    say(log, logging.ERROR, "a handler of %r events failed", kind, exc_info=error)
+
+
+def spawn(context: object, target: Callable[[], None]) -> Any:
+    """Run `target` beside the caller: in a greenlet for a green context, else on an OS thread.
+
+    Raises Disconnected if there can be no more threads.
+    """
+    if sockets.is_green(context):
+        import gevent
+
+        return gevent.spawn(target)
+    return start_thread(target)
+
+
+def pause_for(context: object, stop: native.Stop) -> Callable[[float], object]:
+    """What waits some seconds where `spawn` runs its target; on a thread until `stop`."""
+    if sockets.is_green(context):
+        import gevent
+
+        pause: Callable[[float], object] = gevent.sleep
+        return pause
+    return stop.wait

@@ -1,0 +1,304 @@
+"""Connecting to one of several services, and waiting until it really is there."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import struct
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from typing import Any, NamedTuple
+
+import zmq
+
+from rsreg import timing
+from rsreg.config import SIMULATOR, check_timeout
+from rsreg.errors import ConfigurationError, NoService, RegistryError, Unreachable
+from rsreg.protocol import records
+from rsreg.protocol.records import PASSING, ServiceRecord
+from rsreg.transport import sockets
+from rsreg.transport.names import Finding
+
+#: What libzmq tells of a connection when it has to try again.
+_TROUBLE = (
+    zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _TROUBLE
+#: Seconds that a service that says nothing is waited for, before the next one is tried beside it.
+_HEAD_START = 0.5
+#: Seconds between two looks at those that are waited for beside the latest one.
+_LOOK = 0.02
+#: Services that are waited for at once, and named in an error, at most.
+_AT_ONCE, _NAMED = 8, 5
+
+
+def check(kind: int, timeout: float) -> None:
+    """Raises ConfigurationError where there is no such connection."""
+    if isinstance(kind, bool) or kind not in [each.value for each in zmq.SocketType]:
+        raise ConfigurationError(f"not a kind of socket: {kind!r}", hint="write zmq.REQ or zmq.SUB")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise ConfigurationError(f"a timeout is a number of seconds, not {timeout!r}")
+    check_timeout(timeout)
+
+
+def found(service: ServiceRecord | None, service_type: str) -> ServiceRecord:
+    """The service that was discovered; raises NoService for none."""
+    if service is None:
+        raise NoService(
+            f"no passing service of type {service_type!r}", hint="wait=30 waits for one"
+        )
+    return service
+
+
+#: Gives the other services that may be meant, within so many seconds.
+Others = Callable[[float], list[ServiceRecord]]
+AsyncOthers = Callable[[float], Awaitable[list[ServiceRecord]]]
+
+
+def others(
+    first: ServiceRecord, known: Iterable[ServiceRecord], mode: str | None
+) -> list[ServiceRecord]:
+    """Which of the services of a type are as good as the one that was discovered.
+
+    Without a `mode` a simulator is one only if there is no hardware at all, passing or not.
+    """
+    services = list(known)
+    if mode is None and any(records.mode_of(each) != SIMULATOR for each in [first, *services]):
+        services = [each for each in services if records.mode_of(each) != SIMULATOR]
+    random.shuffle(services)
+    return [
+        each
+        for each in services
+        if each["id"] != first["id"] and records.news(each["health"]) == PASSING
+    ]
+
+
+class Step(NamedTuple):
+    """What to do next: wait so many seconds for a message of a monitor; or ask for the others.
+
+    Without a monitor the seconds are those that the question may take.
+    """
+
+    monitor: Any
+    seconds: float
+
+
+class _Attempt:
+    """A socket on its way to one service, and the monitor that tells how it gets on.
+
+    To connect never fails by itself, also where nobody listens; what is sent would wait forever.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], kind: int, name: str, endpoint: str, timeout: float
+    ) -> None:
+        self.there = False
+        #: Whether another one should be tried, and whether this one is to be waited for no more.
+        self.trouble, self.lost = False, False
+        self._who = f"{name} can't be reached on {endpoint}"
+        self._timeout = timeout
+        self._kind = zmq.SocketType(kind).name
+        self._listens = False
+        self._why: RegistryError | None = None
+        self._finding: Finding | None = Finding(endpoint, timeout)
+        self.socket = sockets.peer(context, kind, timeout)
+        try:
+            self.monitor: Any = sockets.monitor(self.socket, _EVENTS)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def pause(self) -> float:
+        """Connect, once its address is found; seconds after which to call this again."""
+        pause = self._finding.pause() if self._finding is not None else math.inf
+        if not pause:
+            self._connect()
+        return pause or math.inf
+
+    def _connect(self) -> None:
+        finding, self._finding = self._finding, None
+        assert finding is not None
+        try:
+            sockets.connect(self.socket, finding.address())
+        except RegistryError as error:
+            self._why = error
+            self.give_up()
+
+    def told(self, message: list[bytes]) -> None:
+        """Take in a message of the monitor."""
+        # zmq.utils.monitor would load asyncio.
+        (event,) = struct.unpack_from("=H", message[0])
+        self.there = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        self._listens = self._listens or event == zmq.EVENT_CONNECTED
+        self.trouble = self.trouble or bool(event & _TROUBLE)
+
+    def failure(self) -> Unreachable:
+        """What is wrong, when the time is over."""
+        if self._finding is not None:
+            self._connect()
+        if self._why is not None:
+            return Unreachable(f"{self._who}: {self._why}", hint=self._why.hint)
+        if self._listens:
+            return Unreachable(
+                f"{self._who}: what listens there is no ZeroMQ socket that a {self._kind} goes "
+                "with",
+                hint="see which of the service's ports is meant, and which kind of socket it has",
+            )
+        return Unreachable(
+            f"{self._who}: nothing there takes a connection within {self._timeout:g} s",
+            hint="see whether the service runs, binds that address and port, and whether a "
+            "firewall or another network is in between",
+        )
+
+    def give_up(self) -> None:
+        """Wait for it no more."""
+        self.trouble = self.lost = True
+        self.close(keep=False)
+
+    def close(self, *, keep: bool) -> None:
+        """Stop monitoring, and close the socket unless it is to be kept."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()
+        self.monitor.close(0)
+        if not keep:
+            self.socket.close()
+
+
+class _Race:
+    """Who of several services answers first. One is tried, and has all the time if it is alone.
+
+    The next one is tried beside it as soon as it is in trouble, or was silent for a while.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], kind: int, endpoint: str | None, timeout: float
+    ) -> None:
+        self._context = context
+        self._kind = kind
+        self._endpoint = endpoint
+        self._timeout = timeout
+        self._until = timing.steady() + timeout
+        #: Until when the latest one is waited for alone.
+        self._alone = -math.inf
+        self._attempts: list[_Attempt] = []
+        self._unfit: ConfigurationError | None = None
+
+    def run(self, first: ServiceRecord) -> Generator[Step, Any, Any]:
+        """See `racing`."""
+        won: _Attempt | None = None
+        following, asked = [first], False
+        try:
+            while won is None:
+                more = bool(following) or not asked
+                if more and (self._in_trouble() or timing.steady() >= self._alone):
+                    if following:
+                        self._try(following.pop(), len(following))
+                    else:
+                        following = yield Step(None, timing.left(self._until) / 2)
+                        asked = True
+                    continue
+                won = yield from self._look(self._alone if more else math.inf)
+            return won.socket
+        finally:
+            for each in self._attempts:
+                each.close(keep=each is won)
+
+    def _in_trouble(self) -> bool:
+        return not self._attempts or self._attempts[-1].trouble
+
+    def _try(self, service: ServiceRecord, others: int) -> None:
+        try:
+            address = records.endpoint_of(service, self._endpoint)
+        except ConfigurationError as error:
+            self._unfit = self._unfit or error
+            return
+        waiting = self._waiting()
+        if len(waiting) >= _AT_ONCE:
+            waiting[0].give_up()
+        left = timing.left(self._until)
+        self._attempts.append(
+            _Attempt(self._context, self._kind, service["name"], address, self._timeout)
+        )
+        self._alone = timing.steady() + min(_HEAD_START, left / (others + 2))
+
+    def _waiting(self) -> list[_Attempt]:
+        return [each for each in self._attempts if not each.lost]
+
+    def _look(self, until: float) -> Generator[Step, Any, _Attempt | None]:
+        """Look once at all that are waited for, at the latest of them until then at most."""
+        waiting, left = self._waiting(), timing.left(self._until)
+        if not waiting or not left:
+            raise self._failure()
+        for each in waiting:
+            latest = each is waiting[-1]
+            patience = (left if len(waiting) == 1 else _LOOK) if latest else 0.0
+            seconds = min(patience, timing.left(until), each.pause())
+            message = None if each.lost else (yield Step(each.monitor, seconds))
+            if message is not None:
+                each.told(message)
+            if each.there:
+                return each
+        return None
+
+    def _failure(self) -> RegistryError:
+        failures = [each.failure() for each in self._attempts]
+        if not failures and self._unfit is not None:
+            return self._unfit
+        if len(failures) == 1:
+            return failures[0]
+        more = "; …" if len(failures) > _NAMED else ""
+        said = "; ".join(map(str, failures[:_NAMED]))
+        return Unreachable(
+            f"none of {len(failures)} services can be reached: {said}{more}", hint=failures[0].hint
+        )
+
+
+def racing(
+    context: zmq.Context[Any],
+    kind: int,
+    first: ServiceRecord,
+    endpoint: str | None,
+    timeout: float,
+) -> Generator[Step, Any, Any]:
+    """A socket that is connected to `first`, or else to one of the others, within `timeout`.
+
+    A generator that says what to do, and is sent the message or None, or the others. One without
+    that `endpoint` is passed over. Raises Unreachable, ConfigurationError.
+    """
+    return _Race(context, kind, endpoint, timeout).run(first)
+
+
+def connect(race: Generator[Step, Any, Any], others: Others) -> Any:
+    """The socket that a race ends with."""
+    with contextlib.closing(race):
+        try:
+            step = next(race)
+            while True:
+                if step.monitor is None:
+                    step = race.send(others(step.seconds))
+                elif step.monitor.poll(math.ceil(step.seconds * 1000)):
+                    step = race.send(step.monitor.recv_multipart(zmq.DONTWAIT))
+                else:
+                    step = race.send(None)
+        except StopIteration as done:
+            return done.value
+
+
+async def connect_async(race: Generator[Step, Any, Any], others: AsyncOthers) -> Any:
+    """See connect; for a context of zmq.asyncio."""
+    with contextlib.closing(race):
+        try:
+            step = next(race)
+            while True:
+                if step.monitor is None:
+                    step = race.send(await others(step.seconds))
+                elif await step.monitor.poll(math.ceil(step.seconds * 1000)):
+                    step = race.send(await step.monitor.recv_multipart(zmq.DONTWAIT))
+                else:
+                    step = race.send(None)
+        except StopIteration as done:
+            return done.value
