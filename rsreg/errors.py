@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rsreg.text import printable
+from rsreg.display import printable
 
 
 class RegistryError(Exception):

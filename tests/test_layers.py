@@ -23,7 +23,7 @@ PACKAGE = ROOT / "rsreg"
 #: From the ground up. A room is a package, or a single module. It imports only from the floors
 #: below its own; rooms of one floor import nothing of each other.
 FLOORS = [
-    ("lazy", "text", "timing"),
+    ("lazy", "display", "timing"),
     ("errors",),
     ("config",),
     ("system", "protocol"),

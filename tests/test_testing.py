@@ -235,7 +235,7 @@ import sys
 
 def test_nothing_is_loaded():
     ours = {name for name in sys.modules if name.startswith("rsreg")}
-    light = ("", ".pytest_plugin", ".config", ".errors", ".lazy", ".text")
+    light = ("", ".pytest_plugin", ".config", ".errors", ".display", ".lazy")
     assert ours <= {f"rsreg{one}" for one in light}
     assert not {"zmq", "msgspec", "gevent", "greenlet", "peewee"} & set(sys.modules)
 """)

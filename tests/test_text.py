@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rsreg import text
+from rsreg import display
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from rsreg import text
     ],
 )
 def test_what_was_meant(word: str, known: list[str], meant: str | None) -> None:
-    assert text.near(word, known) == meant
+    assert display.near(word, known) == meant
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,5 @@ def test_what_was_meant(word: str, known: list[str], meant: str | None) -> None:
 def test_a_guess_takes_no_time(letters: str, count: int) -> None:
     known = [f"{letters}{number:05}" for number in range(count)]
     began = time.process_time()
-    text.near(f"{letters}99999", known)
+    display.near(f"{letters}99999", known)
     assert time.process_time() - began < 0.15

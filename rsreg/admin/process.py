@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rsreg import config, errors, timing
 from rsreg.client.sync import RegistryClient
+from rsreg.display import printable
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.protocol.calls import Record
 from rsreg.system.writing import Writer
-from rsreg.text import printable
 
 if TYPE_CHECKING:
     from rsreg.server.server import RegistryServer

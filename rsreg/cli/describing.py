@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rsreg import config
+from rsreg.display import age, printable
 from rsreg.protocol import records
 from rsreg.protocol.calls import Record
-from rsreg.text import age, printable
 
 #: The columns of a list, and whether a cell may go on in the next line.
 LIST_COLUMNS = {

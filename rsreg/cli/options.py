@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from rsreg import config, text
+from rsreg import config, display
 from rsreg.client.sync import RegistryClient
 from rsreg.errors import RegistryError, UnknownService
 from rsreg.protocol import records
@@ -277,8 +277,8 @@ def unknown(registry: RegistryClient, name: str) -> UnknownService:
 
 def meant(word: str, words: Iterable[str]) -> str | None:
     """The question whether another word was meant, or None."""
-    near = text.near(word, dict.fromkeys(words))
-    return None if near is None else text.did_you_mean(near)
+    near = display.near(word, dict.fromkeys(words))
+    return None if near is None else display.did_you_mean(near)
 
 
 def type_meant(registry: RegistryClient, kinds: Iterable[str]) -> str | None:

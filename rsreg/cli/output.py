@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 from rsreg import config
+from rsreg.display import printable
 from rsreg.errors import RegistryError
 from rsreg.system.writing import Writer
-from rsreg.text import printable
 
 _STDOUT = 1
 #: Columns of a table that goes to a file or a pipe.

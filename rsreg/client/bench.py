@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rsreg import text
+from rsreg import display
 from rsreg.client.sync import RegistryClient
 from rsreg.errors import RegistryError
 from rsreg.protocol import calls, records
@@ -54,9 +54,9 @@ class Bench(RegistryClient):
     def _repr_html_(self) -> str:
         services = self._there()
         if isinstance(services, str):
-            return f"<pre>{text.as_html(services)}</pre>"
+            return f"<pre>{display.as_html(services)}</pre>"
         shown = services._repr_html_() if services else ""
-        return f"<div>{text.as_html(self._title(services))}</div>{shown}"
+        return f"<div>{display.as_html(self._title(services))}</div>{shown}"
 
     def _ipython_key_completions_(self) -> list[str]:
         return [name for name in self._names() if name.isprintable()]
@@ -68,7 +68,7 @@ class Bench(RegistryClient):
         # A RuntimeError: it is shown, by a debugger perhaps, in the middle of a call.
         except (RegistryError, RuntimeError) as error:
             where = self.settings.req_endpoint
-            return f"registry {where} can't be reached: {text.printable(error)}"
+            return f"registry {where} can't be reached: {display.printable(error)}"
 
     def _names(self) -> list[str]:
         """The types and names of the services; none if the registry does not answer at once."""
@@ -98,7 +98,7 @@ class Bench(RegistryClient):
 
     def _nothing(self, name: str) -> str:
         return (
-            f"neither a type nor a service {text.printable(name)!r} is registered on "
+            f"neither a type nor a service {display.printable(name)!r} is registered on "
             f"{self.settings.req_endpoint}"
         )
 
@@ -127,16 +127,16 @@ class Services:
         # With one service less the field would be meant: no other one takes its place.
         if len(named) == 1 and not is_field:
             return named[0]
-        names = ", ".join(sorted(text.printable(one["name"]) for one in self._services))
+        names = ", ".join(sorted(display.printable(one["name"]) for one in self._services))
         raise AttributeError(
-            f"{text.printable(self._kind)!r} are {len(self._services)} services: {names}; "
+            f"{display.printable(self._kind)!r} are {len(self._services)} services: {names}; "
             f"say which of them"
         )
 
     def __getitem__(self, name: str) -> ServiceRecord:
         found = [one for one in self._services if name in (one["name"], one["id"])]
         if len(found) != 1:
-            raise KeyError(f"{len(found) or 'no'} services {text.printable(name)!r} are here")
+            raise KeyError(f"{len(found) or 'no'} services {display.printable(name)!r} are here")
         return found[0]
 
     def __iter__(self) -> Iterator[ServiceRecord]:
@@ -176,12 +176,12 @@ def _unclear(word: str, found: Mapping[str, Sequence[ServiceRecord]]) -> str:
         if meant
     ]
     how = "reg.get_service(ID)" if found.get("id") else "reg[ID]"
-    kept = text.printable(word)
+    kept = display.printable(word)
     return f"{kept!r} is {', and '.join(said)}: say which one with {how}, or change a name"
 
 
 def _shown(service: ServiceRecord) -> str:
-    return text.printable(f"{service['name']} at {service.endpoint} (id {service['id']!r})")
+    return display.printable(f"{service['name']} at {service.endpoint} (id {service['id']!r})")
 
 
 def _is_field(services: ServiceList, name: str) -> bool:
@@ -198,4 +198,4 @@ def _types(service: ServiceRecord) -> set[str]:
 
 
 def _table(services: ServiceList) -> list[str]:
-    return [text.table(services.HEADER, services.rows())] if services else []
+    return [display.table(services.HEADER, services.rows())] if services else []

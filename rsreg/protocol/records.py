@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from rsreg import text
+from rsreg import display
 from rsreg.config import HARDWARE
 from rsreg.errors import AmbiguousName, ConfigurationError, InvalidRequest
 
@@ -344,7 +344,7 @@ class ServiceRecord(dict[str, Any]):
         # No field: Python and notebooks look for such names, and take what they find for theirs.
         if name in self and not name.startswith("_"):
             return self[name]
-        fields = ", ".join(text.printable(field) for field in ("endpoint", *self))
+        fields = ", ".join(display.printable(field) for field in ("endpoint", *self))
         raise AttributeError(f"this service has no {name!r}; it has {fields}")
 
     def __dir__(self) -> list[str]:
@@ -367,10 +367,10 @@ class ServiceRecord(dict[str, Any]):
             words = [self["type"], self["name"], self.endpoint, self["health"], self.get("mode")]
         except (KeyError, TypeError):
             return super().__repr__()
-        return f"<{' '.join(text.printable(word) for word in words if word)}>"
+        return f"<{' '.join(display.printable(word) for word in words if word)}>"
 
     def _repr_html_(self) -> str:
-        return text.html_table(("endpoint", self.endpoint), self.items())
+        return display.html_table(("endpoint", self.endpoint), self.items())
 
 
 class ServiceList(list[ServiceRecord]):
@@ -407,7 +407,7 @@ class ServiceList(list[ServiceRecord]):
         )
 
     def _repr_html_(self) -> str:
-        return text.html_table(self.HEADER, self.rows())
+        return display.html_table(self.HEADER, self.rows())
 
 
 class Told(NamedTuple):

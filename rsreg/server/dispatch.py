@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta, Struct, field
 
-from rsreg import text
+from rsreg import display
 from rsreg.config import DEFAULT_MAINTENANCE, DEFAULT_TTL, MAX_MAINTENANCE
 from rsreg.errors import (
     BackupFailed,
@@ -338,7 +338,7 @@ class Dispatcher:
             copied = self._registry.copy_store(target, replace=replace)
         except StoreError as error:
             raise BackupFailed(f"There is no backup: {error}", hint=error.hint) from error
-        log.info("a copy of the store is in %s", text.printable(target))
+        log.info("a copy of the store is in %s", display.printable(target))
         return {"success": True, "path": str(target), **asdict(copied)}
 
     def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:

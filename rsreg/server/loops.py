@@ -15,6 +15,7 @@ import gevent
 import zmq
 from gevent.event import Event as Flag
 
+from rsreg.display import printable
 from rsreg.errors import StoreError
 from rsreg.protocol import wire
 from rsreg.protocol.records import Event
@@ -28,7 +29,6 @@ from rsreg.server.guard.turns import Turns
 from rsreg.server.guard.unfinished import Unfinished
 from rsreg.server.later import Later
 from rsreg.server.rules.registry import Registry
-from rsreg.text import printable
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from rsreg.display import printable
 from rsreg.errors import Disconnected
 from rsreg.system.native import Stop, Thread
-from rsreg.text import printable
 from rsreg.timing import Backoff
 
 #: Seconds before what failed is tried again: at first, and at most.

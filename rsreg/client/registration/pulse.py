@@ -9,6 +9,7 @@ from typing import Any
 from rsreg import config, timing
 from rsreg.client.registration import registration
 from rsreg.client.registration.presence import Presence
+from rsreg.display import printable
 from rsreg.errors import (
     ConfigurationError,
     Disconnected,
@@ -22,7 +23,6 @@ from rsreg.protocol import calls, records
 from rsreg.protocol.calls import Record, Verb
 from rsreg.system.lasting import say
 from rsreg.system.native import Stop
-from rsreg.text import printable
 from rsreg.timing import Backoff, jitter
 
 log = logging.getLogger(__name__)

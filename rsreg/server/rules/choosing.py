@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from rsreg import text
+from rsreg import display
 from rsreg.errors import ConfigurationError, InvalidRequest
 from rsreg.protocol import records
 from rsreg.protocol.records import Mode, Service, Tags
@@ -97,14 +97,14 @@ class Filter:
         if self.mode not in (None, mode := records.mode_of(record)):
             return f"is a {mode}"
         for missing in sorted(self.wanted.difference(record["tags"])):
-            near = text.near(missing, record["tags"])
+            near = display.near(missing, record["tags"])
             return f"has no tag {missing!r}" + (f", but {near!r}" if near else "")
         for unwanted in sorted(self.unwanted.intersection(record["tags"])):
             return f"has the tag {unwanted!r}"
         for key, condition in self.where.items():
             value = record["metadata"].get(key, record.get(key))
             if (why := condition.against(value)) is not None and value is None:
-                near = text.near(key, [*record["metadata"], *record])
+                near = display.near(key, [*record["metadata"], *record])
                 return f"has no {key}" + (f", but {near}" if near else "")
             if why is not None:
                 return f"has {key} {_shown(value)}, which {why}"
@@ -170,10 +170,10 @@ class Chooser:
         if strategy is None:
             return self._default
         if strategy not in self._known:
-            near = text.near(strategy, self._known)
+            near = display.near(strategy, self._known)
             raise InvalidRequest(
                 f"Invalid strategy: no {strategy!r} here",
-                hint=(f"{text.did_you_mean(near)}; " if near else "") + self._hint(),
+                hint=(f"{display.did_you_mean(near)}; " if near else "") + self._hint(),
             )
         return self._known[strategy]
 

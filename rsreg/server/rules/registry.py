@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from rsreg import text, timing
+from rsreg import display, timing
 from rsreg.config import SIMULATOR
 from rsreg.errors import JudgeFirst, NoService, StoreError, UnknownService
 from rsreg.protocol import records
@@ -511,10 +511,10 @@ class Registry:
                 continue
             log.warning(
                 "%s on %s:%d is critical: %s has registered its address",
-                text.printable(rival.service.name),
-                text.printable(rival.service.host),
+                display.printable(rival.service.name),
+                display.printable(rival.service.host),
                 rival.service.port,
-                text.printable(service.name),
+                display.printable(service.name),
             )
             self._changes.doubt(rival, f"{service.name} has registered its address", who)
 
@@ -571,9 +571,9 @@ class _Guesses:
         if seq != self._seq or len(self._found) >= _GUESSES:
             self._seq, self._found = seq, {}
         if word not in self._found:
-            self._found[word] = text.near(word, self._known())
+            self._found[word] = display.near(word, self._known())
         found = self._found[word]
-        return None if found is None else text.did_you_mean(found)
+        return None if found is None else display.did_you_mean(found)
 
 
 def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
