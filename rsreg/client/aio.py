@@ -45,7 +45,7 @@ from rsreg.protocol.filters import (
     pooled,
 )
 from rsreg.protocol.records import ServiceList, ServiceRecord
-from rsreg.system.native import Stop
+from rsreg.system.threads import Stop
 from rsreg.transport import peers, sockets
 from rsreg.transport.aiochannel import AsyncChannel
 from rsreg.transport.aiolistener import AsyncListener

@@ -15,7 +15,7 @@ from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RequestTimeout
 from rsreg.protocol import calls
 from rsreg.protocol.calls import Call
-from rsreg.system import native
+from rsreg.system import threads
 from rsreg.transport.channel import Channel
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Carrier:
 
     _pid: int
     _holder: tuple[int, object] | None
-    _over: native.Stop
+    _over: threads.Stop
 
     def __init__(
         self, settings: ClientSettings, context: zmq.Context[Any] | None, *, cache: bool
@@ -45,7 +45,7 @@ class Carrier:
     def connect(self) -> None:
         """Open the socket for requests now. Needed only after `disconnect`: calls do it too."""
         if self._over.is_set():
-            self._over = native.Stop()
+            self._over = threads.Stop()
         with self._alone(self.settings.timeout) as channel:
             channel.open()
         if self._cache is not None:
@@ -98,7 +98,7 @@ class Carrier:
         RuntimeError.
         """
         self._current_process()
-        me = native.strand()
+        me = threads.strand()
         holder: tuple[int, object] | None = None
         entered = False
         try:
@@ -137,8 +137,8 @@ class Carrier:
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
-        self._over = native.Stop()
-        self._lock = native.new_rlock()
+        self._over = threads.Stop()
+        self._lock = threads.new_rlock()
         self._holder = None
         self._channel = Channel(self.settings.req_endpoint, self._given_context)
         self._cache = ClientCache(self.settings, self._given_context) if self._wants_cache else None

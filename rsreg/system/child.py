@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from rsreg import config
-from rsreg.system.native import new_lock, original
+from rsreg.system.threads import new_lock, original
 
 #: Seconds after which the process looks whether its parent is still there.
 _LOOK = 1.0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rsreg.display import printable
 from rsreg.errors import Disconnected
-from rsreg.system.native import Stop, Thread
+from rsreg.system.threads import Stop, Thread
 from rsreg.timing import Backoff
 
 #: Seconds before what failed is tried again: at first, and at most.

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from rsreg import timing
-from rsreg.system import native
+from rsreg.system import threads
 
 #: Lines that wait to be written; what comes when there are so many is left out.
 MOST_LINES = 1_000
@@ -58,7 +58,7 @@ class Writer:
             if not self._runs:
                 # Where there can be no thread now, the next line tries again.
                 with contextlib.suppress(RuntimeError):
-                    native.Thread(self._run)
+                    threads.Thread(self._run)
                     self._runs = True
         self._bell.ring()
 
@@ -74,8 +74,8 @@ class Writer:
     def _begin(self) -> None:
         """In a forked child the thread is not there, and the lines are the parent's."""
         self._pid = os.getpid()
-        self._lock = native.new_lock()
-        self._bell = native.Bell()
+        self._lock = threads.new_lock()
+        self._bell = threads.Bell()
         self._lines: deque[bytes] = deque()
         self._missing = 0
         self._runs = False

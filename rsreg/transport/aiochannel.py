@@ -12,7 +12,7 @@ import zmq.asyncio
 from rsreg import timing
 from rsreg.errors import Disconnected, RequestTimeout, ServerError
 from rsreg.protocol.calls import Call
-from rsreg.system.native import Stop
+from rsreg.system.threads import Stop
 from rsreg.transport import names, sockets
 from rsreg.transport.exchange import exchange
 from rsreg.transport.names import Numeric

@@ -15,7 +15,7 @@ from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError
 from rsreg.protocol import calls, wire
 from rsreg.protocol.calls import Record
-from rsreg.system.native import Stop
+from rsreg.system.threads import Stop
 from rsreg.transport import follower, sockets
 from rsreg.transport.aiochannel import AsyncChannel, find
 from rsreg.transport.channel import STOP_LATENCY

@@ -12,8 +12,8 @@ import zmq
 from rsreg import timing
 from rsreg.errors import Disconnected, ServerError, TransportError
 from rsreg.protocol.calls import Call
-from rsreg.system import native
-from rsreg.system.native import Stop
+from rsreg.system import threads
+from rsreg.system.threads import Stop
 from rsreg.transport import names, sockets
 from rsreg.transport.exchange import exchange
 from rsreg.transport.names import Numeric
@@ -150,7 +150,7 @@ def _sleep(context: object, seconds: float) -> None:
 
         gevent.sleep(seconds)
     else:
-        native.original("time", "sleep")(seconds)
+        threads.original("time", "sleep")(seconds)
 
 
 def readable(socket: Any, seconds: float, stop: Stop | None) -> bool:

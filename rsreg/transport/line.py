@@ -15,7 +15,7 @@ from rsreg import timing
 from rsreg.config import DEFAULT_TIMEOUT
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.protocol import wire
-from rsreg.system import native
+from rsreg.system import threads
 from rsreg.system.lasting import Caught
 from rsreg.transport import names, sockets
 from rsreg.transport.exchange import Step
@@ -192,4 +192,4 @@ class Line:
 
 
 def _sleep(seconds: float) -> None:
-    native.original("time", "sleep")(seconds)
+    threads.original("time", "sleep")(seconds)

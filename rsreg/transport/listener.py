@@ -11,7 +11,7 @@ import zmq
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected
 from rsreg.protocol.calls import Record
-from rsreg.system import native
+from rsreg.system import threads
 from rsreg.system.lasting import Caught, keep_on, say, start_thread
 from rsreg.transport import sockets
 from rsreg.transport.follower import Follower
@@ -71,7 +71,7 @@ class EventListener:
     ) -> None:
         self._handlers = handlers
         self._context = context
-        self._stop = native.Stop()
+        self._stop = threads.Stop()
         self._stream = EventStream(follower, settings, context, self._stop)
         self._runs_on: int | None = None
         self._thread: Any = None
@@ -88,12 +88,12 @@ class EventListener:
     def stop(self) -> None:
         """Stop listening; a handler may call it too."""
         self._stop.set()
-        if self._thread is not None and self._runs_on != native.thread_id():
+        if self._thread is not None and self._runs_on != threads.thread_id():
             self._thread.join(_JOIN)
 
-    def run(self, stop: native.Stop) -> None:
+    def run(self, stop: threads.Stop) -> None:
         """Listen until `stop` is set."""
-        self._runs_on = native.thread_id()
+        self._runs_on = threads.thread_id()
         try:
             what, pause = "the listener to events", pause_for(self._context, stop)
             keep_on(lambda: self._hand_on(self._stream.next()), stop, log, what, pause)
@@ -123,7 +123,7 @@ def spawn(context: object, target: Callable[[], None]) -> Any:
     return start_thread(target)
 
 
-def pause_for(context: object, stop: native.Stop) -> Callable[[float], object]:
+def pause_for(context: object, stop: threads.Stop) -> Callable[[float], object]:
     """What waits some seconds where `spawn` runs its target; on a thread until `stop`."""
     if sockets.is_green(context):
         import gevent

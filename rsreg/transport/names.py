@@ -14,7 +14,7 @@ from typing import NewType
 
 from rsreg import timing
 from rsreg.errors import RequestTimeout, UnknownHost
-from rsreg.system import native
+from rsreg.system import threads
 
 #: An endpoint in which there is no name to be looked up.
 Numeric = NewType("Numeric", str)
@@ -91,7 +91,7 @@ class _LookUp:
         self._began = timing.steady()
         self._ended = math.inf
         try:
-            native.Thread(self._run)
+            threads.Thread(self._run)
         except RuntimeError as error:
             self.error, self._ended = error, self._began
 
@@ -109,7 +109,7 @@ class _LookUp:
 
     def _run(self) -> None:
         kind, name = (AF_INET6 if self.host.startswith("[") else AF_INET), self.host.strip("[]")
-        look_up = native.original("socket", "getaddrinfo")
+        look_up = threads.original("socket", "getaddrinfo")
         try:
             found = str(look_up(name, None, kind, SOCK_STREAM)[0][4][0])
             self.address = f"[{found}]" if kind == AF_INET6 else found
@@ -125,7 +125,7 @@ class _LookUps:
     def __init__(self) -> None:
         self.pid = os.getpid()
         # A signal handler may ask in the middle of a question.
-        self._lock = native.new_rlock()
+        self._lock = threads.new_rlock()
         self._by_host: dict[str, _LookUp] = {}
 
     def find(self, host: str) -> _LookUp:

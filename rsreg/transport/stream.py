@@ -14,7 +14,7 @@ from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError
 from rsreg.protocol import calls, wire
 from rsreg.protocol.calls import Call, Record
-from rsreg.system.native import Stop
+from rsreg.system.threads import Stop
 from rsreg.transport import follower, sockets
 from rsreg.transport.channel import Channel, find, readable
 from rsreg.transport.follower import Listening

@@ -16,7 +16,7 @@ from rsreg.config import SIMULATOR, ClientSettings
 from rsreg.errors import Disconnected, Stale, TransportError
 from rsreg.protocol.calls import NOTHING_MORE
 from rsreg.protocol.records import PASSING, ServiceRecord
-from rsreg.system import native
+from rsreg.system import threads
 from rsreg.system.lasting import Caught, Troubles
 from rsreg.transport.listener import spawn
 
@@ -51,7 +51,7 @@ class ClientCache:
         self._context = context
         self._changed = -math.inf
         self._closed = False
-        self._starting = native.new_lock()
+        self._starting = threads.new_lock()
         self._troubles = Troubles(log, "the start of the cache")
         #: When it may be started again after it failed.
         self._next = -math.inf

@@ -13,9 +13,9 @@ from typing import Any
 from rsreg import timing
 from rsreg.client.registration.pulse import Outage, Pulse
 from rsreg.errors import RegistryError, TransportError
-from rsreg.system import native
+from rsreg.system import threads
 from rsreg.system.lasting import Caught, keep_on, start_thread
-from rsreg.system.native import Bell, Stop, Thread
+from rsreg.system.threads import Bell, Stop, Thread
 from rsreg.transport.exchange import conversation
 from rsreg.transport.line import Line, Talk
 
@@ -150,7 +150,7 @@ class _Beaters:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self._lock = native.new_rlock()
+        self._lock = threads.new_rlock()
         self._at: dict[str, Beater] = {}
 
     def join(self, pulse: Pulse) -> Beater:

@@ -26,7 +26,7 @@ from rsreg.protocol import wire
 from rsreg.system import child
 from rsreg.system.child import Child
 from rsreg.system.lasting import keep_on, say, start_thread
-from rsreg.system.native import Bell, Stop, Thread, new_rlock
+from rsreg.system.threads import Bell, Stop, Thread, new_rlock
 from rsreg.timing import Backoff
 
 log = logging.getLogger(__name__)

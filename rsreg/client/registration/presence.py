@@ -18,7 +18,7 @@ from rsreg.client.registration.vitals import Vitals, check_busy
 from rsreg.errors import ServerError
 from rsreg.protocol.calls import Entry, Record
 from rsreg.protocol.records import SAID
-from rsreg.system import native
+from rsreg.system import threads
 
 #: Requests without an answer that are kept in mind.
 _ASKED = 10
@@ -51,7 +51,7 @@ class Presence:
         self.asked: list[Record] = []
         #: Counts what changes here; who asked the registry meanwhile has to ask again.
         self.version = 0
-        self._lock = native.new_rlock()
+        self._lock = threads.new_rlock()
         self._registered = False
         self._under_way, self._mixed = 0, False
 

@@ -22,7 +22,7 @@ from rsreg.errors import (
 from rsreg.protocol import calls, records
 from rsreg.protocol.calls import Record, Verb
 from rsreg.system.lasting import say
-from rsreg.system.native import Stop
+from rsreg.system.threads import Stop
 from rsreg.timing import Backoff, jitter
 
 log = logging.getLogger(__name__)

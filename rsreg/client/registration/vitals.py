@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rsreg.errors import ConfigurationError
-from rsreg.system import native
+from rsreg.system import threads
 
 #: Characters of a status.
 MAX_TEXT = 256
@@ -44,7 +44,7 @@ class Vitals:
     def __init__(self, now: float, watchdog: float | None = None) -> None:
         check_watchdog(watchdog)
         self.watchdog = watchdog
-        self._lock = native.new_rlock()
+        self._lock = threads.new_rlock()
         self._doing = [_Doing(None, now, None, None)]
         self._load: float | None = None
         self._fed = now
