@@ -16,7 +16,7 @@ from helpers import ServerProcess, printed, python_process, wait_until
 
 from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
 from rsreg.client.registration.pulse import Pulse
-from rsreg.system.lasting import Caught, keep_on
+from rsreg.system.background import Caught, keep_on
 from rsreg.system.threads import Stop
 from rsreg.transport.aiostream import AsyncEventStream
 from rsreg.transport.stream import EventStream

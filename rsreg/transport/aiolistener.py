@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rsreg import timing
 from rsreg.errors import RegistryError
 from rsreg.protocol.calls import Record
-from rsreg.system.lasting import Caught, Troubles, say
+from rsreg.system.background import Caught, Troubles, say
 from rsreg.transport.aiochannel import check_left
 from rsreg.transport.aiostream import AsyncEventStream
 from rsreg.transport.follower import Follower, Listening

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rsreg.errors import RegistryError
 from rsreg.protocol import calls, records
 from rsreg.protocol.calls import Call, Record
-from rsreg.system.lasting import say
+from rsreg.system.background import say
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from rsreg.config import DEFAULT_TIMEOUT
 from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.protocol import wire
 from rsreg.system import threads
-from rsreg.system.lasting import Caught
+from rsreg.system.background import Caught
 from rsreg.transport import names, sockets
 from rsreg.transport.exchange import Step
 

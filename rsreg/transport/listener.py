@@ -12,7 +12,7 @@ from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected
 from rsreg.protocol.calls import Record
 from rsreg.system import threads
-from rsreg.system.lasting import Caught, keep_on, say, start_thread
+from rsreg.system.background import Caught, keep_on, say, start_thread
 from rsreg.transport import sockets
 from rsreg.transport.follower import Follower
 from rsreg.transport.stream import EventStream

@@ -17,7 +17,7 @@ from rsreg.errors import Disconnected, Stale, TransportError
 from rsreg.protocol.calls import NOTHING_MORE
 from rsreg.protocol.records import PASSING, ServiceRecord
 from rsreg.system import threads
-from rsreg.system.lasting import Caught, Troubles
+from rsreg.system.background import Caught, Troubles
 from rsreg.transport.listener import spawn
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from rsreg import timing
 from rsreg.client.registration.pulse import Outage, Pulse
 from rsreg.errors import RegistryError, TransportError
 from rsreg.system import threads
-from rsreg.system.lasting import Caught, keep_on, start_thread
+from rsreg.system.background import Caught, keep_on, start_thread
 from rsreg.system.threads import Bell, Stop, Thread
 from rsreg.transport.exchange import conversation
 from rsreg.transport.line import Line, Talk

@@ -24,8 +24,8 @@ from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, Disconnected, RegistryError
 from rsreg.protocol import wire
 from rsreg.system import child
+from rsreg.system.background import keep_on, say, start_thread
 from rsreg.system.child import Child
-from rsreg.system.lasting import keep_on, say, start_thread
 from rsreg.system.threads import Bell, Stop, Thread, new_rlock
 from rsreg.timing import Backoff
 

@@ -21,7 +21,7 @@ from rsreg.errors import (
 )
 from rsreg.protocol import calls, records
 from rsreg.protocol.calls import Record, Verb
-from rsreg.system.lasting import say
+from rsreg.system.background import say
 from rsreg.system.threads import Stop
 from rsreg.timing import Backoff, jitter
 

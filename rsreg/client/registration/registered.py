@@ -37,7 +37,7 @@ from rsreg.errors import (
 )
 from rsreg.protocol import calls, records
 from rsreg.protocol.calls import Call
-from rsreg.system.lasting import say
+from rsreg.system.background import say
 from rsreg.transport.channel import Channel
 from rsreg.transport.exchange import carried
 
