@@ -23,9 +23,9 @@ from rsreg.client.registration.presence import Presence
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, Disconnected, RegistryError
 from rsreg.protocol import wire
-from rsreg.system import child
+from rsreg.system import child_process
 from rsreg.system.background import keep_on, say, start_thread
-from rsreg.system.child import Child
+from rsreg.system.child_process import Child
 from rsreg.system.threads import Bell, Stop, Thread, new_rlock
 from rsreg.timing import Backoff
 
@@ -156,7 +156,7 @@ class HeartbeatProcess(Heartbeat):
             self._process = None
             self._starts += 1
             try:
-                self._process = process = child.start(_MODULE, _WHAT)
+                self._process = process = child_process.start(_MODULE, _WHAT)
             except (OSError, ConfigurationError) as error:
                 self._beat_alone(error)
                 return
@@ -230,7 +230,7 @@ def main(parent: int) -> None:
     os.write(1, _GREETING + b"\n")
     logging.basicConfig(handlers=[_ToParent()], level=logging.INFO)
     beating: Presence | None = None
-    for line in child.orders(parent):
+    for line in child_process.orders(parent):
         said = json.loads(line)
         if beating is None:
             beating = _beat_for(said)
