@@ -17,8 +17,8 @@ from helpers import ROOT, need, wait_until
 from test_cli_start import FREE, Home
 
 from rsreg import RegistryClient
+from rsreg.system.line_writer import Writer
 from rsreg.system.rotation import LogFile
-from rsreg.system.writing import Writer
 
 LIMIT = 4096
 

@@ -17,7 +17,7 @@ from commands import MODULE, Running, Terminal, environment
 from helpers import ServerProcess, wait_until
 
 from rsreg import RegistryClient
-from rsreg.system.writing import MOST_LINES, Writer
+from rsreg.system.line_writer import MOST_LINES, Writer
 
 FULL = Path("/dev/full")
 

@@ -26,7 +26,7 @@ from rsreg.client.sync import RegistryClient
 from rsreg.display import printable
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.protocol.calls import Record
-from rsreg.system.writing import Writer
+from rsreg.system.line_writer import Writer
 
 if TYPE_CHECKING:
     from rsreg.server.server import RegistryServer

@@ -17,7 +17,7 @@ import click
 from rsreg import config
 from rsreg.display import printable
 from rsreg.errors import RegistryError
-from rsreg.system.writing import Writer
+from rsreg.system.line_writer import Writer
 
 _STDOUT = 1
 #: Columns of a table that goes to a file or a pipe.

@@ -22,7 +22,7 @@ from rsreg.cli.options import (
 from rsreg.cli.output import fact_lines, json_text, put, put_beside
 from rsreg.errors import ConfigurationError
 from rsreg.protocol.calls import Record
-from rsreg.system.writing import Writer
+from rsreg.system.line_writer import Writer
 
 #: Bytes of a log: it has to hold some lines.
 _LEAST_LOG = 4096
