@@ -19,8 +19,8 @@ from test_cli_start import FREE, Home
 from rsreg import SQLiteBackend
 from rsreg.errors import StoreError, StoreInUse
 from rsreg.server.backends import restoring
-from rsreg.system import private
-from rsreg.system.private import Planted
+from rsreg.system import private_files
+from rsreg.system.private_files import Planted
 
 VICTIM = "the only copy of last year's measurements\n"
 UMASKS = [0o000, 0o022, 0o027, 0o077, 0o777]
@@ -79,39 +79,39 @@ def test_a_trap_is_refused_and_what_is_behind_it_stays(
     TRAPS[trap](path, victim)
     for flags in (0, os.O_APPEND):
         with pytest.raises(Planted, match=r"reg\.db\.lock is a"):
-            private.opened(path, flags)
+            private_files.opened(path, flags)
     with pytest.raises(Planted):
-        private.check(path)
+        private_files.check(path)
     assert victim.read_text() == VICTIM
     assert not victim.with_name("not there").exists()
 
 
 def test_a_file_of_ours_is_opened_as_it_is(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "log"
-    os.close(private.opened(path))
+    os.close(private_files.opened(path))
     assert mode(path) == 0o600
     path.write_text("a")
     path.chmod(0o640)
-    fd = private.opened(path, os.O_APPEND)
+    fd = private_files.opened(path, os.O_APPEND)
     os.write(fd, b"b")
     os.close(fd)
     assert (mode(path), path.read_text()) == (0o640, "ab")
-    private.check(path)
-    private.check(tmp_path / "nothing")
+    private_files.check(path)
+    private_files.check(tmp_path / "nothing")
 
 
 def test_each_folder_that_is_made_is_ours_alone(tmp_path: Path, umask: int) -> None:
     tmp_path.chmod(0o755)
-    private.make_folder(tmp_path / "a" / "b" / "c")
-    private.make_folder(tmp_path / "a" / "b" / "c")
+    private_files.make_folder(tmp_path / "a" / "b" / "c")
+    private_files.make_folder(tmp_path / "a" / "b" / "c")
     for name in ("a", "a/b", "a/b/c"):
         assert mode(tmp_path / name) == 0o700
     assert mode(tmp_path) == 0o755
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        private.make_folder(tmp_path / "file" / "b")
+        private_files.make_folder(tmp_path / "file" / "b")
     with pytest.raises(FileExistsError):
-        private.make_folder(tmp_path / "file")
+        private_files.make_folder(tmp_path / "file")
 
 
 def test_a_store_its_copies_and_its_lock_are_ours_alone(tmp_path: Path, umask: int) -> None:

@@ -102,10 +102,10 @@ def run(
     from rsreg.server.backends.backend import InMemoryBackend, SQLiteBackend
     from rsreg.server.limits import read_limits
     from rsreg.server.server import RegistryServer
-    from rsreg.system import private
+    from rsreg.system import private_files
 
     log_to_stderr(settings.log_level, log_file)
-    if log_file is not None and (said := private.open_to_others(log_file.path)):
+    if log_file is not None and (said := private_files.open_to_others(log_file.path)):
         log.warning("the log is not the registry's alone: %s", said)
     bounds = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
     server = RegistryServer(
@@ -170,7 +170,7 @@ def start_in_background(
     """
     if sys.platform == "win32":
         raise config.no_server_here()
-    from rsreg.system import private
+    from rsreg.system import private_files
 
     config.python_program(_WHAT)  # Before a file is made.
     if log_file is None:
@@ -180,8 +180,8 @@ def start_in_background(
     if db != IN_MEMORY:
         db = str(_database(db, settings.state_dir).absolute())
     try:
-        private.make_folder(log_file.parent)
-        file = os.fdopen(private.opened(log_file, os.O_APPEND), "rb")
+        private_files.make_folder(log_file.parent)
+        file = os.fdopen(private_files.opened(log_file, os.O_APPEND), "rb")
     except OSError as error:
         raise ConfigurationError(
             f"can't write {log_file}: {error}",
@@ -336,13 +336,13 @@ def _allow_many_connections() -> None:
 
 def _database(db: str | None, state_dir: str | None) -> Path:
     """The file of the server, whose folder is there; raises ConfigurationError if it can't be."""
-    from rsreg.system import private
+    from rsreg.system import private_files
 
     if db is not None:
         return Path(db)
     file = config.default_database() if state_dir is None else Path(state_dir) / config.DATABASE
     try:
-        private.make_folder(file.parent)
+        private_files.make_folder(file.parent)
     except OSError as error:
         raise ConfigurationError(
             f"can't make {file.parent}: {error.strerror}",

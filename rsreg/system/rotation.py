@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsreg.system import private
+from rsreg.system import private_files
 
 
 class LogFile:
@@ -35,7 +35,7 @@ class LogFile:
         full = mine.st_size > 0 and mine.st_size + size > self._limit
         try:
             if not self._is_there(mine):
-                self._take(private.opened(self.path, os.O_APPEND))
+                self._take(private_files.opened(self.path, os.O_APPEND))
             elif full:
                 self._turn()
         except OSError as error:
@@ -53,7 +53,7 @@ class LogFile:
     def _turn(self) -> None:
         """A new file is there before the old one gets its other name: all of it, or nothing."""
         fresh = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(4)}")
-        made = private.made(fresh, os.O_APPEND)
+        made = private_files.made(fresh, os.O_APPEND)
         try:
             self.path.replace(self._older)
             fresh.replace(self.path)

@@ -29,7 +29,7 @@ from rsreg.server.backends import compact, copying, model
 from rsreg.server.backends.journal import Journal
 from rsreg.server.backends.lock import FileLock
 from rsreg.server.backends.place import Place
-from rsreg.system import private
+from rsreg.system import private_files
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ class SQLiteBackend:
         try:
             # SQLite puts log and lock beside the file itself, not beside a link to it.
             real = Path(os.path.realpath(self.path))
-            private.make_folder(real.parent)
+            private_files.make_folder(real.parent)
             if real.exists():
                 copying.check_header(self.path)
             self._lock = FileLock(real)
@@ -228,7 +228,7 @@ class SQLiteBackend:
                 self._check_no_remains(real)
                 _create(real)
             for end in ("-wal", "-shm", "-journal"):
-                private.check(Path(f"{real}{end}"), beside=real)
+                private_files.check(Path(f"{real}{end}"), beside=real)
             self._database.connect()
             self._check_contents()
             self._database.execute_sql("PRAGMA journal_mode = wal")
@@ -240,7 +240,7 @@ class SQLiteBackend:
         except StoreError:
             self.close()
             raise
-        except private.Planted as error:
+        except private_files.Planted as error:
             self.close()
             hint = "see what it is, and move it away if it is not the registry's"
             raise StoreError(f"can't open {self.path}: {error}", hint=hint) from error
@@ -560,7 +560,7 @@ def _new_epoch() -> str:
 
 
 def _warn_of_others(path: Path) -> None:
-    if said := private.open_to_others(path.parent, path, Path(f"{path}.lock")):
+    if said := private_files.open_to_others(path.parent, path, Path(f"{path}.lock")):
         log.warning("the store is not the registry's alone: %s", said)
 
 
@@ -568,7 +568,7 @@ def _create(path: Path) -> None:
     """Make a new database under another name first: a crash leaves no half-made file behind."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
-    os.close(private.made(fresh))
+    os.close(private_files.made(fresh))
     database: Any = SqliteDatabase(str(fresh), pragmas={"synchronous": "full"})
     with _refusing(f"can't create {path}"), contextlib.closing(database):
         database.connect()

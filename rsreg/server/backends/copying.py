@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from rsreg.errors import StoreError
 from rsreg.server.backends import model
-from rsreg.system import private
+from rsreg.system import private_files
 
 #: What the name of a restored database ends in until it takes the place of the store.
 UNFINISHED = ".restored"
@@ -68,7 +68,7 @@ def copy(source: sqlite3.Connection, target: Path, *, replace: bool) -> None:
         if os.path.lexists(target):
             _check_replaced(target, replace=replace)
         fresh = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
-        os.close(private.made(fresh))
+        os.close(private_files.made(fresh))
         try:
             source.execute("VACUUM INTO ?", (str(fresh),))
             sync(fresh)

@@ -13,7 +13,7 @@ from rsreg.errors import StoreError
 from rsreg.server.backends import copying
 from rsreg.server.backends.backend import SQLiteBackend
 from rsreg.server.backends.lock import FileLock
-from rsreg.system import private
+from rsreg.system import private_files
 
 #: What else belongs to a database, if it is there; the log last, as without a database it says that
 #: something is missing.
@@ -43,7 +43,7 @@ def restore(copy: Path, store: Path) -> Restored:
     if os.path.realpath(copy) == str(store):
         raise StoreError(f"{copy} is the store itself", hint="name the copy")
     try:
-        private.make_folder(store.parent)
+        private_files.make_folder(store.parent)
         lock = FileLock(store)
         fresh = Path(f"{store}{copying.UNFINISHED}")
         try:
