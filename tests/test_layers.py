@@ -38,7 +38,7 @@ FLOORS = [
 #: The packages with the modules of each, from the ground up: a module imports only from those
 #: before it. The map in docs/architecture.md has the same order.
 ROOMS = {
-    "system": "threads background child_process line_writer private_files rotation",
+    "system": "threads background child_process line_writer private_files log_file",
     "protocol": "records filters calls wire",
     "transport": "exchange names sockets channel aiochannel line follower stream aiostream "
     "listener aiolistener peers",

@@ -18,7 +18,7 @@ from test_cli_start import FREE, Home
 
 from rsreg import RegistryClient
 from rsreg.system.line_writer import Writer
-from rsreg.system.rotation import LogFile
+from rsreg.system.log_file import LogFile
 
 LIMIT = 4096
 

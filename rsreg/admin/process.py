@@ -30,7 +30,7 @@ from rsreg.system.line_writer import Writer
 
 if TYPE_CHECKING:
     from rsreg.server.server import RegistryServer
-    from rsreg.system.rotation import LogFile
+    from rsreg.system.log_file import LogFile
 
 #: By its name: where this runs as a program, `__name__` is another.
 log = logging.getLogger("rsreg.admin.process")
@@ -368,7 +368,7 @@ def _serve_detached(settings: ServerSettings, log_file: Path) -> None:
     """What `start_in_background` runs: tells on stdout how it went, then keeps only the log."""
     if sys.platform == "win32":
         raise config.no_server_here()
-    from rsreg.system.rotation import LogFile
+    from rsreg.system.log_file import LogFile
 
     if os.fork():
         os._exit(0)
