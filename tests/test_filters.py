@@ -11,7 +11,7 @@ from helpers import register_simulator, scripted_server, wait_until
 
 from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache, config
 from rsreg.errors import ConfigurationError, InvalidRequest, OwnedByOther, UnknownService
-from rsreg.protocol import filters
+from rsreg.protocol import query
 from rsreg.protocol.calls import Record
 
 
@@ -76,11 +76,11 @@ def test_only_one_of_several_can_be_waited_for_or_chosen(unasked: RegistryClient
 def test_what_is_not_said_is_not_sent() -> None:
     empty: dict[str, Any] = {"tags": None, "where": None, "mode": None}
     for asked in ({}, empty, {"tags": [], "where": {}}):
-        assert filters.narrowed(asked, None) == {}  # type: ignore[arg-type]
-        assert filters.narrowed(asked, "simulator") == {"mode": "simulator"}  # type: ignore[arg-type]
-    assert filters.narrowed({"mode": "any"}, "simulator") == {}
-    assert filters.narrowed({"mode": "hardware"}, "simulator") == {"mode": "hardware"}
-    assert filters.chosen("PUNA", {"tags": ("a", "!b"), "strategy": "random", "wait": 3}, None) == (
+        assert query.narrowed(asked, None) == {}  # type: ignore[arg-type]
+        assert query.narrowed(asked, "simulator") == {"mode": "simulator"}  # type: ignore[arg-type]
+    assert query.narrowed({"mode": "any"}, "simulator") == {}
+    assert query.narrowed({"mode": "hardware"}, "simulator") == {"mode": "hardware"}
+    assert query.chosen("PUNA", {"tags": ("a", "!b"), "strategy": "random", "wait": 3}, None) == (
         {"tags": ["a", "!b"], "strategy": "random"},
         3,
     )

@@ -39,7 +39,7 @@ FLOORS = [
 #: before it. The map in docs/architecture.md has the same order.
 ROOMS = {
     "system": "threads background child_process line_writer private_files log_file",
-    "protocol": "records filters calls wire",
+    "protocol": "records query calls wire",
     "transport": "exchange names sockets channel aiochannel line follower stream aiostream "
     "listener aiolistener peers",
     "client.registration": "owner address vitals registration presence pulse beater heartbeat "

@@ -32,7 +32,7 @@ from rsreg.client.waiting import Waiting
 from rsreg.errors import RegistryError
 from rsreg.protocol import calls, records
 from rsreg.protocol.calls import Call, Record
-from rsreg.protocol.filters import (
+from rsreg.protocol.query import (
     Choice,
     Listed,
     check_type,

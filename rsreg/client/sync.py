@@ -31,7 +31,7 @@ from rsreg.client.waiting import Waiting
 from rsreg.errors import RegistryError
 from rsreg.protocol import calls, records
 from rsreg.protocol.calls import Call, Record
-from rsreg.protocol.filters import (
+from rsreg.protocol.query import (
     Choice,
     Listed,
     check_type,
@@ -329,7 +329,7 @@ class RegistryClient(Carrier):
     ) -> ServiceList:
         """The records of all services, or of those found under a type, passing or not.
 
-        `filters` are those of rsreg.protocol.filters.Listed: tags, where, mode, health.
+        `filters` are those of rsreg.protocol.query.Listed: tags, where, mode, health.
         """
         asked = listed(filters, self.settings.mode)
         known = self._known(ServiceCache.list_services, service_type, asked)
@@ -339,7 +339,7 @@ class RegistryClient(Carrier):
         """The record of one passing service of a type, or None.
 
         A service is found under its type, each of its tags, and `metadata["type"]`. `choice` is
-        that of rsreg.protocol.filters.Choice: tags, where, mode, strategy, wait. A registry that
+        that of rsreg.protocol.query.Choice: tags, where, mode, strategy, wait. A registry that
         can't be reached is waited for too; if it did not answer at the end, RequestTimeout.
         """
         asked, seconds = chosen(service_type, choice, self.settings.mode)

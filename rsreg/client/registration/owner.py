@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsreg.protocol.filters import SAME_HOST
+from rsreg.protocol.query import SAME_HOST
 
 #: Characters of a text in an owner.
 _MAX_TEXT = 256
