@@ -40,7 +40,7 @@ FLOORS = [
 ROOMS = {
     "system": "threads background child_process line_writer private_files log_file",
     "protocol": "records query calls wire",
-    "transport": "exchange names sockets channel aiochannel line follower stream aiostream "
+    "transport": "exchange resolver sockets channel aiochannel line follower stream aiostream "
     "listener aiolistener peers",
     "client.registration": "owner address vitals registration presence pulse beater heartbeat "
     "helper registered aioregistered",
@@ -124,7 +124,7 @@ def imports(path: Path) -> Iterator[Import]:
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {module_of(path) for path in FILES}
-#: The packages' own `__init__` offer names of the modules inside, so they are on no floor.
+#: The packages' own `__init__` offer resolver of the modules inside, so they are on no floor.
 PACKAGES = {module_of(path) for path in FILES if path.name == "__init__.py"}
 IMPORTS = [found for path in FILES for found in imports(path)]
 
@@ -179,7 +179,7 @@ def test_a_module_imports_only_from_below_and_never_from_beside() -> None:
 
 
 def test_nobody_takes_a_name_from_the_front_door_of_a_package_inside() -> None:
-    """The names that a package offers are for users: inside they would hide where a name lives."""
+    """The resolver that a package offers are for users: inside they would hide where a name lives."""
     wrong = [
         found.where
         for found in IMPORTS
@@ -282,4 +282,4 @@ def test_the_client_side_loads_no_server_and_no_database() -> None:
     with ThreadPoolExecutor(4) as pool:
         loaded = dict(zip(ALONE, pool.map(loaded_by, ALONE), strict=True))
     too_much = {statement: loaded[statement] & heavy for statement, heavy in ALONE.items()}
-    assert {statement: names for statement, names in too_much.items() if names} == {}
+    assert {statement: resolver for statement, resolver in too_much.items() if names} == {}

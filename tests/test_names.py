@@ -13,7 +13,7 @@ from helpers import NetworkSpace, ServerProcess, printed, python_process, wait_u
 
 from rsreg import RegistryClient
 from rsreg.errors import RequestTimeout, TransportError, UnknownHost
-from rsreg.transport import names
+from rsreg.transport import resolver
 from rsreg.transport.channel import find
 
 #: What the processes of a test share.
@@ -330,7 +330,7 @@ with client.registered("puna", port=5000, service_type="PUNA") as puna:
     ],
 )
 def test_what_is_no_name_costs_nothing(endpoint: str, numeric: str) -> None:
-    finding = names.Finding(endpoint, 0.0)
+    finding = resolver.Finding(endpoint, 0.0)
     assert (finding.pause(), finding.address()) == (0.0, numeric)
 
 

@@ -13,9 +13,9 @@ from rsreg import timing
 from rsreg.errors import Disconnected, RequestTimeout, ServerError
 from rsreg.protocol.calls import Call
 from rsreg.system.threads import Stop
-from rsreg.transport import names, sockets
+from rsreg.transport import resolver, sockets
 from rsreg.transport.exchange import exchange
-from rsreg.transport.names import Numeric
+from rsreg.transport.resolver import Numeric
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ def check_left(loop: asyncio.AbstractEventLoop) -> None:
 
 async def find(endpoint: str, timeout: float, stop: Stop | None = None) -> Numeric:
     """See channel.find."""
-    finding = names.Finding(endpoint, timeout)
+    finding = resolver.Finding(endpoint, timeout)
     while pause := finding.pause():
         if stop is not None and stop.is_set():
             raise Disconnected("it was closed while it waited")

@@ -20,7 +20,7 @@ from rsreg.transport import follower, sockets
 from rsreg.transport.aiochannel import AsyncChannel, find
 from rsreg.transport.channel import STOP_LATENCY
 from rsreg.transport.follower import Listening
-from rsreg.transport.names import Numeric
+from rsreg.transport.resolver import Numeric
 from rsreg.transport.stream import BATCH, LEAST, MOMENT
 
 

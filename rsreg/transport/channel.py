@@ -14,9 +14,9 @@ from rsreg.errors import Disconnected, ServerError, TransportError
 from rsreg.protocol.calls import Call
 from rsreg.system import threads
 from rsreg.system.threads import Stop
-from rsreg.transport import names, sockets
+from rsreg.transport import resolver, sockets
 from rsreg.transport.exchange import exchange
-from rsreg.transport.names import Numeric
+from rsreg.transport.resolver import Numeric
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ def find(
 
     Raises UnknownHost, RequestTimeout; Disconnected once `stop` is set.
     """
-    finding = names.Finding(endpoint, timeout)
+    finding = resolver.Finding(endpoint, timeout)
     while pause := finding.pause():
         if stop is not None and stop.is_set():
             raise Disconnected("it was closed while it waited")

@@ -17,7 +17,7 @@ from rsreg.errors import Disconnected, RegistryError, RequestTimeout
 from rsreg.protocol import wire
 from rsreg.system import threads
 from rsreg.system.background import Caught
-from rsreg.transport import names, sockets
+from rsreg.transport import resolver, sockets
 from rsreg.transport.exchange import Step
 
 #: What is driven: an exchange, or a conversation.
@@ -55,7 +55,7 @@ class Line:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._socket: Any = None
-        self._finding: names.Finding | None = None
+        self._finding: resolver.Finding | None = None
         self._under_way: dict[str, Talk] = {}
         self._waiting: deque[Talk] = deque()
         self._ends: list[tuple[float, int, Talk]] = []
@@ -74,7 +74,7 @@ class Line:
         Raises UnknownHost, RequestTimeout, Disconnected; ConfigurationError for the endpoint.
         """
         if self._socket is None:
-            finding = self._finding or names.Finding(self.endpoint, DEFAULT_TIMEOUT)
+            finding = self._finding or resolver.Finding(self.endpoint, DEFAULT_TIMEOUT)
             self._finding = finding if finding.pause() else None
             if self._finding is None:
                 context = sockets.own_context("heartbeats")

@@ -17,7 +17,7 @@ from rsreg.errors import ConfigurationError, NoService, RegistryError, Unreachab
 from rsreg.protocol import records
 from rsreg.protocol.records import PASSING, ServiceRecord
 from rsreg.transport import sockets
-from rsreg.transport.names import Finding
+from rsreg.transport.resolver import Finding
 
 #: What libzmq tells of a connection when it has to try again.
 _TROUBLE = (

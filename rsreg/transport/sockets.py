@@ -12,7 +12,7 @@ import zmq
 
 from rsreg.errors import ConfigurationError, Disconnected
 from rsreg.protocol.wire import MAX_FRAME, MAX_REPLY
-from rsreg.transport.names import Numeric
+from rsreg.transport.resolver import Numeric
 
 #: Seconds of silence after which the kernel probes a connection, and between two probes: a cut
 #: cable sends no FIN. ZMTP heartbeats would tell too, but libzmq 4.3.5 aborts the process if one is

@@ -18,7 +18,7 @@ from rsreg.system.threads import Stop
 from rsreg.transport import follower, sockets
 from rsreg.transport.channel import Channel, find, readable
 from rsreg.transport.follower import Listening
-from rsreg.transport.names import Numeric
+from rsreg.transport.resolver import Numeric
 
 #: Seconds that a question may take, at least, whatever the time for which events are waited for: a
 #: registry that was not given the time to answer would count as away.

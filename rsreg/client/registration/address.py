@@ -25,7 +25,7 @@ from rsreg.errors import ConfigurationError, Disconnected, UnknownHost
 from rsreg.protocol import calls
 from rsreg.protocol.calls import Verb
 from rsreg.transport import channel
-from rsreg.transport.names import Numeric
+from rsreg.transport.resolver import Numeric
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
