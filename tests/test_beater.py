@@ -21,7 +21,7 @@ from rsreg.protocol import calls
 from rsreg.timing import steady
 from rsreg.transport import sockets
 from rsreg.transport.exchange import exchange
-from rsreg.transport.line import MOST, Line, Talk
+from rsreg.transport.shared_channel import MOST, Line, Talk
 
 
 def beating(endpoint: str, name: str, ttl: float, service_id: str | None = None) -> Heartbeat:

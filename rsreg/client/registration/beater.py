@@ -17,7 +17,7 @@ from rsreg.system import threads
 from rsreg.system.background import Caught, keep_on, start_thread
 from rsreg.system.threads import Bell, Stop, Thread
 from rsreg.transport.exchange import conversation
-from rsreg.transport.line import Line, Talk
+from rsreg.transport.shared_channel import Line, Talk
 
 log = logging.getLogger(__name__)
 
