@@ -25,7 +25,6 @@ from rsreg.client.cache import mirror
 from rsreg.errors import Disconnected, RequestTimeout, ServerError, Stale
 from rsreg.protocol.calls import Record
 from rsreg.protocol.records import Service
-from rsreg.transport import follower
 
 
 @pytest.fixture

@@ -445,7 +445,7 @@ def test_a_subscriber_follows_the_registry_over_a_restart(process: ServerProcess
 def test_a_listener_says_that_the_registry_is_away_and_back(
     process: ServerProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="rsreg.transport.follower")
+    caplog.set_level("INFO", logger="rsreg.transport.subscription")
     process.start()
     with RegistryClient(process.endpoint, timeout=0.5) as client:
         client.start_event_listener()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rsreg.errors import RequestTimeout
 from rsreg.protocol.calls import Record
-from rsreg.transport.follower import Follower, concerns
+from rsreg.transport.subscription import Follower, concerns
 
 
 def event(seq: int, epoch: str = "e") -> Record:

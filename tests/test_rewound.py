@@ -16,7 +16,7 @@ from house import House
 
 from rsreg import RegistryClient, ServiceCache, SQLiteBackend
 from rsreg.protocol.calls import Record
-from rsreg.transport.follower import Follower
+from rsreg.transport.subscription import Follower
 
 #: What somebody copies: the database alone, or all that the server has put beside it, as a snapshot
 #: of the machine does.

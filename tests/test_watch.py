@@ -105,7 +105,7 @@ def test_a_registry_that_is_not_there_is_said_at_once() -> None:
 def test_a_registry_that_goes_away_is_waited_for(
     process: ServerProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="rsreg.transport.follower")
+    caplog.set_level("INFO", logger="rsreg.transport.subscription")
     process.start()
     with RegistryClient(process.endpoint, timeout=0.5) as client:
         got: list[str] = []

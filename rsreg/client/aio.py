@@ -51,8 +51,8 @@ from rsreg.transport.aiochannel import AsyncChannel
 from rsreg.transport.aiolistener import AsyncListener
 from rsreg.transport.aiostream import AsyncEventStream
 from rsreg.transport.exchange import carried_async
-from rsreg.transport.follower import Follower, Listening
 from rsreg.transport.listener import Handler, Handlers
+from rsreg.transport.subscription import Follower, Listening
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

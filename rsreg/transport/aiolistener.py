@@ -15,8 +15,8 @@ from rsreg.protocol.calls import Record
 from rsreg.system.background import Caught, Troubles, say
 from rsreg.transport.aiochannel import check_left
 from rsreg.transport.aiostream import AsyncEventStream
-from rsreg.transport.follower import Follower, Listening
 from rsreg.transport.listener import Handlers
+from rsreg.transport.subscription import Follower, Listening
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from rsreg.errors import Disconnected, RegistryError
 from rsreg.protocol import calls, wire
 from rsreg.protocol.calls import Record
 from rsreg.system.threads import Stop
-from rsreg.transport import follower, sockets
+from rsreg.transport import sockets, subscription
 from rsreg.transport.aiochannel import AsyncChannel, find
 from rsreg.transport.channel import STOP_LATENCY
-from rsreg.transport.follower import Listening
 from rsreg.transport.resolver import Numeric
 from rsreg.transport.stream import BATCH, LEAST, MOMENT
+from rsreg.transport.subscription import Listening
 
 
 class AsyncEventStream:
@@ -82,7 +82,7 @@ class AsyncEventStream:
             events = await self.open()
             while True:
                 for event in events:
-                    if follower.concerns(event, kind):
+                    if subscription.concerns(event, kind):
                         yield event
                 events = await self.next()
         except Disconnected:

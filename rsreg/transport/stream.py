@@ -15,10 +15,10 @@ from rsreg.errors import Disconnected, RegistryError
 from rsreg.protocol import calls, wire
 from rsreg.protocol.calls import Call, Record
 from rsreg.system.threads import Stop
-from rsreg.transport import follower, sockets
+from rsreg.transport import sockets, subscription
 from rsreg.transport.channel import Channel, find, readable
-from rsreg.transport.follower import Listening
 from rsreg.transport.resolver import Numeric
+from rsreg.transport.subscription import Listening
 
 #: Seconds that a question may take, at least, whatever the time for which events are waited for: a
 #: registry that was not given the time to answer would count as away.
@@ -112,7 +112,7 @@ class EventStream:
     def _events(self, events: list[Record], kind: str | None) -> Generator[Record, None, None]:
         try:
             while True:
-                yield from (event for event in events if follower.concerns(event, kind))
+                yield from (event for event in events if subscription.concerns(event, kind))
                 events = self.next()
         except Disconnected:
             return

@@ -22,7 +22,7 @@ from rsreg.protocol.records import (
     ServiceRecord,
 )
 from rsreg.timing import Clock
-from rsreg.transport.follower import SILENCE_MOST, Follower
+from rsreg.transport.subscription import SILENCE_MOST, Follower
 
 #: Seconds after the last answer from which a picture is stale: two questions were in vain.
 STALE_AFTER = 2 * SILENCE_MOST
