@@ -45,9 +45,9 @@ from rsreg.protocol.query import (
 )
 from rsreg.protocol.records import ServiceList, ServiceRecord
 from rsreg.transport import peers, sockets
+from rsreg.transport.event_stream import EventStream
 from rsreg.transport.exchange import carried
 from rsreg.transport.listener import EventListener, Handler, Handlers
-from rsreg.transport.stream import EventStream
 from rsreg.transport.subscription import Follower, Listening
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from rsreg.system.threads import Stop
 from rsreg.transport import sockets, subscription
 from rsreg.transport.aiochannel import AsyncChannel, find
 from rsreg.transport.channel import STOP_LATENCY
+from rsreg.transport.event_stream import BATCH, LEAST, MOMENT
 from rsreg.transport.resolver import Numeric
-from rsreg.transport.stream import BATCH, LEAST, MOMENT
 from rsreg.transport.subscription import Listening
 
 

@@ -14,7 +14,7 @@ from rsreg.protocol.calls import Record
 from rsreg.system import threads
 from rsreg.system.background import Caught, keep_on, say, start_thread
 from rsreg.transport import sockets
-from rsreg.transport.stream import EventStream
+from rsreg.transport.event_stream import EventStream
 from rsreg.transport.subscription import Follower
 
 log = logging.getLogger(__name__)
