@@ -17,7 +17,7 @@ from rsreg.protocol import calls, wire
 from rsreg.protocol.calls import Record
 from rsreg.system.threads import Stop
 from rsreg.transport import sockets, subscription
-from rsreg.transport.aiochannel import AsyncChannel, find
+from rsreg.transport.async_channel import AsyncChannel, find
 from rsreg.transport.channel import STOP_LATENCY
 from rsreg.transport.event_stream import BATCH, LEAST, MOMENT
 from rsreg.transport.resolver import Numeric
