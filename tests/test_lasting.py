@@ -18,7 +18,7 @@ from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
 from rsreg.client.registration.pulse import Pulse
 from rsreg.system.background import Caught, keep_on
 from rsreg.system.threads import Stop
-from rsreg.transport.aiostream import AsyncEventStream
+from rsreg.transport.async_event_stream import AsyncEventStream
 from rsreg.transport.event_stream import EventStream
 
 #: Takes all the file descriptors that a process may have, and gives them back.

@@ -13,8 +13,8 @@ from rsreg import timing
 from rsreg.errors import RegistryError
 from rsreg.protocol.calls import Record
 from rsreg.system.background import Caught, Troubles, say
-from rsreg.transport.aiostream import AsyncEventStream
 from rsreg.transport.async_channel import check_left
+from rsreg.transport.async_event_stream import AsyncEventStream
 from rsreg.transport.listener import Handlers
 from rsreg.transport.subscription import Follower, Listening
 
