@@ -47,9 +47,9 @@ from rsreg.protocol.query import (
 from rsreg.protocol.records import ServiceList, ServiceRecord
 from rsreg.system.threads import Stop
 from rsreg.transport import peers, sockets
-from rsreg.transport.aiolistener import AsyncListener
 from rsreg.transport.async_channel import AsyncChannel
 from rsreg.transport.async_event_stream import AsyncEventStream
+from rsreg.transport.async_listener import AsyncListener
 from rsreg.transport.exchange import carried_async
 from rsreg.transport.listener import Handler, Handlers
 from rsreg.transport.subscription import Follower, Listening
