@@ -41,7 +41,7 @@ ROOMS = {
     "system": "threads background child_process line_writer private_files log_file",
     "protocol": "records query calls wire",
     "transport": "exchange resolver sockets channel async_channel shared_channel subscription event_stream async_event_stream "
-    "listener async_listener peers",
+    "listener async_listener connect",
     "client.registration": "owner address vitals registration presence pulse beater heartbeat "
     "helper registered aioregistered",
     "client.cache": "mirror service_cache clientcache",

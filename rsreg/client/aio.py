@@ -46,7 +46,7 @@ from rsreg.protocol.query import (
 )
 from rsreg.protocol.records import ServiceList, ServiceRecord
 from rsreg.system.threads import Stop
-from rsreg.transport import peers, sockets
+from rsreg.transport import connect, sockets
 from rsreg.transport.async_channel import AsyncChannel
 from rsreg.transport.async_event_stream import AsyncEventStream
 from rsreg.transport.async_listener import AsyncListener
@@ -315,18 +315,18 @@ class AsyncRegistryClient:
         **choice: Unpack[Choice],
     ) -> Any:
         """See RegistryClient; a socket of zmq.asyncio."""
-        peers.check(kind, timeout)
-        first = peers.found(await self.discover_service(service_type, **choice), service_type)
+        connect.check(kind, timeout)
+        first = connect.found(await self.discover_service(service_type, **choice), service_type)
         asked = pooled(choice, self.settings.mode)
 
         async def others(seconds: float) -> list[ServiceRecord]:
             with contextlib.suppress(RegistryError):
                 known = await self._run(calls.list_services(service_type, asked), seconds)
-                return peers.others(first, known, asked.get("mode"))
+                return connect.others(first, known, asked.get("mode"))
             return []
 
-        race = peers.racing(self._context, kind, first, endpoint, timeout)
-        return await peers.connect_async(race, others)
+        race = connect.racing(self._context, kind, first, endpoint, timeout)
+        return await connect.connect_async(race, others)
 
     async def find_service(self, name: str) -> ServiceRecord | None:
         """See RegistryClient."""

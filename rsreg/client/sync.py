@@ -44,7 +44,7 @@ from rsreg.protocol.query import (
     pooled,
 )
 from rsreg.protocol.records import ServiceList, ServiceRecord
-from rsreg.transport import peers, sockets
+from rsreg.transport import connect, sockets
 from rsreg.transport.event_stream import EventStream
 from rsreg.transport.exchange import carried
 from rsreg.transport.listener import EventListener, Handler, Handlers
@@ -381,18 +381,18 @@ class RegistryClient(Carrier):
         `choice` are as in `get_endpoint`; a service without that endpoint is passed over. The
         socket is the caller's, to close too. Raises NoService, Unreachable.
         """
-        peers.check(kind, timeout)
-        first = peers.found(self.discover_service(service_type, **choice), service_type)
+        connect.check(kind, timeout)
+        first = connect.found(self.discover_service(service_type, **choice), service_type)
         asked = pooled(choice, self.settings.mode)
 
         def others(seconds: float) -> list[ServiceRecord]:
             with contextlib.suppress(RegistryError):
                 known = self._run(calls.list_services(service_type, asked), seconds)
-                return peers.others(first, known, asked.get("mode"))
+                return connect.others(first, known, asked.get("mode"))
             return []
 
         context = self._given_context or sockets.own_context()
-        return peers.connect(peers.racing(context, kind, first, endpoint, timeout), others)
+        return connect.connect(connect.racing(context, kind, first, endpoint, timeout), others)
 
     def find_service(self, name: str) -> ServiceRecord | None:
         """The record that an id, a name, or the start of either means, or None.
