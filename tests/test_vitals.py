@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg.client.registration.vitals import Vitals
+from rsreg.client.registration.driver_status import Vitals
 from rsreg.errors import ConfigurationError
 
 #: Seconds between the two clocks.

@@ -13,8 +13,8 @@ from typing import Any
 
 from rsreg import timing
 from rsreg.client.registration.address import Finder
+from rsreg.client.registration.driver_status import Vitals, check_busy
 from rsreg.client.registration.registration import Registration
-from rsreg.client.registration.vitals import Vitals, check_busy
 from rsreg.errors import ServerError
 from rsreg.protocol.calls import Entry, Record
 from rsreg.protocol.records import SAID

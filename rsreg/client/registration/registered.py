@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from rsreg import timing
 from rsreg.client.registration import owner
 from rsreg.client.registration.address import Finder, bound_to
+from rsreg.client.registration.driver_status import check_watchdog
 from rsreg.client.registration.heartbeat import Heartbeat, Heartbeats
 from rsreg.client.registration.helper import HeartbeatProcess
 from rsreg.client.registration.presence import Busy, Presence
@@ -25,7 +26,6 @@ from rsreg.client.registration.registration import (
     UpdateFields,
     fields_of_update,
 )
-from rsreg.client.registration.vitals import check_watchdog
 from rsreg.config import ClientSettings, advertised
 from rsreg.errors import (
     ConfigurationError,
