@@ -15,7 +15,7 @@ from helpers import ServerProcess, scripted_server, wait_until
 
 from rsreg import RegistryClient, timing
 from rsreg.client.registration.heartbeat import Heartbeat
-from rsreg.client.registration.presence import Presence
+from rsreg.client.registration.local_service import Presence
 from rsreg.client.registration.registration import Registration
 from rsreg.protocol import calls
 from rsreg.timing import steady

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsreg.client.registration.presence import Presence
+from rsreg.client.registration.local_service import Presence
 from rsreg.client.registration.registration import Registration
 from rsreg.protocol.calls import Entry
 

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from rsreg.client.registration.presence import Busy
+from rsreg.client.registration.local_service import Busy
 from rsreg.client.registration.registered import Registered
 from rsreg.client.registration.registration import UpdateFields
 from rsreg.errors import ConfigurationError

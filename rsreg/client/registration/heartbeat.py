@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from rsreg import config
 from rsreg.client.registration import beater
-from rsreg.client.registration.presence import Presence, said_by
+from rsreg.client.registration.local_service import Presence, said_by
 from rsreg.client.registration.pulse import Pulse
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, RegistryError

@@ -19,7 +19,7 @@ from rsreg import config, timing
 from rsreg.client.registration import beater
 from rsreg.client.registration.address import Finder
 from rsreg.client.registration.heartbeat import Heartbeat
-from rsreg.client.registration.presence import Presence
+from rsreg.client.registration.local_service import Presence
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, Disconnected, RegistryError
 from rsreg.protocol import wire

@@ -8,7 +8,7 @@ from typing import Any
 
 from rsreg import config, timing
 from rsreg.client.registration import registration
-from rsreg.client.registration.presence import Presence
+from rsreg.client.registration.local_service import Presence
 from rsreg.display import printable
 from rsreg.errors import (
     ConfigurationError,

@@ -19,7 +19,7 @@ from rsreg.client.registration.address import Finder, bound_to
 from rsreg.client.registration.driver_status import check_watchdog
 from rsreg.client.registration.heartbeat import Heartbeat, Heartbeats
 from rsreg.client.registration.helper import HeartbeatProcess
-from rsreg.client.registration.presence import Busy, Presence
+from rsreg.client.registration.local_service import Busy, Presence
 from rsreg.client.registration.registration import (
     Details,
     Registration,
