@@ -14,8 +14,8 @@ import zmq
 from helpers import ServerProcess, scripted_server, wait_until
 
 from rsreg import RegistryClient, timing
-from rsreg.client.registration.heartbeat import Heartbeat
 from rsreg.client.registration.local_service import Presence
+from rsreg.client.registration.own_services import Heartbeat
 from rsreg.client.registration.registration import Registration
 from rsreg.protocol import calls
 from rsreg.timing import steady

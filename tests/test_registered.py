@@ -144,7 +144,7 @@ client.registered('puna_cs', port=5000).__enter__()
 """,
     "process": "client.registered('puna_cs', port=5000, heartbeat='process').__enter__()",
     "interrupt right after it was registered": """
-from rsreg.client.registration.heartbeat import Heartbeat
+from rsreg.client.registration.own_services import Heartbeat
 register = Heartbeat.register
 def interrupted(*arguments):
     yield from register(*arguments)

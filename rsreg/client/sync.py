@@ -18,8 +18,8 @@ from rsreg.client.cache.clientcache import discovered
 from rsreg.client.cache.service_cache import ServiceCache
 from rsreg.client.carrier import Carrier
 from rsreg.client.registration import owner, registration
-from rsreg.client.registration.heartbeat import Heartbeats
 from rsreg.client.registration.local_service import Busy, Presence
+from rsreg.client.registration.own_services import Heartbeats
 from rsreg.client.registration.registered import Registered, plan
 from rsreg.client.registration.registration import (
     Details,

@@ -18,8 +18,8 @@ from typing import Any
 from rsreg import config, timing
 from rsreg.client.registration import beater
 from rsreg.client.registration.address import Finder
-from rsreg.client.registration.heartbeat import Heartbeat
 from rsreg.client.registration.local_service import Presence
+from rsreg.client.registration.own_services import Heartbeat
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, Disconnected, RegistryError
 from rsreg.protocol import wire
