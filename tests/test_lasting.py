@@ -15,7 +15,7 @@ import pytest
 from helpers import ServerProcess, printed, python_process, wait_until
 
 from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
-from rsreg.client.registration.pulse import Pulse
+from rsreg.client.registration.heartbeat import Pulse
 from rsreg.system.background import Caught, keep_on
 from rsreg.system.threads import Stop
 from rsreg.transport.async_event_stream import AsyncEventStream

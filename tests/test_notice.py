@@ -20,9 +20,9 @@ from helpers import ServerProcess, raw_socket, received, serving, wait_until
 
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.client.registration import owner
+from rsreg.client.registration.heartbeat import Pulse
 from rsreg.client.registration.local_service import Presence, said_by
 from rsreg.client.registration.own_services import Heartbeats
-from rsreg.client.registration.pulse import Pulse
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import DuplicateName, OwnedByOther, RequestTimeout
 from rsreg.protocol import wire

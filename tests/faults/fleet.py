@@ -14,8 +14,8 @@ import sys
 
 from rsreg import RegistryClient
 from rsreg.client.registration.beater import Beater
+from rsreg.client.registration.heartbeat import Pulse
 from rsreg.client.registration.local_service import Presence
-from rsreg.client.registration.pulse import Pulse
 from rsreg.client.registration.registration import Registration
 from rsreg.protocol import calls
 

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from rsreg import timing
-from rsreg.client.registration.pulse import Outage, Pulse
+from rsreg.client.registration.heartbeat import Outage, Pulse
 from rsreg.errors import RegistryError, TransportError
 from rsreg.system import threads
 from rsreg.system.background import Caught, keep_on, start_thread

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from rsreg import config
 from rsreg.client.registration import beater
+from rsreg.client.registration.heartbeat import Pulse
 from rsreg.client.registration.local_service import Presence, said_by
-from rsreg.client.registration.pulse import Pulse
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.protocol.calls import Entry, Record
