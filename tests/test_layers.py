@@ -42,7 +42,7 @@ ROOMS = {
     "protocol": "records query calls wire",
     "transport": "exchange resolver sockets channel async_channel shared_channel subscription event_stream async_event_stream "
     "listener async_listener connect",
-    "client.registration": "owner address driver_status registration local_service heartbeat beater own_services "
+    "client.registration": "owner address driver_status registration local_service heartbeat heartbeat_thread own_services "
     "helper registered aioregistered",
     "client.cache": "mirror service_cache clientcache",
     "client": "waiting carrier sync aio bench",

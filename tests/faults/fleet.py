@@ -13,8 +13,8 @@ import os
 import sys
 
 from rsreg import RegistryClient
-from rsreg.client.registration.beater import Beater
 from rsreg.client.registration.heartbeat import Pulse
+from rsreg.client.registration.heartbeat_thread import Beater
 from rsreg.client.registration.local_service import Presence
 from rsreg.client.registration.registration import Registration
 from rsreg.protocol import calls

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from rsreg import config, timing
-from rsreg.client.registration import beater
+from rsreg.client.registration import heartbeat_thread
 from rsreg.client.registration.address import Finder
 from rsreg.client.registration.local_service import Presence
 from rsreg.client.registration.own_services import Heartbeat
@@ -93,7 +93,7 @@ class HeartbeatProcess(Heartbeat):
         while self.presence.service_id is None:
             if self._stop.wait(_HAND_OVER):
                 return
-        beater.end(self)
+        heartbeat_thread.end(self)
         self.presence.wake = self._bell.ring
         what = f"{self._name}: its heartbeat process"
         keep_on(self._keep, self._alone, log, what, self._stop.wait)

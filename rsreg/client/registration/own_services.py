@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from rsreg import config
-from rsreg.client.registration import beater
+from rsreg.client.registration import heartbeat_thread
 from rsreg.client.registration.heartbeat import Pulse
 from rsreg.client.registration.local_service import Presence, said_by
 from rsreg.client.registration.registration import Registration
@@ -29,11 +29,11 @@ class Heartbeat(Pulse):
 
         Raises Disconnected if no thread can be started.
         """
-        beater.begin(self, why)
+        heartbeat_thread.begin(self, why)
 
     def stop(self) -> None:
         """Stop beating; returns within a second, and nothing is sent afterwards."""
-        beater.end(self)
+        heartbeat_thread.end(self)
 
 
 class Heartbeats:
