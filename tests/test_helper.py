@@ -46,7 +46,10 @@ def helpers_of(pid: int) -> list[int]:
     found = []
     for child in children(pid):
         command = Path(f"/proc/{child}/cmdline")
-        if command.exists() and b"rsreg.client.registration.helper" in command.read_bytes():
+        if (
+            command.exists()
+            and b"rsreg.client.registration.heartbeat_process" in command.read_bytes()
+        ):
             found.append(child)
     return found
 
@@ -143,7 +146,7 @@ def test_it_ends_if_its_driver_ended_before_it_said_a_word() -> None:
     with here, there:
         code = """
 import os, subprocess
-module = "rsreg.client.registration.helper"
+module = "rsreg.client.registration.heartbeat_process"
 helper = subprocess.Popen([sys.executable, "-m", module, str(os.getpid())],
                           stdin=0, stdout=subprocess.DEVNULL)
 print(helper.pid, flush=True)
@@ -317,7 +320,7 @@ def test_a_main_loop_that_feeds_costs_no_beats() -> None:
 def test_what_its_driver_does_not_read_stops_no_beat() -> None:
     program = """
 import logging, os, socket
-from rsreg.client.registration.helper import _ToParent
+from rsreg.client.registration.heartbeat_process import _ToParent
 said = os.dup(1)
 here, there = socket.socketpair()
 os.dup2(there.fileno(), 1)

@@ -43,7 +43,7 @@ ROOMS = {
     "transport": "exchange resolver sockets channel async_channel shared_channel subscription event_stream async_event_stream "
     "listener async_listener connect",
     "client.registration": "owner address driver_status registration local_service heartbeat heartbeat_thread own_services "
-    "helper registered aioregistered",
+    "heartbeat_process registered aioregistered",
     "client.cache": "mirror service_cache clientcache",
     "client": "waiting carrier sync aio bench",
     "server.backends": "model journal lock place compact copying backend restoring",

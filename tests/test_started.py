@@ -93,7 +93,7 @@ def test_a_heartbeat_process_takes_no_module_from_python(
     code = f"""
 import os, sys, time
 from rsreg import RegistryClient
-from rsreg.client.registration.helper import HeartbeatProcess
+from rsreg.client.registration.heartbeat_process import HeartbeatProcess
 client = RegistryClient({endpoint!r})
 registered = client.registered("puna", port=5000, host="lab1", ttl=3, heartbeat="process")
 import multiprocessing, subprocess, json

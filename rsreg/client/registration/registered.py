@@ -17,7 +17,7 @@ from rsreg import timing
 from rsreg.client.registration import owner
 from rsreg.client.registration.address import Finder, bound_to
 from rsreg.client.registration.driver_status import check_watchdog
-from rsreg.client.registration.helper import HeartbeatProcess
+from rsreg.client.registration.heartbeat_process import HeartbeatProcess
 from rsreg.client.registration.local_service import Busy, Presence
 from rsreg.client.registration.own_services import Heartbeat, Heartbeats
 from rsreg.client.registration.registration import (

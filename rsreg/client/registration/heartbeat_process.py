@@ -31,7 +31,7 @@ from rsreg.timing import Backoff
 
 log = logging.getLogger(__name__)
 
-_WHAT, _MODULE = 'heartbeat="process"', "rsreg.client.registration.helper"
+_WHAT, _MODULE = 'heartbeat="process"', "rsreg.client.registration.heartbeat_process"
 #: What the process says first: only then it is one of ours.
 _GREETING = _MODULE.encode()
 #: Seconds that it may take to say so, and how often it is started before it once did.
