@@ -43,7 +43,7 @@ ROOMS = {
     "transport": "exchange resolver sockets channel async_channel shared_channel subscription event_stream async_event_stream "
     "listener async_listener connect",
     "client.registration": "owner address driver_status registration local_service heartbeat heartbeat_thread own_services "
-    "heartbeat_process registered aioregistered",
+    "heartbeat_process registered async_registered",
     "client.cache": "mirror service_cache clientcache",
     "client": "waiting carrier sync aio bench",
     "server.backends": "model journal lock place compact copying backend restoring",
@@ -83,7 +83,7 @@ GUESTS = {
     "sqlite3": {"server.backends"},
     "psutil": {"client.registration"},
     "asyncio": {
-        *("transport", "client.registration.aioregistered", "client.cache.service_cache"),
+        *("transport", "client.registration.async_registered", "client.cache.service_cache"),
         *("client.aio", "server.aio"),
     },
     "click": {"cli"},

@@ -18,7 +18,7 @@ from rsreg import config, timing
 from rsreg.client.cache.clientcache import ClientCache, discovered
 from rsreg.client.cache.service_cache import ServiceCache
 from rsreg.client.registration import owner, registration
-from rsreg.client.registration.aioregistered import AsyncRegistered, Done
+from rsreg.client.registration.async_registered import AsyncRegistered, Done
 from rsreg.client.registration.local_service import Busy
 from rsreg.client.registration.own_services import Heartbeats
 from rsreg.client.registration.registered import Registered, plan
