@@ -21,7 +21,6 @@ from rsreg import (
     RegistryServer,
     ServiceCache,
 )
-from rsreg.client.cache import mirror
 from rsreg.errors import Disconnected, RequestTimeout, ServerError, Stale
 from rsreg.protocol.calls import Record
 from rsreg.protocol.records import Service

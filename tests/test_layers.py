@@ -44,7 +44,7 @@ ROOMS = {
     "listener async_listener connect",
     "client.registration": "owner address driver_status registration local_service heartbeat heartbeat_thread own_services "
     "heartbeat_process registered async_registered",
-    "client.cache": "mirror service_cache clientcache",
+    "client.cache": "view service_cache clientcache",
     "client": "waiting carrier sync aio bench",
     "server.backends": "model journal lock place compact copying backend restoring",
     "server.view": "lease index kinds shares addresses maintained live",
@@ -71,7 +71,7 @@ GUESTS = {
         *("server.guard", "server"),
     },
     "msgspec": {
-        *("protocol", "client.cache.mirror", "server.backends.backend", "server.view.live"),
+        *("protocol", "client.cache.view", "server.backends.backend", "server.view.live"),
         *("server.rules", "server.dispatch"),
     },
     "packaging": {"server.rules.conditions"},

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rsreg import InMemoryBackend
-from rsreg.client.cache.mirror import STALE_AFTER, Mirror
+from rsreg.client.cache.view import STALE_AFTER, Mirror
 from rsreg.errors import RequestTimeout, UnknownService
 from rsreg.protocol import wire
 from rsreg.protocol.calls import Record

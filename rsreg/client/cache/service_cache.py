@@ -8,7 +8,7 @@ from typing import Any
 import zmq
 
 from rsreg import config, timing
-from rsreg.client.cache.mirror import Mirror
+from rsreg.client.cache.view import Mirror
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
 from rsreg.protocol.records import ServiceList, ServiceRecord
