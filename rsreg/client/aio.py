@@ -15,7 +15,7 @@ import zmq
 import zmq.asyncio
 
 from rsreg import config, timing
-from rsreg.client.cache.clientcache import ClientCache, discovered
+from rsreg.client.cache.client_cache import ClientCache, discovered
 from rsreg.client.cache.service_cache import ServiceCache
 from rsreg.client.registration import owner, registration
 from rsreg.client.registration.async_registered import AsyncRegistered, Done

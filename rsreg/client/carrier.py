@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import zmq
 
 from rsreg import timing
-from rsreg.client.cache.clientcache import ClientCache
+from rsreg.client.cache.client_cache import ClientCache
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RequestTimeout
 from rsreg.protocol import calls

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import zmq
 
 from rsreg import config, timing
-from rsreg.client.cache.clientcache import discovered
+from rsreg.client.cache.client_cache import discovered
 from rsreg.client.cache.service_cache import ServiceCache
 from rsreg.client.carrier import Carrier
 from rsreg.client.registration import owner, registration
