@@ -16,7 +16,7 @@ import zmq
 from rsreg import config, timing
 from rsreg.client.cache.client_cache import discovered
 from rsreg.client.cache.service_cache import ServiceCache
-from rsreg.client.carrier import Carrier
+from rsreg.client.connection import Carrier
 from rsreg.client.registration import owner, registration
 from rsreg.client.registration.local_service import Busy, Presence
 from rsreg.client.registration.own_services import Heartbeats
