@@ -11,8 +11,8 @@ from rsreg.lazy import offer
 
 if TYPE_CHECKING:
     from rsreg.client.aio import AsyncRegistryClient
-    from rsreg.client.bench import Bench
     from rsreg.client.cache.service_cache import ServiceCache
+    from rsreg.client.interactive import Bench
     from rsreg.client.sync import RegistryClient
     from rsreg.server.backends.backend import InMemoryBackend, RegistryBackend, SQLiteBackend
     from rsreg.server.server import RegistryServer
@@ -37,7 +37,7 @@ __getattr__, __dir__ = offer(
     __name__,
     {
         "AsyncRegistryClient": "rsreg.client.aio",
-        "Bench": "rsreg.client.bench",
+        "Bench": "rsreg.client.interactive",
         "DEFAULT_RS_HB_PORT": "rsreg.config",
         "DEFAULT_RS_PUB_PORT": "rsreg.config",
         "DEFAULT_RS_REQ_PORT": "rsreg.config",

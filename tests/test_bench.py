@@ -14,7 +14,7 @@ from helpers import scripted_server, wait_until
 
 import rsreg
 from rsreg import AsyncRegistryClient, Bench, RegistryClient, ServiceCache
-from rsreg.client.bench import Services
+from rsreg.client.interactive import Services
 from rsreg.errors import RequestTimeout
 from rsreg.protocol.records import ServiceList, ServiceRecord
 

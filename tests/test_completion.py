@@ -172,7 +172,7 @@ def test_a_host_holds_nothing_that_is_odd_in_a_shell(host: str) -> None:
 
 def test_ipython_quotes_what_it_completes(client: RegistryClient, endpoint: str) -> None:
     completer = pytest.importorskip("IPython.core.completer")
-    from rsreg.client.bench import Bench
+    from rsreg.client.interactive import Bench
 
     odd = ['x"]+open("MARK","w")#', "x'];1/0#", "x\\", "x\"'"]
     for name in odd:

@@ -45,7 +45,7 @@ ROOMS = {
     "client.registration": "owner address driver_status registration local_service heartbeat heartbeat_thread own_services "
     "heartbeat_process registered async_registered",
     "client.cache": "view service_cache client_cache",
-    "client": "waiting connection sync aio bench",
+    "client": "waiting connection sync aio interactive",
     "server.backends": "model journal lock place compact copying backend restoring",
     "server.view": "lease index kinds shares addresses maintained live",
     "server.rules": "conditions choosing ownership policies bounds changes registry",

@@ -19,7 +19,7 @@ import pytest
 import rsreg
 from rsreg import config
 from rsreg.admin.process import ServerSettings
-from rsreg.client.bench import Services
+from rsreg.client.interactive import Services
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import AmbiguousName, RegistryError, ServerError
 from rsreg.protocol import records

@@ -14,7 +14,7 @@ from rsreg import __version__
 from rsreg.admin import process
 from rsreg.cli.options import Settings, common_options, examples, pass_settings, registry_option
 from rsreg.cli.output import put, write_json
-from rsreg.client.bench import Bench
+from rsreg.client.interactive import Bench
 from rsreg.errors import InternalError
 
 
