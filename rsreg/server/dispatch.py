@@ -28,7 +28,7 @@ from rsreg.errors import (
 from rsreg.protocol import records, wire
 from rsreg.protocol.records import Event, Maintenance, Name
 from rsreg.server.backends.backend import EVENTS_SIZE
-from rsreg.server.later import Body, Later, failed
+from rsreg.server.deferred import Body, Later, failed
 from rsreg.server.rules import registry
 from rsreg.server.rules.changes import unavailable
 from rsreg.server.rules.choosing import NOBODY, Asker, read_filter

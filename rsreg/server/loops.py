@@ -20,6 +20,7 @@ from rsreg.errors import StoreError
 from rsreg.protocol import wire
 from rsreg.protocol.records import Event
 from rsreg.server.asked import Request
+from rsreg.server.deferred import Later
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.connections import number_of
 from rsreg.server.guard.draining import FIRST, Readiness, readable
@@ -27,7 +28,6 @@ from rsreg.server.guard.replies import LONG, Replies
 from rsreg.server.guard.seldom import Seldom
 from rsreg.server.guard.turns import Turns
 from rsreg.server.guard.unfinished import Unfinished
-from rsreg.server.later import Later
 from rsreg.server.rules.registry import Registry
 from rsreg.timing import Clock
 

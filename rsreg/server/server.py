@@ -24,9 +24,9 @@ from rsreg import __version__, config, timing
 from rsreg.errors import ConfigurationError, PortInUse, RegistryError
 from rsreg.protocol import calls, wire
 from rsreg.server.backends.backend import Journaled, RegistryBackend, SQLiteBackend
+from rsreg.server.deferred import Body
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.guard import Guard
-from rsreg.server.later import Body
 from rsreg.server.limits import Limits
 from rsreg.server.loops import Caretaker, Publisher, Reaper, RequestLoop
 from rsreg.server.rules.choosing import Strategy
