@@ -51,7 +51,7 @@ ROOMS = {
     "server.rules": "conditions choosing ownership policies bounds changes registry",
     "server.guard": "seldom draining barring ends connections unfinished replies subscriptions "
     "turns guard",
-    "server": "deferred asked dispatch loops server aio",
+    "server": "deferred request dispatch loops server aio",
     "admin": "process",
     "cli": "output options describing serving asking changing running maintaining storing shells "
     "app",

@@ -19,7 +19,6 @@ from rsreg.display import printable
 from rsreg.errors import StoreError
 from rsreg.protocol import wire
 from rsreg.protocol.records import Event
-from rsreg.server.asked import Request
 from rsreg.server.deferred import Later
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.connections import number_of
@@ -28,6 +27,7 @@ from rsreg.server.guard.replies import LONG, Replies
 from rsreg.server.guard.seldom import Seldom
 from rsreg.server.guard.turns import Turns
 from rsreg.server.guard.unfinished import Unfinished
+from rsreg.server.request import Request
 from rsreg.server.rules.registry import Registry
 from rsreg.timing import Clock
 
