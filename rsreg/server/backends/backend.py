@@ -25,7 +25,7 @@ from rsreg.config import DEFAULT_JOURNAL_BYTES, DEFAULT_JOURNAL_EVENTS
 from rsreg.errors import StoreError, StoreLost
 from rsreg.protocol import records
 from rsreg.protocol.records import Event, Maintenance, Position, Told
-from rsreg.server.backends import compact, copying, model
+from rsreg.server.backends import compact, copying, tables
 from rsreg.server.backends.journal import Journal
 from rsreg.server.backends.lock import FileLock
 from rsreg.server.backends.place import Place
@@ -42,19 +42,19 @@ _BUSY_TIMEOUT = 250
 #: What SQLite calls a database that is in no file.
 _MEMORY = ":memory:"
 #: Writes to the file, and changes nothing.
-_WRITE = f"PRAGMA user_version = {model.SCHEMA_VERSION}"
+_WRITE = f"PRAGMA user_version = {tables.SCHEMA_VERSION}"
 
 #: The keys of what is said once of a store.
 _EPOCH, _MAINTENANCE = "epoch", "maintenance"
 
 # The statements of the hot paths, which SQLite keeps prepared: to build a query with peewee takes
 # ten times as long as to run it.
-_ALL_SERVICES = f"SELECT {model.columns(model.Service)} FROM service ORDER BY rowid"
-_PUT_SERVICE = f"REPLACE INTO service ({model.columns(model.Service)}) VALUES ({'?, ' * 12}?)"
+_ALL_SERVICES = f"SELECT {tables.columns(tables.Service)} FROM service ORDER BY rowid"
+_PUT_SERVICE = f"REPLACE INTO service ({tables.columns(tables.Service)}) VALUES ({'?, ' * 12}?)"
 _TELL_SERVICE = "UPDATE service SET told = ?, reason = ? WHERE id = ?"
-_PUT_EVENT = f"INSERT INTO event ({model.columns(model.Event)}) VALUES ({'?, ' * 5}?)"
+_PUT_EVENT = f"INSERT INTO event ({tables.columns(tables.Event)}) VALUES ({'?, ' * 5}?)"
 _PUT_META = "REPLACE INTO meta (key, value) VALUES (?, ?)"
-_EVENTS = f"SELECT {model.columns(model.Event)} FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
+_EVENTS = f"SELECT {tables.columns(tables.Event)} FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
 _EVENT_SIZES = "SELECT seq, length(CAST(body AS BLOB)) FROM event ORDER BY seq"
 _TOKENS = (
     "SELECT token, service_id FROM event WHERE token IS NOT NULL ORDER BY seq DESC "
@@ -65,7 +65,7 @@ _TURNS = (
     f"LIMIT {MAX_ANSWERED}"
 )
 _CONTENTS = "SELECT (SELECT count(*) FROM service), (SELECT max(seq) FROM event)"
-_NEWEST = f"SELECT {model.columns(model.Event)} FROM event ORDER BY seq DESC LIMIT 1"
+_NEWEST = f"SELECT {tables.columns(tables.Event)} FROM event ORDER BY seq DESC LIMIT 1"
 _QUICK_CHECK = "PRAGMA quick_check(1)"
 _FORGET_EVENTS = "DELETE FROM event WHERE seq <= ?"
 _DELETE_SERVICE = "DELETE FROM service WHERE id = ?"
@@ -444,7 +444,7 @@ class SQLiteBackend:
         return epoch
 
     def _meta(self, key: str) -> str | None:
-        query = model.Meta.select(model.Meta.value).where(model.Meta.key == key)
+        query = tables.Meta.select(tables.Meta.value).where(tables.Meta.key == key)
         value: str | None = query.scalar(self._database)
         return value
 
@@ -466,23 +466,23 @@ class SQLiteBackend:
     def _check_contents(self) -> None:
         """Refuse what is newer, or corrupt."""
         version = int(self._pragma("user_version"))
-        if version > model.SCHEMA_VERSION:
+        if version > tables.SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} was written by a newer rsreg (schema {version}, "
-                f"this one knows {model.SCHEMA_VERSION})",
+                f"this one knows {tables.SCHEMA_VERSION})",
                 hint="start the newer rsreg, or choose another file with --db",
             )
         verdict = str(self._execute(_QUICK_CHECK)[0][0])
         if verdict != "ok":
             raise _corrupt(self.path, verdict.splitlines()[-1])
-        if version < model.SCHEMA_VERSION:
+        if version < tables.SCHEMA_VERSION:
             self._upgrade(version)
 
     def _upgrade(self, version: int) -> None:
         """Bring the tables of an earlier version up to date, all or nothing."""
         with self._transaction():
-            for older in range(version, model.SCHEMA_VERSION):
-                for statement in model.UPGRADES.get(older, ()):
+            for older in range(version, tables.SCHEMA_VERSION):
+                for statement in tables.UPGRADES.get(older, ()):
                     self._database.execute_sql(statement)
             self._database.execute_sql(_WRITE)
 
@@ -580,12 +580,12 @@ def _create(path: Path) -> None:
 def _create_tables(database: Any) -> None:
     database.execute_sql(compact.PREPARE)
     with database.atomic():
-        for table in model.TABLES:
+        for table in tables.TABLES:
             SchemaManager(table, database).create_all(safe=False)
         meta = [{"key": _EPOCH, "value": _new_epoch()}]
-        model.Meta.insert_many(meta).execute(database)
-        database.execute_sql(f"PRAGMA application_id = {model.APPLICATION_ID}")
-        database.execute_sql(f"PRAGMA user_version = {model.SCHEMA_VERSION}")
+        tables.Meta.insert_many(meta).execute(database)
+        database.execute_sql(f"PRAGMA application_id = {tables.APPLICATION_ID}")
+        database.execute_sql(f"PRAGMA user_version = {tables.SCHEMA_VERSION}")
 
 
 @contextlib.contextmanager
@@ -616,7 +616,7 @@ def _corrupt(path: Path, verdict: str) -> StoreError:
 
 
 def _service_row(service: records.Service) -> tuple[Any, ...]:
-    """In the order of `model.columns`; what was told of its health comes with the events."""
+    """In the order of `tables.columns`; what was told of its health comes with the events."""
     return (
         service.id,
         service.name,
@@ -668,7 +668,7 @@ def _text(value: Any) -> str:
 
 
 def _event_row(event: Event) -> tuple[Any, ...]:
-    """In the order of `model.columns`."""
+    """In the order of `tables.columns`."""
     return event.seq, event.type, event.service_id, event.body.decode(), event.token, event.turn
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rsreg.errors import StoreError
-from rsreg.server.backends import model
+from rsreg.server.backends import tables
 from rsreg.system import private_files
 
 #: What the name of a restored database ends in until it takes the place of the store.
@@ -40,7 +40,7 @@ def check_header(path: Path) -> None:
             f"{path} is corrupt: file is not a database",
             hint="choose another file with --db; if it was the registry's, put back a copy",
         )
-    if int.from_bytes(header[68:72], "big") != model.APPLICATION_ID:
+    if int.from_bytes(header[68:72], "big") != tables.APPLICATION_ID:
         raise StoreError(
             f"{path} is a database of another program", hint="choose another file with --db"
         )
