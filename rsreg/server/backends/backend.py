@@ -26,9 +26,9 @@ from rsreg.errors import StoreError, StoreLost
 from rsreg.protocol import records
 from rsreg.protocol.records import Event, Maintenance, Position, Told
 from rsreg.server.backends import compact, copying, tables
-from rsreg.server.backends.lock import FileLock
 from rsreg.server.backends.place import Place
 from rsreg.server.backends.retention import Journal
+from rsreg.server.backends.store_lock import FileLock
 from rsreg.system import private_files
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rsreg.errors import StoreError
 from rsreg.server.backends import copying
 from rsreg.server.backends.backend import SQLiteBackend
-from rsreg.server.backends.lock import FileLock
+from rsreg.server.backends.store_lock import FileLock
 from rsreg.system import private_files
 
 #: What else belongs to a database, if it is there; the log last, as without a database it says that
