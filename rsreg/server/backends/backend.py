@@ -26,8 +26,8 @@ from rsreg.errors import StoreError, StoreLost
 from rsreg.protocol import records
 from rsreg.protocol.records import Event, Maintenance, Position, Told
 from rsreg.server.backends import compact, copying, tables
-from rsreg.server.backends.place import Place
 from rsreg.server.backends.retention import Journal
+from rsreg.server.backends.store_files import Place
 from rsreg.server.backends.store_lock import FileLock
 from rsreg.system import private_files
 
