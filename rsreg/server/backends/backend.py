@@ -25,7 +25,7 @@ from rsreg.config import DEFAULT_JOURNAL_BYTES, DEFAULT_JOURNAL_EVENTS
 from rsreg.errors import StoreError, StoreLost
 from rsreg.protocol import records
 from rsreg.protocol.records import Event, Maintenance, Position, Told
-from rsreg.server.backends import compact, copying, tables
+from rsreg.server.backends import copying, tables, vacuum
 from rsreg.server.backends.retention import Journal
 from rsreg.server.backends.store_files import Place
 from rsreg.server.backends.store_lock import FileLock
@@ -338,9 +338,9 @@ class SQLiteBackend:
         if self._place is not None:
             self._see(self._place.check_all)
         with contextlib.suppress(peewee.PeeweeException, sqlite3.Error, OSError):
-            compact.shrink(self._database.connection())
+            vacuum.shrink(self._database.connection())
             if self._place is not None:
-                compact.shrink_log(self._database.connection(), self._place.log)
+                vacuum.shrink_log(self._database.connection(), self._place.log)
         if self._place is not None:
             self._place.note()
 
@@ -429,13 +429,13 @@ class SQLiteBackend:
         Where there is no room for that, it is as well without.
         """
         self.journal = Journal(self.journal.limit, self.journal.size)
-        for setting in compact.SETTINGS:
+        for setting in vacuum.SETTINGS:
             self._execute(setting)
         with _refusing(f"can't read {self.describe()}"):
             forgotten = self.journal.add(self._database.execute_sql(_EVENT_SIZES))
         with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
             self._database.execute_sql(_FORGET_EVENTS, (forgotten,))
-            compact.at_start(self._database.connection())
+            vacuum.at_start(self._database.connection())
 
     def _epoch(self) -> str:
         epoch = self._meta(_EPOCH)
@@ -578,7 +578,7 @@ def _create(path: Path) -> None:
 
 
 def _create_tables(database: Any) -> None:
-    database.execute_sql(compact.PREPARE)
+    database.execute_sql(vacuum.PREPARE)
     with database.atomic():
         for table in tables.TABLES:
             SchemaManager(table, database).create_all(safe=False)
