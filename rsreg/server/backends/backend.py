@@ -25,7 +25,7 @@ from rsreg.config import DEFAULT_JOURNAL_BYTES, DEFAULT_JOURNAL_EVENTS
 from rsreg.errors import StoreError, StoreLost
 from rsreg.protocol import records
 from rsreg.protocol.records import Event, Maintenance, Position, Told
-from rsreg.server.backends import copying, tables, vacuum
+from rsreg.server.backends import sqlite_copy, tables, vacuum
 from rsreg.server.backends.retention import Journal
 from rsreg.server.backends.store_files import Place
 from rsreg.server.backends.store_lock import FileLock
@@ -222,7 +222,7 @@ class SQLiteBackend:
             real = Path(os.path.realpath(self.path))
             private_files.make_folder(real.parent)
             if real.exists():
-                copying.check_header(self.path)
+                sqlite_copy.check_header(self.path)
             self._lock = FileLock(real)
             if not real.exists():
                 self._check_no_remains(real)
@@ -352,14 +352,17 @@ class SQLiteBackend:
             raise StoreError(f"{target} is the store itself", hint="choose another name")
         with (
             _refusing(f"can't copy {self.describe()}"),
-            contextlib.closing(copying.read_only(real)) as source,
+            contextlib.closing(sqlite_copy.read_only(real)) as source,
         ):
             self._copying = source
             try:
-                copying.copy(source, target, replace=replace)
+                sqlite_copy.copy(source, target, replace=replace)
             finally:
                 self._copying = None
-        with _refusing(f"can't read {target}"), contextlib.closing(copying.read_only(target)) as it:
+        with (
+            _refusing(f"can't read {target}"),
+            contextlib.closing(sqlite_copy.read_only(target)) as it,
+        ):
             services, seq = it.execute(_CONTENTS).fetchone()
         return Copied(target.stat().st_size, services, seq or 0)
 
@@ -396,7 +399,7 @@ class SQLiteBackend:
     def _verify(self, path: Path) -> str | None:
         """What is wrong with the file, for a server that would be started now; see Place."""
         _, newest, mark = self._newest
-        with contextlib.closing(copying.read_only(path)) as fresh:
+        with contextlib.closing(sqlite_copy.read_only(path)) as fresh:
             verdict = fresh.execute(_QUICK_CHECK).fetchone()[0]
             if verdict != "ok":
                 return str(verdict.splitlines()[-1])
@@ -456,7 +459,7 @@ class SQLiteBackend:
                     f"{self.path} is gone, but not {remains.name}, which holds its last changes",
                     hint=f"put {path.name} back, or remove {remains.name} too",
                 )
-        unfinished = Path(f"{path}{copying.UNFINISHED}")
+        unfinished = Path(f"{path}{sqlite_copy.UNFINISHED}")
         if unfinished.exists():
             raise StoreError(
                 f"{self.path} is gone: a restore was cut short, {unfinished.name} is its copy",
@@ -574,7 +577,7 @@ def _create(path: Path) -> None:
         database.connect()
         _create_tables(database)
     fresh.rename(path)
-    copying.sync(path.parent)
+    sqlite_copy.sync(path.parent)
 
 
 def _create_tables(database: Any) -> None:

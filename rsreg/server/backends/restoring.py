@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsreg.errors import StoreError
-from rsreg.server.backends import copying
+from rsreg.server.backends import sqlite_copy
 from rsreg.server.backends.backend import SQLiteBackend
 from rsreg.server.backends.store_lock import FileLock
 from rsreg.system import private_files
@@ -45,13 +45,13 @@ def restore(copy: Path, store: Path) -> Restored:
     try:
         private_files.make_folder(store.parent)
         lock = FileLock(store)
-        fresh = Path(f"{store}{copying.UNFINISHED}")
+        fresh = Path(f"{store}{sqlite_copy.UNFINISHED}")
         try:
             services, seq = _prepare(copy, fresh)
             _hand_over(store, fresh, Path(f"{store}.lock"))
             kept = _keep(store)
             fresh.replace(store)
-            copying.sync(store.parent)
+            sqlite_copy.sync(store.parent)
         finally:
             # Where the old one is gone already, the new one stays, and a start is refused.
             for end in ("" if store.exists() else ".lock", ".lock", *_BESIDE):
@@ -66,13 +66,13 @@ def restore(copy: Path, store: Path) -> Restored:
 def _prepare(copy: Path, fresh: Path) -> tuple[int, int]:
     """Make a checked copy of the copy, ready to be started from; its services and last event."""
     try:
-        copying.check_header(copy)
+        sqlite_copy.check_header(copy)
         fresh.unlink(missing_ok=True)
-        with contextlib.closing(copying.read_only(copy)) as source:
+        with contextlib.closing(sqlite_copy.read_only(copy)) as source:
             verdict = source.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise StoreError(f"{copy} is corrupt: {verdict.splitlines()[-1]}")
-            copying.copy(source, fresh, replace=False)
+            sqlite_copy.copy(source, fresh, replace=False)
         return _opened(fresh)
     except sqlite3.Error as error:
         raise StoreError(f"{copy} can't be read: {error}", hint=_ANOTHER) from error
