@@ -29,7 +29,7 @@ from rsreg.errors import (
     StoreInUse,
     Unavailable,
 )
-from rsreg.server.backends import restoring
+from rsreg.server.backends import restore
 
 MIB = 1024 * 1024
 BODY = b'{"data":{"service_info":{"health":"passing"}},"x":"%s"}' % (b"x" * 100_000)
@@ -314,7 +314,7 @@ def test_a_copy_takes_the_place_of_a_store(copy: Path, tmp_path: Path) -> None:
         fill(made, 5)
     store.chmod(0o640)
     before, whole = store.read_bytes(), copy.read_bytes()
-    done = restoring.restore(copy, store)
+    done = restore.restore(copy, store)
     assert (done.store, done.services, done.seq) == (store, 2, 2)
     assert names(store) == ["s-1", "s-2"]
     assert stat.S_IMODE(store.stat().st_mode) == 0o640
@@ -322,7 +322,7 @@ def test_a_copy_takes_the_place_of_a_store(copy: Path, tmp_path: Path) -> None:
     assert done.kept.read_bytes() == before
     assert copy.read_bytes() == whole
     assert [file.name for file in copy.parent.iterdir()] == ["copy.db"]
-    again = restoring.restore(done.kept, store)
+    again = restore.restore(done.kept, store)
     assert again.services == 5
     assert again.kept not in (None, done.kept)
     assert done.kept.read_bytes() == before
@@ -330,7 +330,7 @@ def test_a_copy_takes_the_place_of_a_store(copy: Path, tmp_path: Path) -> None:
 
 
 def test_a_copy_can_be_where_there_was_none(copy: Path, tmp_path: Path) -> None:
-    done = restoring.restore(copy, tmp_path / "new" / "registry.db")
+    done = restore.restore(copy, tmp_path / "new" / "registry.db")
     assert done.kept is None
     assert names(tmp_path / "new" / "registry.db") == ["s-1", "s-2"]
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
@@ -354,7 +354,7 @@ def killed(path: Path, number: int) -> None:
 def test_the_log_of_a_killed_server_is_kept_with_its_file(copy: Path, tmp_path: Path) -> None:
     store = tmp_path / "registry.db"
     killed(store, 7)
-    done = restoring.restore(copy, store)
+    done = restore.restore(copy, store)
     assert names(store) == ["s-1", "s-2"]
     assert done.kept is not None
     assert len(names(done.kept)) == 7
@@ -363,7 +363,7 @@ def test_the_log_of_a_killed_server_is_kept_with_its_file(copy: Path, tmp_path: 
 def test_a_copy_with_its_log_is_read_with_it(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     killed(tmp_path / "folder" / "copied.db", 7)
-    done = restoring.restore(tmp_path / "folder" / "copied.db", tmp_path / "registry.db")
+    done = restore.restore(tmp_path / "folder" / "copied.db", tmp_path / "registry.db")
     assert done.services == 7
     assert len(names(tmp_path / "registry.db")) == 7
 
@@ -386,7 +386,7 @@ def test_a_broken_store_can_be_restored_and_is_kept(
         store.write_bytes(content)
     end = "-wal" if broken == "log" else ""
     before = Path(f"{store}{end}").read_bytes()
-    done = restoring.restore(copy, store)
+    done = restore.restore(copy, store)
     assert names(store) == ["s-1", "s-2"]
     assert Path(f"{done.kept}{end}").read_bytes() == before
 
@@ -422,7 +422,7 @@ def test_what_is_no_copy_changes_nothing(copy: Path, tmp_path: Path, broken: str
     do(copy)
     before = contents(store.parent)
     with pytest.raises(StoreError, match=words) as caught:
-        restoring.restore(copy, store)
+        restore.restore(copy, store)
     assert "restored" not in str(caught.value)
     assert contents(store.parent) == before
     assert len(names(store)) == 3
@@ -445,13 +445,13 @@ def test_a_pipe_is_neither_a_store_nor_a_copy(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"pipe is a pipe or a device, not a file"):
         SQLiteBackend(pipe).initialize()
     with pytest.raises(StoreError, match=r"pipe is a pipe or a device, not a file"):
-        restoring.restore(pipe, tmp_path / "registry.db")
+        restore.restore(pipe, tmp_path / "registry.db")
     assert not (tmp_path / "registry.db").exists()
 
 
 def test_a_store_is_no_copy_of_itself(copy: Path) -> None:
     with pytest.raises(StoreError, match="is the store itself"):
-        restoring.restore(copy, copy)
+        restore.restore(copy, copy)
 
 
 def test_a_store_that_a_server_has_is_left_alone(
@@ -460,7 +460,7 @@ def test_a_store_that_a_server_has_is_left_alone(
     assert process.store is not None
     before = contents(process.store.parent)
     with pytest.raises(StoreInUse, match="is in use by pid"):
-        restoring.restore(copy, process.store)
+        restore.restore(copy, process.store)
     assert contents(process.store.parent) == before
     client.register("later", "lab", 5000)
 
@@ -472,7 +472,7 @@ def test_a_crash_in_between_never_leaves_a_store_that_is_taken_for_another(
     step = """
 import os, signal
 from pathlib import Path
-from rsreg.server.backends import restoring
+from rsreg.server.backends import restore
 left = int(sys.argv[3])
 def counted(do):
     def step(*args, **kwargs):
@@ -484,7 +484,7 @@ def counted(do):
     return step
 os.rename, os.link = counted(os.rename), counted(os.link)
 Path.replace = counted(Path.replace)
-restoring.restore(Path(sys.argv[1]), Path(sys.argv[2]))
+restore.restore(Path(sys.argv[1]), Path(sys.argv[2]))
 print("done")
 """
     for clean in (True, False):
@@ -502,7 +502,7 @@ print("done")
             if not store.exists():
                 with pytest.raises(StoreError, match=r"is gone(:|, but not registry.db-)"):
                     names(store)
-                restoring.restore(copy, store)
+                restore.restore(copy, store)
                 assert len(names(store)) == 2
             assert len(names(store)) in (2, 5), f"clean: {clean}, {number} steps"
             kept = [name for name in folder.glob("registry.db.2*[0-9]") if names(name)]

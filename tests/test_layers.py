@@ -46,7 +46,7 @@ ROOMS = {
     "heartbeat_process registered async_registered",
     "client.cache": "view service_cache client_cache",
     "client": "waiting connection sync aio interactive",
-    "server.backends": "tables retention store_lock store_files vacuum sqlite_copy backend restoring",
+    "server.backends": "tables retention store_lock store_files vacuum sqlite_copy backend restore",
     "server.view": "lease index kinds shares addresses maintained live",
     "server.rules": "conditions choosing ownership policies bounds changes registry",
     "server.guard": "seldom draining barring ends connections unfinished replies subscriptions "

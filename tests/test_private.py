@@ -18,7 +18,7 @@ from test_cli_start import FREE, Home
 
 from rsreg import SQLiteBackend
 from rsreg.errors import StoreError, StoreInUse
-from rsreg.server.backends import restoring
+from rsreg.server.backends import restore
 from rsreg.system import private_files
 from rsreg.system.private_files import Planted
 
@@ -129,8 +129,8 @@ def test_a_store_its_copies_and_its_lock_are_ours_alone(tmp_path: Path, umask: i
     finally:
         backend.close()
     assert mode(tmp_path / "copy.db") == 0o600
-    restoring.restore(tmp_path / "copy.db", store)
-    restoring.restore(tmp_path / "copy.db", tmp_path / "b" / "c" / "new.db")
+    restore.restore(tmp_path / "copy.db", store)
+    restore.restore(tmp_path / "copy.db", tmp_path / "b" / "c" / "new.db")
     for folder in ("a", "b", "b/c"):
         assert mode(tmp_path / folder) == 0o700
         files = [path for path in (tmp_path / folder).iterdir() if path.is_file()]
@@ -298,15 +298,15 @@ def test_root_restores_for_another_user(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
     os.chown(folder, 54321, 54321)
-    restoring.restore(tmp_path / "copy.db", folder / "reg.db")
+    restore.restore(tmp_path / "copy.db", folder / "reg.db")
     for path in folder.iterdir():
         assert (path.stat().st_uid, mode(path)) == (54321, 0o600)
     # The lock is that user's now, and root may restore once more, or serve: also where the folder
     # is somebody else's.
-    restoring.restore(tmp_path / "copy.db", folder / "reg.db")
+    restore.restore(tmp_path / "copy.db", folder / "reg.db")
     os.chown(folder, 0, 0)
     use(folder / "reg.db")
-    restoring.restore(tmp_path / "copy.db", folder / "reg.db")
+    restore.restore(tmp_path / "copy.db", folder / "reg.db")
     assert (folder / "reg.db").stat().st_uid == 54321
 
 

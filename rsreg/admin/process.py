@@ -252,11 +252,11 @@ def restore(copy: Path, db: str | None = None, state_dir: str | None = None) -> 
     `seq`, the number of its last event, are those of the copy. `db` and `state_dir` are as in
     ServerSettings. Raises StoreInUse, StoreError.
     """
-    from rsreg.server.backends import restoring
+    from rsreg.server.backends import restore
 
     if db == IN_MEMORY:
         raise ConfigurationError(f"{db} is no file", hint="name the file of the store with --db")
-    done = restoring.restore(copy, _database(db, state_dir))
+    done = restore.restore(copy, _database(db, state_dir))
     return {
         "store": str(done.store),
         "services": done.services,
