@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rsreg.protocol.records import Service
-from rsreg.server.view.index import Index
 from rsreg.server.view.lease import Lease
+from rsreg.server.view.lease_index import Index
 
 #: Leases at one address that are looked through at once; behind a gateway there may be many.
 _LOOKED_AT = 64

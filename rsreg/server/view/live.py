@@ -11,9 +11,9 @@ import msgspec
 
 from rsreg.protocol.records import Maintenance, Report, Service
 from rsreg.server.view.addresses import Addresses
-from rsreg.server.view.index import Index
 from rsreg.server.view.kinds import Kinds
 from rsreg.server.view.lease import NOT_JUDGED, Lease
+from rsreg.server.view.lease_index import Index
 from rsreg.server.view.maintained import Maintained
 from rsreg.server.view.shares import Shares
 
