@@ -11,11 +11,11 @@ import msgspec
 
 from rsreg.protocol.records import Maintenance, Report, Service
 from rsreg.server.view.addresses import Addresses
-from rsreg.server.view.kinds import Kinds
 from rsreg.server.view.lease import NOT_JUDGED, Lease
 from rsreg.server.view.lease_index import Index
 from rsreg.server.view.maintained import Maintained
 from rsreg.server.view.shares import Shares
+from rsreg.server.view.type_index import Kinds
 
 #: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
 _HEAP_SLACK = 4
