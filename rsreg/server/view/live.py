@@ -13,7 +13,7 @@ from rsreg.protocol.records import Maintenance, Report, Service
 from rsreg.server.view.addresses import Addresses
 from rsreg.server.view.lease import NOT_JUDGED, Lease
 from rsreg.server.view.lease_index import Index
-from rsreg.server.view.maintained import Maintained
+from rsreg.server.view.maintenance import Maintained
 from rsreg.server.view.shares import Shares
 from rsreg.server.view.type_index import Kinds
 
