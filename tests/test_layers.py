@@ -47,7 +47,7 @@ ROOMS = {
     "client.cache": "view service_cache client_cache",
     "client": "waiting connection sync aio interactive",
     "server.backends": "tables retention store_lock store_files vacuum sqlite_copy backend restore",
-    "server.view": "lease lease_index type_index shares addresses maintenance live",
+    "server.view": "lease lease_index type_index shares addresses maintenance live_view",
     "server.rules": "conditions choosing ownership policies bounds changes registry",
     "server.guard": "seldom draining barring ends connections unfinished replies subscriptions "
     "turns guard",
@@ -71,7 +71,7 @@ GUESTS = {
         *("server.guard", "server"),
     },
     "msgspec": {
-        *("protocol", "client.cache.view", "server.backends.backend", "server.view.live"),
+        *("protocol", "client.cache.view", "server.backends.backend", "server.view.live_view"),
         *("server.rules", "server.dispatch"),
     },
     "packaging": {"server.rules.conditions"},

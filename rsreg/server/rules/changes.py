@@ -32,7 +32,7 @@ from rsreg.protocol.wire import Turn
 from rsreg.server.backends.backend import MAX_ANSWERED, RegistryBackend, Tended
 from rsreg.server.rules.ownership import ITSELF, Requester
 from rsreg.server.view.lease import Lease
-from rsreg.server.view.live import LiveView
+from rsreg.server.view.live_view import LiveView
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)

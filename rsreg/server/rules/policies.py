@@ -7,7 +7,7 @@ from rsreg.protocol.records import Service, ServiceInfo
 from rsreg.server.limits import Limits
 from rsreg.server.rules.ownership import holder_of
 from rsreg.server.view.lease import Lease
-from rsreg.server.view.live import LiveView
+from rsreg.server.view.live_view import LiveView
 
 
 def check_size(limits: Limits, lease: Lease) -> None:

@@ -35,7 +35,7 @@ from rsreg.server.rules.changes import Changes
 from rsreg.server.rules.choosing import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
 from rsreg.server.rules.ownership import ITSELF, Requester, check_entry, check_maintenance
 from rsreg.server.view.lease import Lease
-from rsreg.server.view.live import LiveView, joined
+from rsreg.server.view.live_view import LiveView, joined
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
