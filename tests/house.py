@@ -10,9 +10,9 @@ from helpers import HandClock, UnreliableStore
 
 from rsreg import RegistryBackend
 from rsreg.protocol import records
-from rsreg.server.rules.choosing import Asker, read_filter
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import Registry
+from rsreg.server.rules.selection import Asker, read_filter
 
 
 class House:

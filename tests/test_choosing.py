@@ -12,7 +12,7 @@ from house import House
 from rsreg import InMemoryBackend
 from rsreg.errors import ConfigurationError, InvalidRequest, NoService
 from rsreg.protocol.records import Service
-from rsreg.server.rules.choosing import Chooser, read_filter
+from rsreg.server.rules.selection import Chooser, read_filter
 
 
 def found(house: House, kind: str | None = None, **asked: Any) -> list[str]:

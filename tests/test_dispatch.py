@@ -18,8 +18,8 @@ from rsreg.errors import SlowDown, StoreError
 from rsreg.protocol import wire
 from rsreg.server import dispatch
 from rsreg.server.dispatch import MAX_EVENTS, Dispatcher
-from rsreg.server.rules.choosing import Chooser
 from rsreg.server.rules.registry import Registry
+from rsreg.server.rules.selection import Chooser
 
 INFO = {"name": "example", "host": "192.168.1.10", "port": 8080}
 ABOUT = {"req_port": 1, "pub_port": 2, "hb_port": None, "pid": 5}

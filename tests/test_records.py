@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rsreg.errors import AmbiguousName, InvalidRequest
 from rsreg.protocol import records
 from rsreg.protocol.records import Service, ServiceList, ServiceRecord
-from rsreg.server.rules.choosing import read_filter
+from rsreg.server.rules.selection import read_filter
 
 ASKED = {"name": "hexapod", "host": "10.0.0.5", "port": 5000}
 

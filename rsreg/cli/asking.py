@@ -31,7 +31,7 @@ from rsreg.protocol import records
 from rsreg.protocol.records import ServiceList, ServiceRecord
 
 if TYPE_CHECKING:
-    from rsreg.server.rules.choosing import Filter
+    from rsreg.server.rules.selection import Filter
 
 _NOTHING_FOUND = 4
 #: Services that an error explains itself with.
@@ -270,7 +270,7 @@ def _columns(rows: list[list[str]]) -> tuple[dict[str, bool], list[list[str]]]:
 
 def _wanted(tags: list[str], where: dict[str, str], mode: str | None) -> Filter:
     """The conditions as the registry has them; it is loaded only to explain."""
-    from rsreg.server.rules.choosing import read_filter
+    from rsreg.server.rules.selection import read_filter
 
     return read_filter({"tags": tags, "where": where, "mode": mode})
 

@@ -29,8 +29,8 @@ from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.guard import Guard
 from rsreg.server.limits import Limits
 from rsreg.server.loops import Caretaker, Publisher, Reaper, RequestLoop
-from rsreg.server.rules.choosing import Strategy
 from rsreg.server.rules.registry import Registry
+from rsreg.server.rules.selection import Strategy
 from rsreg.timing import Clock
 from rsreg.transport import sockets
 from rsreg.transport.channel import Channel
