@@ -48,7 +48,7 @@ ROOMS = {
     "client": "waiting connection sync aio interactive",
     "server.backends": "tables retention store_lock store_files vacuum sqlite_copy backend restore",
     "server.view": "lease lease_index type_index shares addresses maintenance live_view",
-    "server.rules": "conditions selection ownership policies rates changes registry",
+    "server.rules": "conditions selection ownership policies rates journal registry",
     "server.guard": "seldom draining barring ends connections unfinished replies subscriptions "
     "turns guard",
     "server": "deferred request dispatch loops server aio",

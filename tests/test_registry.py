@@ -29,7 +29,7 @@ from rsreg.errors import (
 from rsreg.protocol import records
 from rsreg.protocol.records import Event, Service
 from rsreg.protocol.wire import Turn
-from rsreg.server.rules import changes, registry
+from rsreg.server.rules import registry
 from rsreg.server.rules.registry import Registry
 from rsreg.server.view.lease import Lease
 

@@ -30,7 +30,7 @@ from rsreg.protocol.records import Event, Maintenance, Name
 from rsreg.server.backends.backend import EVENTS_SIZE
 from rsreg.server.deferred import Body, Later, failed
 from rsreg.server.rules import registry
-from rsreg.server.rules.changes import unavailable
+from rsreg.server.rules.journal import unavailable
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import Registry, Sender
 from rsreg.server.rules.selection import NOBODY, Asker, read_filter

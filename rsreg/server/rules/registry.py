@@ -30,7 +30,7 @@ from rsreg.protocol.wire import Turn
 from rsreg.server.backends.backend import Copied, Copyable, RegistryBackend
 from rsreg.server.limits import Limits
 from rsreg.server.rules import policies
-from rsreg.server.rules.changes import Changes
+from rsreg.server.rules.journal import Changes
 from rsreg.server.rules.ownership import ITSELF, Requester, check_entry, check_maintenance
 from rsreg.server.rules.rates import Bounds
 from rsreg.server.rules.selection import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
