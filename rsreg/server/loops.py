@@ -22,8 +22,8 @@ from rsreg.protocol.records import Event
 from rsreg.server.deferred import Later
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.connections import number_of
-from rsreg.server.guard.draining import FIRST, Readiness, readable
 from rsreg.server.guard.log_limiter import Seldom
+from rsreg.server.guard.readiness import FIRST, Readiness, readable
 from rsreg.server.guard.replies import LONG, Replies
 from rsreg.server.guard.turns import Turns
 from rsreg.server.guard.unfinished import Unfinished

@@ -17,9 +17,9 @@ import gevent
 import zmq
 
 from rsreg.server.guard import barring
-from rsreg.server.guard.draining import Drain
 from rsreg.server.guard.ends import Descriptors, Ends
 from rsreg.server.guard.log_limiter import Seldom
+from rsreg.server.guard.readiness import Drain
 from rsreg.server.limits import Limits, Rate, is_loopback
 from rsreg.timing import Clock
 from rsreg.transport import sockets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zmq
 
 from rsreg.server.guard.connections import Connections, number_of
-from rsreg.server.guard.draining import Drain
+from rsreg.server.guard.readiness import Drain
 from rsreg.server.limits import Limits, Rate
 from rsreg.timing import Clock
 
