@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 from usage import busy, open_files
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer
-from rsreg.server.guard import barring
+from rsreg.server.guard import packet_filter
 from rsreg.server.guard.connections import Table
 from rsreg.server.guard.ends import Descriptors
 from rsreg.server.guard.guard import Guard
@@ -244,9 +244,9 @@ def taken(program: bytes, packet: bytes) -> bool:
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 
 
-@given(st.sets(addresses, max_size=barring.MOST), st.lists(addresses, max_size=20))
+@given(st.sets(addresses, max_size=packet_filter.MOST), st.lists(addresses, max_size=20))
 def test_just_those_are_barred(barred: set[str], others: list[str]) -> None:
-    program = barring.program(barred)
+    program = packet_filter.program(barred)
     assert len(program) // 8 <= 4096
     for address in [*barred, *others]:
         plain = getattr(ipaddress.ip_address(address), "ipv4_mapped", None) or address
@@ -268,15 +268,15 @@ def test_the_kernel_bars_and_lets_in_again(family: tcp.AddressFamily) -> None:
         listener.listen()
         others = [f"10.0.{number}.1" for number in range(99)]
         others += [f"fd00::{number}" for number in range(99)]
-        assert barring.bar(listener, [*others, here])
+        assert packet_filter.bar(listener, [*others, here])
         with tcp.socket(family) as knocking:
             knocking.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 knocking.connect(listener.getsockname())
-        assert barring.bar(listener, others)
+        assert packet_filter.bar(listener, others)
         with tcp.create_connection(listener.getsockname()[:2], timeout=5):
             pass
-        assert barring.bar(listener, [])
+        assert packet_filter.bar(listener, [])
 
 
 @contextlib.contextmanager

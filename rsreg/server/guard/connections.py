@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 import zmq
 
-from rsreg.server.guard import barring
+from rsreg.server.guard import packet_filter
 from rsreg.server.guard.ends import Descriptors, Ends
 from rsreg.server.guard.log_limiter import Seldom
 from rsreg.server.guard.readiness import Drain
@@ -157,7 +157,7 @@ class Connections:
         """Bar an address, unless it is; whether that works."""
         if address in self._barred:
             return True
-        if len(self._barred) == barring.MOST or not self._bar({*self._barred, address}):
+        if len(self._barred) == packet_filter.MOST or not self._bar({*self._barred, address}):
             return False
         self.barred += 1
         if not self._timer.active:

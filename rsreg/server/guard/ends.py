@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from rsreg.server.guard import barring
+from rsreg.server.guard import packet_filter
 from rsreg.server.limits import is_loopback
 
 # A server says itself that there is none on Windows; to import its names is no fault.
@@ -91,7 +91,7 @@ class Descriptors:
     def bar(self, number: int, addresses: Collection[str]) -> bool:
         """Have a listening socket take nobody from these addresses; whether that works."""
         with suppress(OSError), self._duplicate(number) as listener:
-            return barring.bar(listener, addresses)
+            return packet_filter.bar(listener, addresses)
         return False
 
     def close(self) -> None:
