@@ -36,7 +36,7 @@ from usage import busy, open_files
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.server.guard import packet_filter
 from rsreg.server.guard.connections import Table
-from rsreg.server.guard.ends import Descriptors
+from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.guard.guard import Guard
 from rsreg.server.guard.readiness import readable
 from rsreg.server.limits import Limits

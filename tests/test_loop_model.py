@@ -16,7 +16,7 @@ from helpers import FAR, HandClock, UnreliableStore
 from rsreg import InMemoryBackend, RegistryBackend
 from rsreg.protocol.records import Event
 from rsreg.server.dispatch import Dispatcher
-from rsreg.server.guard.ends import Descriptors
+from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.guard.replies import Replies
 from rsreg.server.guard.unfinished import Unfinished
 from rsreg.server.limits import Limits

@@ -8,7 +8,7 @@ import zmq
 
 from rsreg.protocol import wire
 from rsreg.server.guard.connections import number_of
-from rsreg.server.guard.ends import plain
+from rsreg.server.guard.descriptors import plain
 from rsreg.server.guard.replies import Replies
 
 

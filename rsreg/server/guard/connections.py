@@ -17,7 +17,7 @@ import gevent
 import zmq
 
 from rsreg.server.guard import packet_filter
-from rsreg.server.guard.ends import Descriptors, Ends
+from rsreg.server.guard.descriptors import Descriptors, Ends
 from rsreg.server.guard.log_limiter import Seldom
 from rsreg.server.guard.readiness import Drain
 from rsreg.server.limits import Limits, Rate, is_loopback

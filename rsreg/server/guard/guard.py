@@ -7,7 +7,7 @@ import zmq
 from rsreg import timing
 from rsreg.protocol.calls import Record
 from rsreg.server.guard.connections import Connections
-from rsreg.server.guard.ends import Descriptors
+from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.guard.replies import Replies
 from rsreg.server.guard.subscriptions import Subscriptions
 from rsreg.server.guard.unfinished import Unfinished

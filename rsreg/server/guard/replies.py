@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from rsreg.errors import SlowDown
-from rsreg.server.guard.ends import Descriptors
+from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.limits import Limits, Rate
 from rsreg.timing import Clock
 
