@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from usage import memory
 
 from rsreg import RegistryClient
-from rsreg.server.guard.unfinished import Unfinished, own_memory
+from rsreg.server.guard.endless_messages import Unfinished, own_memory
 
 MIB = 1024 * 1024
 
