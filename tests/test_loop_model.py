@@ -18,7 +18,7 @@ from rsreg.protocol.records import Event
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.guard.endless_messages import Unfinished
-from rsreg.server.guard.replies import Replies
+from rsreg.server.guard.unread_replies import Replies
 from rsreg.server.limits import Limits
 from rsreg.server.loops import MAX_BATCH, STALL, TICK, Reaper, RequestLoop
 from rsreg.server.rules.registry import Registry

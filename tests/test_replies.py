@@ -15,7 +15,7 @@ from helpers import HandClock, raw_socket, received, serving, wait_until
 from rsreg import InMemoryBackend, RegistryServer
 from rsreg.errors import SlowDown
 from rsreg.server.guard.descriptors import Descriptors
-from rsreg.server.guard.replies import Replies
+from rsreg.server.guard.unread_replies import Replies
 from rsreg.server.limits import Limits
 
 MB = 1_000_000

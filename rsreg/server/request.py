@@ -9,7 +9,7 @@ import zmq
 from rsreg.protocol import wire
 from rsreg.server.guard.connections import number_of
 from rsreg.server.guard.descriptors import plain
-from rsreg.server.guard.replies import Replies
+from rsreg.server.guard.unread_replies import Replies
 
 
 class Request(NamedTuple):
