@@ -49,7 +49,7 @@ ROOMS = {
     "server.backends": "tables retention store_lock store_files vacuum sqlite_copy backend restore",
     "server.view": "lease lease_index type_index shares addresses maintenance live_view",
     "server.rules": "conditions selection ownership policies rates journal registry",
-    "server.guard": "log_limiter readiness packet_filter descriptors connections endless_messages unread_replies subscriptions "
+    "server.guard": "log_limiter readiness packet_filter descriptors connections endless_messages unread_replies topics "
     "turns guard",
     "server": "deferred request dispatch loops server aio",
     "admin": "process",

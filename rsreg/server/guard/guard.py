@@ -9,7 +9,7 @@ from rsreg.protocol.calls import Record
 from rsreg.server.guard.connections import Connections
 from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.guard.endless_messages import Unfinished
-from rsreg.server.guard.subscriptions import Subscriptions
+from rsreg.server.guard.topics import Subscriptions
 from rsreg.server.guard.unread_replies import Replies
 from rsreg.server.limits import Limits
 from rsreg.timing import Clock
