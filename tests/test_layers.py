@@ -50,7 +50,7 @@ ROOMS = {
     "server.view": "lease lease_index type_index shares addresses maintenance live_view",
     "server.rules": "conditions selection ownership policies rates journal registry",
     "server.guard": "log_limiter readiness packet_filter descriptors connections endless_messages unread_replies topics "
-    "turns guard",
+    "fair_queue guard",
     "server": "deferred request dispatch loops server aio",
     "admin": "process",
     "cli": "output options describing serving asking changing running maintaining storing shells "

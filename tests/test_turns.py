@@ -7,7 +7,7 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg.server.guard.turns import Turns
+from rsreg.server.guard.fair_queue import Turns
 
 
 def test_each_connection_has_its_turn_and_its_own_order() -> None:

@@ -23,9 +23,9 @@ from rsreg.server.deferred import Later
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.connections import number_of
 from rsreg.server.guard.endless_messages import Unfinished
+from rsreg.server.guard.fair_queue import Turns
 from rsreg.server.guard.log_limiter import Seldom
 from rsreg.server.guard.readiness import FIRST, Readiness, readable
-from rsreg.server.guard.turns import Turns
 from rsreg.server.guard.unread_replies import LONG, Replies
 from rsreg.server.request import Request
 from rsreg.server.rules.registry import Registry
