@@ -8,7 +8,7 @@ import sys
 import gevent
 
 from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend
-from rsreg.admin import process
+from rsreg.admin import server_process
 from rsreg.server.limits import Limits
 
 settings = json.loads(sys.argv[1])
@@ -22,7 +22,7 @@ server = RegistryServer(
 )
 for number in (signal.SIGTERM, signal.SIGINT):
     gevent.signal_handler(number, server.request_stop)
-process.start(server)
+server_process.start(server)
 sys.stdout.write(json.dumps([server.req_port, server.pub_port, server.hb_port]) + "\n")
 sys.stdout.flush()
 server.serve_forever()

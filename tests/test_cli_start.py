@@ -20,7 +20,7 @@ from commands import Running, data, environment, rs_cs
 from helpers import raw_socket, received, wait_until
 
 from rsreg import RegistryClient, SQLiteBackend
-from rsreg.admin import process
+from rsreg.admin import server_process
 
 #: Every port a free one, reachable from this machine only.
 FREE = ["--req-port", "0", "--pub-port", "0", "--bind", "127.0.0.1"]
@@ -230,7 +230,7 @@ def test_stop_returns_when_port_and_store_are_free(home: Home) -> None:
     """As a Python call, since what a command does afterwards gives the server time."""
     about = home.start()
     with RegistryClient(about["endpoint"], timeout=10) as client:
-        process.stop(client)
+        server_process.stop(client)
     with socket.socket() as successor:
         successor.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         successor.bind(("127.0.0.1", about["req_port"]))

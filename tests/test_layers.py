@@ -52,7 +52,7 @@ ROOMS = {
     "server.guard": "log_limiter readiness packet_filter descriptors connections endless_messages unread_replies topics "
     "fair_queue guard",
     "server": "deferred request dispatch loops server aio",
-    "admin": "process",
+    "admin": "server_process",
     "cli": "output options describing serving asking changing running maintaining storing shells "
     "app",
 }
@@ -77,7 +77,7 @@ GUESTS = {
     "packaging": {"server.rules.conditions"},
     "gevent": {
         *("transport.channel", "transport.listener"),
-        *("server.guard", "server", "admin.process", "testing"),
+        *("server.guard", "server", "admin.server_process", "testing"),
     },
     "peewee": {"server.backends.tables", "server.backends.backend"},
     "sqlite3": {"server.backends"},
@@ -261,7 +261,7 @@ ALONE = {
     "from rsreg import AsyncRegistryClient": HEAVY,
     "from rsreg.client import AsyncRegistryClient": HEAVY,
     "import rsreg.server": HEAVY - {"rsreg.server"} | {"zmq"},
-    "import rsreg.admin.process": HEAVY,
+    "import rsreg.admin.server_process": HEAVY,
     "import rsreg.cli": HEAVY - {"click", "rich"},
     "import rsreg.cli.app": HEAVY - {"click", "rich"},
     "import rsreg.pytest_plugin": HEAVY | {"zmq", "msgspec", "rsreg.client.sync"},

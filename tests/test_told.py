@@ -17,7 +17,7 @@ from helpers import ROOT, scripted_server, serving, wait_until
 from test_layers import CLIENT_SIDE
 
 from rsreg import RegistryClient, RegistryServer, SQLiteBackend, errors
-from rsreg.admin.process import EndedAtOnce
+from rsreg.admin.server_process import EndedAtOnce
 from rsreg.errors import RegistryError, ServerError, from_body
 
 FORGED = "CRITICAL root: interlock is open"
@@ -136,8 +136,8 @@ def test_a_traceback_in_the_log_looks_like_no_lines_of_the_log() -> None:
     code = """
 import logging
 import os
-from rsreg.admin import process
-process.log_to_stderr("info")
+from rsreg.admin import server_process
+server_process.log_to_stderr("info")
 try:
     raise ValueError(sys.argv[1])
 except ValueError:

@@ -18,7 +18,7 @@ import pytest
 
 import rsreg
 from rsreg import config
-from rsreg.admin.process import ServerSettings
+from rsreg.admin.server_process import ServerSettings
 from rsreg.client.interactive import Services
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import AmbiguousName, RegistryError, ServerError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rsreg import config, timing
-from rsreg.admin import process
+from rsreg.admin import server_process
 from rsreg.cli import describing
 from rsreg.cli.options import (
     Settings,
@@ -224,7 +224,7 @@ def watch(settings: Settings, service_type: str | None, events: str | None) -> N
 
     Each in a line of its own, until interrupted, which gives the exit code 130.
     """
-    process.log_to_stderr("warning")
+    server_process.log_to_stderr("warning")
     with settings.client(events=events) as registry:
         coming = registry.watch(service_type)
         note(f"watching {registry.settings.req_endpoint}; Ctrl-C ends it")

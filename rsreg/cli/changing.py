@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rsreg.admin import process
+from rsreg.admin import server_process
 from rsreg.cli.options import (
     SIGNAL_LATENCY,
     Settings,
@@ -47,7 +47,7 @@ _YES = click.option("--yes", is_flag=True, help="Do not ask.")
 def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service: Any) -> None:
     """Register a service by hand; prints its id."""
     if heartbeat:
-        process.log_to_stderr("info")
+        server_process.log_to_stderr("info")
         # A supervisor that ends us means the same as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     service["host"] = service["host"] or own_host()
@@ -111,7 +111,7 @@ def stop(settings: Settings, yes: bool) -> None:
         what = f"the registry on {where}, pid {about['pid']}"
         if not yes:
             ask(f"Stop {what}, services: {about['counts']['services']}?")
-        process.stop(registry)
+        server_process.stop(registry)
     if settings.json:
         write_json({"success": True, "status": "stopped", "endpoint": where, "pid": about["pid"]})
     else:

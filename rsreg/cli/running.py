@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from rsreg.admin import process
+from rsreg.admin import server_process
 from rsreg.cli.options import (
     SIGNAL_LATENCY,
     CantRun,
@@ -68,7 +68,7 @@ def run(settings: Settings, /, command: tuple[str, ...], mode: str | None, **ser
     if something answers on the port already. The registry may come later. What the program leaves
     in the background when it ends is not watched: start scripts end with "exec".
     """
-    process.log_to_stderr("warning")
+    server_process.log_to_stderr("warning")
     with settings.client(mode=mode) as registry:
         registered = registry.registered(**service)
         _check_free(service["host"], service["port"])

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from rsreg import config
-from rsreg.admin import process
+from rsreg.admin import server_process
 from rsreg.cli.options import (
     Settings,
     common_options,
@@ -29,7 +29,7 @@ _LEAST_LOG = 4096
 _PORT = click.IntRange(0, 65535)
 #: Seconds that the end waits until the announcement is written.
 _FLUSH = 0.5
-_DEV = {"bind": "127.0.0.1", "db": process.IN_MEMORY, "log_level": "debug"}
+_DEV = {"bind": "127.0.0.1", "db": server_process.IN_MEMORY, "log_level": "debug"}
 
 
 def _numbers(
@@ -153,18 +153,18 @@ def start(
             )
     config.default_endpoint()  # A wrong RSREG_ENDPOINT is said before anything is started.
     said = {name: value for name, value in given.items() if value is not None}
-    wanted = process.ServerSettings(**{**(_DEV if dev else {}), **said})
+    wanted = server_process.ServerSettings(**{**(_DEV if dev else {}), **said})
     read_limits(wanted.limits, wanted.gateways)  # A wrong one, too.
     if background:
-        patience = process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
+        patience = server_process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
         log = None if log_file is None else Path(log_file)
-        about = process.start_in_background(wanted, log, patience)
+        about = server_process.start_in_background(wanted, log, patience)
         for line in _announcement(settings, wanted, about):
             put(line)
         return
     writers: list[Writer | None] = []
     try:
-        process.run(
+        server_process.run(
             wanted,
             lambda about: writers.append(put_beside(_announcement(settings, wanted, about))),
         )
@@ -177,7 +177,7 @@ COMMANDS = (start,)
 
 
 def _announcement(
-    settings: Settings, wanted: process.ServerSettings, about: Record
+    settings: Settings, wanted: server_process.ServerSettings, about: Record
 ) -> Iterator[str]:
     if settings.json:
         yield json_text({"success": True, **about})

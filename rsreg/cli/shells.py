@@ -11,7 +11,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from rsreg import __version__
-from rsreg.admin import process
+from rsreg.admin import server_process
 from rsreg.cli.options import Settings, common_options, examples, pass_settings, registry_option
 from rsreg.cli.output import put, write_json
 from rsreg.client.interactive import Bench
@@ -28,7 +28,7 @@ def shell(settings: Settings) -> None:
     Services are its attributes, by type and by name; "reg" alone shows all. The shell is IPython's
     where that is installed, else Python's own. Here --json is for errors only.
     """
-    process.log_to_stderr("warning")
+    server_process.log_to_stderr("warning")
     with settings.client(kind=Bench) as registry:
         about = registry.server_status(services=False)
         banner = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rsreg.admin import process
+from rsreg.admin import server_process
 from rsreg.cli.options import (
     Settings,
     common_options,
@@ -67,7 +67,7 @@ def restore(settings: Settings, file: Path, db: str | None, state_dir: str | Non
         raise ConfigurationError(
             "restore has no address of a registry", hint="it has --db, and the registry is stopped"
         )
-    restored = process.restore(file, db, state_dir)
+    restored = server_process.restore(file, db, state_dir)
     if settings.json:
         write_json({"success": True, **restored})
         return

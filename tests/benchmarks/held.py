@@ -15,7 +15,7 @@ from itertools import islice
 import gevent
 
 from rsreg import RegistryServer, SQLiteBackend
-from rsreg.admin import process
+from rsreg.admin import server_process
 from rsreg.protocol.records import ServiceInfo
 
 #: Services that lapse at once.
@@ -24,7 +24,7 @@ _LAPSED = 5_000
 server = RegistryServer(
     0, 0, backend=SQLiteBackend(sys.argv[1]), bind="127.0.0.1", cleanup_interval=1
 )
-process.start(server)
+server_process.start(server)
 registry = server.registry
 leases = registry._view._leases
 loop = gevent.get_hub().loop

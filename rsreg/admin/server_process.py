@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rsreg.system.log_file import LogFile
 
 #: By its name: where this runs as a program, `__name__` is another.
-log = logging.getLogger("rsreg.admin.process")
+log = logging.getLogger("rsreg.admin.server_process")
 
 #: The `db` that is no file.
 IN_MEMORY = ":memory:"
