@@ -21,9 +21,11 @@ from rsreg import (
     RegistryServer,
     ServiceCache,
 )
+from rsreg.client.cache import view
 from rsreg.errors import Disconnected, RequestTimeout, ServerError, Stale
 from rsreg.protocol.calls import Record
 from rsreg.protocol.records import Service
+from rsreg.transport import subscription
 
 
 @pytest.fixture
@@ -37,9 +39,9 @@ def nowhere() -> Iterator[str]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches ask twice a second, and are stale after one without an answer."""
-    for module in (follower, mirror):
+    for module in (subscription, view):
         monkeypatch.setattr(module, "SILENCE_MOST", 0.5)
-    monkeypatch.setattr(mirror, "STALE_AFTER", 1.0)
+    monkeypatch.setattr(view, "STALE_AFTER", 1.0)
 
 
 def told(services: Sequence[Record]) -> list[Record]:

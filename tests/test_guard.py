@@ -198,7 +198,7 @@ def test_who_connects_too_often_has_to_wait_and_nobody_else(
 
 
 def test_where_nobody_can_be_barred_connections_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(barring, "bar", lambda *_: False)
+    monkeypatch.setattr(packet_filter, "bar", lambda *_: False)
     address = own_address()
     with guarded(handshakes_per_second=4) as server, ExitStack() as stack:
         there = [peer(stack, address, server.req_port) for _ in range(40)]

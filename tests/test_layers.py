@@ -40,21 +40,30 @@ FLOORS = [
 ROOMS = {
     "system": "threads background child_process line_writer private_files log_file",
     "protocol": "records query calls wire",
-    "transport": "exchange resolver sockets channel async_channel shared_channel subscription event_stream async_event_stream "
-    "listener async_listener connect",
-    "client.registration": "owner address driver_status registration local_service heartbeat heartbeat_thread own_services "
-    "heartbeat_process registered async_registered",
+    "transport": (
+        "exchange resolver sockets channel async_channel shared_channel subscription "
+        "event_stream async_event_stream listener async_listener connect"
+    ),
+    "client.registration": (
+        "owner address driver_status registration local_service heartbeat heartbeat_thread "
+        "own_services heartbeat_process registered async_registered"
+    ),
     "client.cache": "view service_cache client_cache",
     "client": "waiting connection sync aio interactive",
-    "server.backends": "tables retention store_lock store_files vacuum sqlite_copy backend restore",
+    "server.backends": (
+        "tables retention store_lock store_files vacuum sqlite_copy backend restore"
+    ),
     "server.view": "lease lease_index type_index shares addresses maintenance live_view",
     "server.rules": "conditions selection ownership policies rates journal registry",
-    "server.guard": "log_limiter readiness packet_filter descriptors connections endless_messages unread_replies topics "
-    "fair_queue guard",
+    "server.guard": (
+        "log_limiter readiness packet_filter descriptors connections endless_messages "
+        "unread_replies topics fair_queue guard"
+    ),
     "server": "deferred request dispatch loops server aio",
     "admin": "server_process",
-    "cli": "output options describing serving asking changing running maintaining storing shells "
-    "app",
+    "cli": (
+        "output options describing serving asking changing running maintaining storing shells app"
+    ),
 }
 ROOM_FLOOR = {room: floor for floor, row in enumerate(FLOORS) for room in row}
 MODULE_PLACE = {
@@ -179,7 +188,7 @@ def test_a_module_imports_only_from_below_and_never_from_beside() -> None:
 
 
 def test_nobody_takes_a_name_from_the_front_door_of_a_package_inside() -> None:
-    """The resolver that a package offers are for users: inside they would hide where a name lives."""
+    """The names that a package offers are for users: inside they would hide where a name lives."""
     wrong = [
         found.where
         for found in IMPORTS
@@ -282,4 +291,4 @@ def test_the_client_side_loads_no_server_and_no_database() -> None:
     with ThreadPoolExecutor(4) as pool:
         loaded = dict(zip(ALONE, pool.map(loaded_by, ALONE), strict=True))
     too_much = {statement: loaded[statement] & heavy for statement, heavy in ALONE.items()}
-    assert {statement: resolver for statement, resolver in too_much.items() if names} == {}
+    assert {statement: names for statement, names in too_much.items() if names} == {}

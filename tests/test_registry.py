@@ -29,7 +29,7 @@ from rsreg.errors import (
 from rsreg.protocol import records
 from rsreg.protocol.records import Event, Service
 from rsreg.protocol.wire import Turn
-from rsreg.server.rules import registry
+from rsreg.server.rules import journal, registry
 from rsreg.server.rules.registry import Registry
 from rsreg.server.view.lease import Lease
 
@@ -556,7 +556,7 @@ def test_a_refused_request_may_come_again_and_then_counts(house: House) -> None:
 
 
 def test_the_newest_requests_are_remembered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "MAX_ANSWERED", 3)
+    monkeypatch.setattr(journal, "MAX_ANSWERED", 3)
     first = {token: house.register("a", token=token) for token in "pqrs"}
     assert {token: house.register("a", token=token) for token in "qrs"} == {
         token: first[token] for token in "qrs"
@@ -567,7 +567,7 @@ def test_the_newest_requests_are_remembered(house: House, monkeypatch: pytest.Mo
 def test_refused_requests_push_no_other_out_of_memory(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "MAX_ANSWERED", 3)
+    monkeypatch.setattr(journal, "MAX_ANSWERED", 3)
     first = {token: house.register("a", token=token) for token in "pqr"}
     house.store.writes_fail = True
     for token in "stuvw":

@@ -65,7 +65,7 @@ def test_a_server_in_the_background_takes_no_module_from_python(way: str, home: 
     code = (
         "import os, sys\n"
         "from rsreg import cli\n"
-        "from rsreg.admin import process\n"
+        "from rsreg.admin import server_process\n"
         "from rsreg.cli import app, main\n"
         f"{WAYS[way].format(folder=str(folder))}\n"
         "sys.argv[1:] = sys.argv[1:]\n"

@@ -1,7 +1,8 @@
 """One request, from the first send to its answer: all of its behaviour, and no I/O.
 
 `exchange` is a generator that says what to do next and is sent what came back. `channel.Channel`
-drives it with blocking sockets, `async_channel.AsyncChannel` with asyncio; neither knows why it waits.
+drives it with blocking sockets, `async_channel.AsyncChannel` with asyncio; neither knows why it
+waits.
 """
 
 from __future__ import annotations

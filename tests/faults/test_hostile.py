@@ -140,17 +140,18 @@ def test_connections_on_which_nobody_speaks(
 
 
 def test_a_message_that_does_not_end(process: ServerProcess, full: bool, figure: Figure) -> None:
-    """Its frames are kept until it is over. It costs memory, nobody else's answers."""
+    """It costs memory, nobody else's answers; the server may end the connection before its peer."""
     size = 200_000_000 if full else 20_000_000
     frame = zmtp.frame(bytes(60_000), more=True)
     with standing(process) as (pid, victims):
         files, before = open_files(pid), memory(pid)
         with Pulse(process.endpoint) as pulse, zmtp.dealer(process.ports[0]) as raw:
             raw.sendall(zmtp.frame(b"", more=True))
-            for _ in range(size // len(frame)):
-                raw.sendall(frame)
-            wait_until(lambda: memory(pid) - before > size / 2)
-            most = memory(pid) - before
+            most = 0
+            with contextlib.suppress(ConnectionError):
+                for _ in range(size // len(frame)):
+                    raw.sendall(frame)
+                    most = max(most, memory(pid) - before)
         wait_until(lambda: open_files(pid) == files)
         assert unharmed(Snapshot().update(process.endpoint), victims)
         left = memory(pid) - before
