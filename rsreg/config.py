@@ -30,8 +30,8 @@ DEFAULT_TIMEOUT = 2.0
 MAX_TIMEOUT = 86_400
 #: Seconds of silence after which a registration ends.
 DEFAULT_TTL = 30
-#: Seconds that a maintenance lasts if nothing is said, and at most.
-DEFAULT_MAINTENANCE, MAX_MAINTENANCE = 8 * 3600, 365 * 86_400
+#: Seconds that a maintenance lasts if nothing is said.
+DEFAULT_MAINTENANCE = 8 * 3600
 #: What a service drives; none said means hardware. And what a client may be told to look for.
 MODES = HARDWARE, SIMULATOR = "hardware", "simulator"
 ANY_MODE = "any"

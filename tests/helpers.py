@@ -24,8 +24,8 @@ import zmq
 
 from rsreg import RegistryBackend
 from rsreg.errors import StoreError
-from rsreg.protocol.records import Event, Maintenance, Service
 from rsreg.server.backends.backend import Stored
+from rsreg.server.backends.stored import Event, Maintenance, Service
 from rsreg.server.limits import Limits
 
 # What we share with tests of programs that use rsreg.

@@ -9,7 +9,7 @@ from typing import Any
 from helpers import HandClock, UnreliableStore
 
 from rsreg import RegistryBackend
-from rsreg.protocol import records
+from rsreg.protocol import messages
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import Registry
 from rsreg.server.rules.selection import Asker, read_filter
@@ -52,20 +52,20 @@ class House:
         """Register, but do not commit yet; it is the owner that asks, unless `who` is said."""
         who = info.pop("who", Requester(owner=info.get("owner")))
         asked = {"name": name, "host": "10.0.0.5", "port": 5000, **info}
-        return self.registry.register(*records.read_service_info(asked), ttl, token, who=who)
+        return self.registry.register(*messages.read_service_info(asked), ttl, token, who=who)
 
     def replace(self, owners: Mapping[str, object], **info: Any) -> str:
         """Register in the place of entries whose owners are dead, and commit; the id."""
         who = info.pop("who", Requester(owner=info.get("owner")))
         asked = {"name": "a", "host": "10.0.0.5", "port": 5001, **info}
-        known = records.read_service_info(asked)
+        known = messages.read_service_info(asked)
         service_id = self.registry.register(*known, 30, None, replaces=owners, who=who)
         self.commit()
         return service_id
 
     def report(self, service_id: str, **said: Any) -> None:
         """A heartbeat with a report."""
-        self.registry.renew(service_id, records.read_report(said, self.wall()))
+        self.registry.renew(service_id, messages.read_report(said, self.wall()))
         self.tell()
 
     def tell(self) -> list[tuple[str, str]]:
@@ -108,7 +108,7 @@ class House:
 
     def discover(self, kind: str, strategy: str | None = None, **asked: Any) -> str:
         """The id of a service that may be discovered, under conditions."""
-        asker = records.checked(asked.pop("asker", {}), Asker, "asker.")
+        asker = messages.checked(asked.pop("asker", {}), Asker, "asker.")
         found = self.registry.discover(kind, read_filter(asked), strategy, asker)
         record = json.loads(bytes(found))
         assert record["health"] in ("passing", "warning")

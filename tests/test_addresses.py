@@ -13,9 +13,9 @@ from house import House
 
 from rsreg import RegistryClient
 from rsreg.errors import NoService, StoreError
-from rsreg.protocol import records
+from rsreg.protocol import messages
 from rsreg.protocol.calls import Call
-from rsreg.protocol.records import Service
+from rsreg.server.backends.stored import Service
 from rsreg.server.rules.ownership import Requester
 
 
@@ -218,7 +218,7 @@ def test_many_at_one_address_cost_little_each(house: House) -> None:
 
 
 def test_addresses_are_the_port_and_the_endpoints_not_the_metadata() -> None:
-    info, extra = records.read_service_info(
+    info, extra = messages.read_service_info(
         {
             "name": "a",
             "host": "Lab1.",

@@ -20,7 +20,6 @@ from rsreg import (
     server,
 )
 from rsreg.errors import ConfigurationError, DuplicateServiceType, RequestTimeout, Unavailable
-from rsreg.protocol.records import Event, Maintenance, Service
 from rsreg.server import (
     AsyncInMemoryBackend,
     AsyncRegistryBackend,
@@ -29,6 +28,7 @@ from rsreg.server import (
     RegistryBackend,
 )
 from rsreg.server.backends.backend import Copyable, Journaled, Stored, Tended
+from rsreg.server.backends.stored import Event, Maintenance, Service
 
 
 class Coroutines(AsyncRegistryBackend):

@@ -19,7 +19,7 @@ from helpers import LIMIT_FILES, printed, python_process
 
 from rsreg import InMemoryBackend, RegistryBackend, SQLiteBackend
 from rsreg.errors import ConfigurationError, StoreError, StoreInUse
-from rsreg.protocol.records import Event, Service, Told
+from rsreg.server.backends.stored import Event, Service, Told
 
 KINDS: dict[str, Callable[[Path], SQLiteBackend]] = {
     "file": lambda path: SQLiteBackend(path),

@@ -15,7 +15,7 @@ from house import House
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.errors import LimitReached, SlowDown
-from rsreg.protocol import records
+from rsreg.protocol import messages
 from rsreg.server.limits import Limits
 
 
@@ -142,7 +142,7 @@ STALLED = {"fed": 100, "watchdog": 10}
 
 def flip(house: House, service_id: str, stalled: bool) -> None:
     """A heartbeat after which its main loop stands still, or runs."""
-    report = records.read_report({"fed": 100 if stalled else 0, "watchdog": 10}, 0)
+    report = messages.read_report({"fed": 100 if stalled else 0, "watchdog": 10}, 0)
     house.registry.renew(service_id, report, Sender("10.0.0.66"))
     house.tell()
 
@@ -158,7 +158,7 @@ def test_changes_of_health_are_bounded_by_the_second() -> None:
     assert told.value.details["limit"] == "flaps_per_second"
     assert house.health("a") == "passing"
     flip(house, "a", False)
-    report = records.read_report({"fed": 100, "watchdog": 10}, 0)
+    report = messages.read_report({"fed": 100, "watchdog": 10}, 0)
     house.registry.renew("other", report, Sender("10.0.0.5"))
     assert house.health("other") == "critical", "that is of another address"
     house.pass_time(0.2)

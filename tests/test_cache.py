@@ -24,7 +24,7 @@ from rsreg import (
 from rsreg.client.cache import view
 from rsreg.errors import Disconnected, RequestTimeout, ServerError, Stale
 from rsreg.protocol.calls import Record
-from rsreg.protocol.records import Service
+from rsreg.server.backends.stored import Service
 from rsreg.transport import subscription
 
 

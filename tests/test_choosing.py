@@ -11,7 +11,7 @@ from house import House
 
 from rsreg import InMemoryBackend
 from rsreg.errors import ConfigurationError, InvalidRequest, NoService
-from rsreg.protocol.records import Service
+from rsreg.server.backends.stored import Service
 from rsreg.server.rules.selection import Chooser, read_filter
 
 

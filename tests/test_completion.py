@@ -16,7 +16,7 @@ from commands import Terminal, rs_cs
 from helpers import ROOT, need
 
 from rsreg import RegistryClient, errors
-from rsreg.protocol import records
+from rsreg.protocol import messages, records
 
 #: What a shell would do something with: run it, write a file, end the command, or spell it out.
 DO = "touch${IFS}MARK"
@@ -146,9 +146,9 @@ def test_a_name_is_not_run_by_tab_and_enter(
 )
 def test_an_endpoint_is_one_word_whatever_protocol_is_said(odd: Any) -> None:
     with pytest.raises(errors.InvalidRequest, match="protocol"):
-        records.read_service_info({"name": "a", "host": "lab1", "port": 1, "protocol": odd})
+        messages.read_service_info({"name": "a", "host": "lab1", "port": 1, "protocol": odd})
     with pytest.raises(errors.InvalidRequest, match="protocol"):
-        records.read_change({"protocol": odd})
+        messages.read_change({"protocol": odd})
     # Of a registry that took it, as those of before did.
     told = records.ServiceRecord(name="a", host="lab1", port=1, protocol=odd, metadata={})
     assert told.endpoint == "tcp://lab1:1"
@@ -157,7 +157,7 @@ def test_an_endpoint_is_one_word_whatever_protocol_is_said(odd: Any) -> None:
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "ws", "opc.tcp", "coap+tcp", "x-lab", None])
 def test_a_protocol_is_kept(protocol: str | None) -> None:
     asked = {"name": "a", "host": "lab1", "port": 1, "protocol": protocol}
-    _, extra = records.read_service_info(asked)
+    _, extra = messages.read_service_info(asked)
     assert extra == ({} if protocol is None else {"protocol": protocol})
 
 
@@ -166,8 +166,8 @@ def test_a_protocol_is_kept(protocol: str | None) -> None:
 )
 def test_a_host_holds_nothing_that_is_odd_in_a_shell(host: str) -> None:
     with pytest.raises(errors.InvalidRequest, match="host"):
-        records.read_service_info({"name": "a", "host": host, "port": 1})
-    records.read_service_info({"name": "a", "host": "fe80::1%eth0.7", "port": 1})
+        messages.read_service_info({"name": "a", "host": host, "port": 1})
+    messages.read_service_info({"name": "a", "host": "fe80::1%eth0.7", "port": 1})
 
 
 def test_ipython_quotes_what_it_completes(client: RegistryClient, endpoint: str) -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from rsreg import InMemoryBackend
 from rsreg.errors import SlowDown, StoreError
 from rsreg.protocol import wire
+from rsreg.protocol.limits import MAX_EVENTS, MAX_REPLY
 from rsreg.server import dispatch
-from rsreg.server.dispatch import MAX_EVENTS, Dispatcher
+from rsreg.server.dispatch import Dispatcher
 from rsreg.server.rules.registry import Registry
 from rsreg.server.rules.selection import Chooser
 
@@ -784,7 +785,7 @@ def test_any_damaged_request_is_answered(data: st.DataObject) -> None:
 def test_a_list_that_no_client_takes_is_refused(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert wire.MAX_REPLY - 2**20 == dispatch.MAX_LIST
+    assert MAX_REPLY - 2**20 == dispatch.MAX_LIST
     size = len(bytes(desk.registry.list_services()))
     monkeypatch.setattr(dispatch, "MAX_LIST", size)
     assert len(desk.ask("list")["services"]) == 1

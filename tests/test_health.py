@@ -19,9 +19,9 @@ from rsreg.errors import (
     StoreError,
     UnknownService,
 )
-from rsreg.protocol import records
-from rsreg.protocol.records import Maintenance
+from rsreg.protocol import messages
 from rsreg.protocol.wire import Turn
+from rsreg.server.backends.stored import Maintenance
 
 OWNER = {"host": "lab1", "boot": "b1", "pid": 611, "namespace": "n1", "started": 1_700_000_000.5}
 
@@ -97,7 +97,7 @@ def test_a_restart_makes_nobody_well(on_file: House, killed: bool) -> None:
     on_file.report(hung, fed=12, watchdog=5)
     assert on_file.health(hung) == "critical"
     on_file.registry.renew(lapsed)
-    on_file.registry.renew(hung, records.read_report({"fed": 0, "watchdog": 5}, 0))
+    on_file.registry.renew(hung, messages.read_report({"fed": 0, "watchdog": 5}, 0))
     assert on_file.tell() == [("recovered", lapsed), ("recovered", hung)]
     on_file.restart(killed=killed)
     assert {on_file.health(one) for one in (lapsed, hung, well)} == {"passing"}
@@ -199,7 +199,7 @@ def test_an_update_keeps_lease_and_report(house: House) -> None:
     service_id = house.register("a", 10, type="A", metadata={"v": 1}, endpoints={"m": 6000})
     house.report(service_id, load=2)
     house.pass_time(9)
-    change = records.read_change({"host": "10.0.0.9", "metadata": {"v": 2}, "rack": 7})
+    change = messages.read_change({"host": "10.0.0.9", "metadata": {"v": 2}, "rack": 7})
     house.registry.update(service_id, *change, None)
     (event,) = house.commit()
     assert event["type"] == "update"
@@ -209,7 +209,7 @@ def test_an_update_keeps_lease_and_report(house: House) -> None:
     assert (record["endpoints"], record["load"], record["port"]) == ({"m": 6000}, 2, 5000)
     house.pass_time(1)
     assert house.health(service_id) == "critical", "an update is no heartbeat"
-    house.registry.update(service_id, *records.read_change({"ready": True}), None)
+    house.registry.update(service_id, *messages.read_change({"ready": True}), None)
     assert house.health(service_id) == "critical"
     with pytest.raises(UnknownService):
         house.registry.update("nobody", *change, None)
@@ -219,9 +219,9 @@ def test_an_update_that_comes_again_changes_nothing(house: House) -> None:
     service_id = house.register("a")
     for _ in range(2):
         turn = Turn("driver", 1)
-        house.registry.update(service_id, *records.read_change({"port": 6}), "token", turn)
+        house.registry.update(service_id, *messages.read_change({"port": 6}), "token", turn)
         house.commit()
-        house.registry.update(service_id, *records.read_change({"port": 7}), None)
+        house.registry.update(service_id, *messages.read_change({"port": 7}), None)
         house.commit()
     assert kinds(house) == ["register", "update", "update", "update"]
     assert house.get(service_id)["port"] == 7
@@ -233,7 +233,7 @@ def test_starting_is_not_discovered_until_ready(on_file: House) -> None:
     with pytest.raises(NoService) as refusal:
         on_file.discover("A")
     assert refusal.value.hint == "a on 10.0.0.5:5000 is starting"
-    on_file.registry.update(service_id, *records.read_change({"ready": True}), None)
+    on_file.registry.update(service_id, *messages.read_change({"ready": True}), None)
     on_file.commit()
     assert on_file.discover("A") == service_id
     assert kinds(on_file) == ["register", "update"]
@@ -498,21 +498,21 @@ def test_a_singleton_that_starts_or_is_maintained_holds_its_type(house: House) -
 )
 def test_wrong_fields_are_named(asked: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidRequest, match=text):
-        records.read_service_info({"name": "a", "host": "h", "port": 1, **asked})
+        messages.read_service_info({"name": "a", "host": "h", "port": 1, **asked})
     if next(iter(asked)) in ("endpoints", "ready"):
         with pytest.raises(InvalidRequest, match=text):
-            records.read_change(asked)
+            messages.read_change(asked)
 
 
 def test_null_is_left_out() -> None:
     asked = {"name": "a", "host": "h", "port": 1, "mode": None, "owner": None, "endpoints": None}
-    assert records.read_service_info(asked)[1] == {}
+    assert messages.read_service_info(asked)[1] == {}
 
 
 @pytest.mark.parametrize("field", ["id", "name", "type", "mode", "owner", "exclusive", "singleton"])
 def test_an_update_can_not_change_who_it_is(field: str) -> None:
     with pytest.raises(InvalidRequest, match=f"service_info.{field}: an update can't change it"):
-        records.read_change({field: "x"})
+        messages.read_change({field: "x"})
 
 
 @pytest.mark.parametrize(
@@ -533,4 +533,4 @@ def test_an_update_can_not_change_who_it_is(field: str) -> None:
 )
 def test_wrong_reports_are_refused(report: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^Invalid report"):
-        records.read_report(report, 0)
+        messages.read_report(report, 0)

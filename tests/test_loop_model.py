@@ -14,7 +14,7 @@ import zmq
 from helpers import FAR, HandClock, UnreliableStore
 
 from rsreg import InMemoryBackend, RegistryBackend
-from rsreg.protocol.records import Event
+from rsreg.server.backends.stored import Event
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.guard.endless_messages import Unfinished

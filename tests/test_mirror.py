@@ -21,7 +21,8 @@ from rsreg.client.cache.view import STALE_AFTER, Mirror
 from rsreg.errors import RequestTimeout, UnknownService
 from rsreg.protocol import wire
 from rsreg.protocol.calls import Record
-from rsreg.protocol.records import Event, Maintenance, read_change, read_report, read_service_info
+from rsreg.protocol.messages import read_change, read_report, read_service_info
+from rsreg.server.backends.stored import Event, Maintenance
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import LEASES_WITHIN, Registry

@@ -17,8 +17,10 @@ from house import House
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
 from rsreg.client.registration import owner
 from rsreg.errors import DuplicateName, OwnedByOther, StoreError, UnknownService
-from rsreg.protocol.records import COMPUTED, Maintenance, read_service_info
+from rsreg.protocol.messages import read_service_info
+from rsreg.protocol.records import COMPUTED
 from rsreg.protocol.wire import Turn
+from rsreg.server.backends.stored import Maintenance
 from rsreg.server.rules.ownership import Requester
 
 HERE, ELSEWHERE = "10.0.0.7", "10.0.0.66"

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsreg.errors import AmbiguousName, InvalidRequest
-from rsreg.protocol import records
-from rsreg.protocol.records import Service, ServiceList, ServiceRecord
+from rsreg.protocol import messages, records
+from rsreg.protocol.records import ServiceList, ServiceRecord
+from rsreg.server.backends.stored import Service
 from rsreg.server.rules.selection import read_filter
 
 ASKED = {"name": "hexapod", "host": "10.0.0.5", "port": 5000}
@@ -36,7 +37,7 @@ def service(**fields: Any) -> Service:
 
 
 def test_the_fields_of_a_service_info() -> None:
-    info, extra = records.read_service_info(
+    info, extra = messages.read_service_info(
         {
             **ASKED,
             "type": "PUNA",
@@ -57,15 +58,15 @@ def test_the_fields_of_a_service_info() -> None:
 
 
 def test_most_may_be_left_out_or_null() -> None:
-    bare, _ = records.read_service_info(ASKED)
+    bare, _ = messages.read_service_info(ASKED)
     optional = ("type", "tags", "metadata", "id", "singleton", "allow_duplicate_service_type")
-    with_nulls, extra = records.read_service_info({**ASKED, **dict.fromkeys(optional)})
+    with_nulls, extra = messages.read_service_info({**ASKED, **dict.fromkeys(optional)})
     assert bare == with_nulls
     assert extra == {}
 
 
 def test_what_the_registry_computes_is_not_taken_from_a_service() -> None:
-    _, extra = records.read_service_info(
+    _, extra = messages.read_service_info(
         {**ASKED, "health": "passing", "last_heartbeat": 5, "ttl": 9}
     )
     assert extra == {}
@@ -88,7 +89,7 @@ def test_what_the_registry_computes_is_not_taken_from_a_service() -> None:
 def test_a_wrong_field_is_refused_by_its_name(field: str, values: list[object]) -> None:
     for value in values:
         with pytest.raises(InvalidRequest) as caught:
-            records.read_service_info({**ASKED, field: value})
+            messages.read_service_info({**ASKED, field: value})
         assert str(caught.value).startswith(f"Invalid service_info.{field}: expected "), value
         assert caught.value.hint is None or field.rstrip("s") in caught.value.hint
         assert caught.value.hint or field in ("singleton", "allow_duplicate_service_type")
@@ -113,8 +114,8 @@ def test_a_wrong_field_is_refused_by_its_name(field: str, values: list[object]) 
 )
 def test_a_host_that_no_client_can_connect_to_is_refused(host: str, why: str) -> None:
     for read in (
-        lambda: records.read_service_info({**ASKED, "host": host}),
-        lambda: records.read_change({"host": host}),
+        lambda: messages.read_service_info({**ASKED, "host": host}),
+        lambda: messages.read_change({"host": host}),
     ):
         with pytest.raises(InvalidRequest, match=r"^Invalid service_info.host: ") as caught:
             read()
@@ -124,20 +125,20 @@ def test_a_host_that_no_client_can_connect_to_is_refused(host: str, why: str) ->
 
 def test_an_empty_list_and_an_empty_object_are_taken_for_each_other() -> None:
     """In some languages they are one, written as one of the two."""
-    info, extra = records.read_service_info({**ASKED, "metadata": [], "tags": {}, "notes": []})
+    info, extra = messages.read_service_info({**ASKED, "metadata": [], "tags": {}, "notes": []})
     assert (info.metadata, info.tags) == ({}, [])
     assert extra == {"notes": []}, "what the protocol does not know is kept as it is"
-    change, _ = records.read_change({"metadata": [], "tags": {}})
+    change, _ = messages.read_change({"metadata": [], "tags": {}})
     assert change == {"metadata": {}, "tags": []}
     assert not read_filter({"tags": {}, "where": []}).narrows
     with pytest.raises(InvalidRequest, match=r"^Invalid service_info.port: "):
-        records.read_service_info({**ASKED, "metadata": [], "port": "x"})
+        messages.read_service_info({**ASKED, "metadata": [], "port": "x"})
 
 
 @pytest.mark.parametrize("tag", ["", "x" * 257, 5, None])
 def test_a_wrong_tag_is_refused_by_its_place(tag: object) -> None:
     with pytest.raises(InvalidRequest, match=r"^Invalid service_info.tags\[1\]: ") as caught:
-        records.read_service_info({**ASKED, "tags": ["fine", tag]})
+        messages.read_service_info({**ASKED, "tags": ["fine", tag]})
     assert caught.value.hint == "tags are a list of at most 64 texts of 1 to 256 characters"
 
 
@@ -168,7 +169,7 @@ def test_a_wrong_tag_is_refused_by_its_place(tag: object) -> None:
     ],
 )
 def test_the_smallest_and_the_largest_that_are_taken(field: str, value: object) -> None:
-    info, _ = records.read_service_info({**ASKED, field: value})
+    info, _ = messages.read_service_info({**ASKED, field: value})
     assert getattr(info, field) == value
 
 
@@ -176,13 +177,13 @@ def test_the_smallest_and_the_largest_that_are_taken(field: str, value: object) 
 def test_what_must_be_said(field: str) -> None:
     asked = {key: value for key, value in ASKED.items() if key != field}
     with pytest.raises(InvalidRequest, match=f"^Missing required field in service_info: {field}$"):
-        records.read_service_info(asked)
+        messages.read_service_info(asked)
 
 
 @pytest.mark.parametrize("asked", [None, [], "x", 5, True])
 def test_a_service_info_is_an_object(asked: object) -> None:
     with pytest.raises(InvalidRequest, match=r"^Invalid service_info: expected an object$"):
-        records.read_service_info(asked)
+        messages.read_service_info(asked)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_a_service_info_is_an_object(asked: object) -> None:
     [(1, 1), (86400, 86400), (1.0, 1), (1.5, 1.5), (86400.0, 86400), (30, 30)],
 )
 def test_a_ttl_is_whole_where_it_can_be(asked: float, ttl: float) -> None:
-    got = records.read_ttl(asked)
+    got = messages.read_ttl(asked)
     assert got == ttl
     assert type(got) is type(ttl)
 
@@ -204,7 +205,7 @@ def test_a_ttl_is_whole_where_it_can_be(asked: float, ttl: float) -> None:
 )
 def test_a_ttl_outside_is_refused(asked: object) -> None:
     with pytest.raises(InvalidRequest, match=r"^Invalid ttl: expected ") as caught:
-        records.read_ttl(asked)
+        messages.read_ttl(asked)
     assert caught.value.hint == "a ttl is a number of seconds from 1 to 86400"
 
 
@@ -475,4 +476,4 @@ def test_the_record_that_a_name_means_is_a_record() -> None:
 @pytest.mark.parametrize("since", [253_402_214_400, 10**400])
 def test_a_status_is_not_since_a_time_that_no_calendar_has(since: int) -> None:
     with pytest.raises(InvalidRequest, match=r"report\.status\.since"):
-        records.read_report({"status": {"text": "cooling", "since": since, "max": 5}}, 0.0)
+        messages.read_report({"status": {"text": "cooling", "since": since, "max": 5}}, 0.0)

@@ -26,9 +26,9 @@ from rsreg.errors import (
     Unavailable,
     UnknownService,
 )
-from rsreg.protocol import records
-from rsreg.protocol.records import Event, Service
+from rsreg.protocol import messages
 from rsreg.protocol.wire import Turn
+from rsreg.server.backends.stored import Event, Service
 from rsreg.server.rules import journal, registry
 from rsreg.server.rules.registry import Registry
 from rsreg.server.view.lease import Lease
@@ -439,7 +439,7 @@ def test_a_resent_deregister_is_answered_as_before(house: House) -> None:
 def test_a_resend_does_not_undo_what_came_after(on_file: House, restarted: bool) -> None:
     """Its sender counts in turns, so it never sends two requests that are the same."""
     info = {"name": "a", "host": "h", "port": 1, "id": "mine"}
-    old, new = (records.read_service_info({**info, "type": kind}) for kind in ("old", "new"))
+    old, new = (messages.read_service_info({**info, "type": kind}) for kind in ("old", "new"))
 
     def ask(number: int, asked: Any = old) -> str:
         if restarted:
@@ -473,7 +473,7 @@ def test_what_a_later_request_of_its_sender_overtook_is_refused(
     on_file: House, overtaken: str, restarted: bool
 ) -> None:
     """It was never read before: it waited on a connection that its sender has given up."""
-    info = records.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
+    info = messages.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
     on_file.registry.register(*info, 30, "token 5", turn=Turn("driver", 5))
     on_file.commit()
     if restarted:
@@ -1056,7 +1056,7 @@ def test_errors_are_of_the_tree(house: House) -> None:
 
 def test_a_registration_that_comes_after_it_was_taken_back_is_refused(house: House) -> None:
     """It waited on another connection, given up on, while the later request got through."""
-    info = records.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
+    info = messages.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
     house.registry.register(*info, 30, None, turn=Turn("driver", 1))
     house.commit()
     house.registry.deregister("mine", None, Turn("driver", 3))
@@ -1072,7 +1072,7 @@ def test_a_registration_that_comes_after_it_was_taken_back_is_refused(house: Hou
 
 
 def test_a_refused_goodbye_keeps_nobody_out(house: House) -> None:
-    info = records.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
+    info = messages.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
     house.registry.register(*info, 30, None, turn=Turn("driver", 1))
     house.commit()
     house.registry.deregister("mine", None, Turn("driver", 3))

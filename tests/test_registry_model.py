@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from rsreg import SQLiteBackend
 from rsreg.errors import NoService, StoreError, UnknownService
-from rsreg.protocol import records
-from rsreg.protocol.records import Maintenance, Report
+from rsreg.protocol import messages
+from rsreg.protocol.messages import Report
+from rsreg.server.backends.stored import Maintenance
 from rsreg.server.rules.registry import Registry
 
 KINDS = ("A", "B", "C")
@@ -232,7 +233,7 @@ class RegistryMachine(RuleBasedStateMachine):
         who = request.target or request.token or len(self.hosts)
         host = self.hosts.setdefault(who, f"host{len(self.hosts)}")
         asked = {"name": "s", "host": host, "port": 1, "id": request.target}
-        info, extra = records.read_service_info({**asked, "tags": list(request.kinds)})
+        info, extra = messages.read_service_info({**asked, "tags": list(request.kinds)})
         got = self.registry.register(info, extra, request.ttl, request.token)
         there = self.services.get(self.answered.get(str(request.token), ""))
         if there and (there.kinds, there.ttl, there.host) == (request.kinds, request.ttl, host):

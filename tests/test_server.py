@@ -34,8 +34,8 @@ from rsreg.errors import (
     StoreError,
     Unavailable,
 )
-from rsreg.protocol.records import Event, Service
-from rsreg.protocol.wire import MAX_FRAME
+from rsreg.protocol.limits import MAX_FRAME
+from rsreg.server.backends.stored import Event, Service
 from rsreg.server.loops import EXPIRE_BATCH, PUBLISH_BATCH, Publisher, Reaper, RequestLoop
 from rsreg.transport import sockets
 
@@ -480,7 +480,7 @@ def test_a_stall_in_the_middle_of_a_step_expires_nobody() -> None:
 
 
 def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> None:
-    from rsreg.protocol.records import ServiceInfo
+    from rsreg.protocol.messages import ServiceInfo
     from rsreg.server.rules.registry import Registry
 
     registry = Registry(InMemoryBackend(), clock=clock, wall=clock)
@@ -503,7 +503,7 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> No
 
 
 def test_timers_have_their_turn_while_many_services_expire(clock: HandClock) -> None:
-    from rsreg.protocol.records import ServiceInfo
+    from rsreg.protocol.messages import ServiceInfo
     from rsreg.server.rules.registry import Registry
 
     registry = Registry(InMemoryBackend(), clock=clock, wall=clock)

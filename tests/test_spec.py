@@ -33,7 +33,7 @@ from helpers import (
 )
 
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer
-from rsreg.protocol.wire import MAX_FRAME, MAX_REQUEST
+from rsreg.protocol.limits import MAX_FRAME, MAX_REQUEST
 
 HEALTH = b'{"action": "health"}'
 

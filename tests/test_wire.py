@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rsreg.errors import ConfigurationError, InvalidJSON, InvalidRequest
-from rsreg.protocol import wire
+from rsreg.protocol import limits, wire
 
 ID = b"\x00peer"
 JSON = b'{"action":"health"}'
@@ -123,7 +123,7 @@ def test_no_frames_raise_and_every_answer_can_be_routed(frames: list[bytes]) -> 
         echoed = envelope.reply_to[1:]
         assert envelope.reply_to[0] == ID
         assert echoed == [b"RESPONSE"] or echoed == frames[: len(echoed)]
-        assert len(echoed) <= wire.MAX_FRAMES
+        assert len(echoed) <= limits.MAX_FRAMES
 
 
 # -- JSON
@@ -204,8 +204,8 @@ def test_a_request_is_an_object(payload: bytes, what: str) -> None:
 
 def test_size_limit() -> None:
     frame = b'{"a":"%s"}'
-    largest = frame % (b"x" * (wire.MAX_REQUEST - len(frame) + 2))
-    assert len(largest) == wire.MAX_REQUEST == 65536
+    largest = frame % (b"x" * (limits.MAX_REQUEST - len(frame) + 2))
+    assert len(largest) == limits.MAX_REQUEST == 65536
     wire.check_limits(largest)
     longer = largest + b" "
     with pytest.raises(
@@ -216,7 +216,7 @@ def test_size_limit() -> None:
     assert caught.value.hint.startswith("a request has at most 65536 bytes; ")
 
 
-LONG = b" " * wire.MAX_REQUEST
+LONG = b" " * limits.MAX_REQUEST
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ LONG = b" " * wire.MAX_REQUEST
         (b"{" + b"[" * 200_000, None),
         (b"\xff", None),
         (b'{"a":"%s"}' % ("é" * 90_000).encode(), None),
-        (b"[" * (wire.MAX_FRAME - len(LONG)), None),
+        (b"[" * (limits.MAX_FRAME - len(LONG)), None),
     ],
 )
 def test_only_the_request_id_is_read_of_what_is_too_long(

@@ -14,8 +14,8 @@ import msgspec
 
 from rsreg import RegistryServer
 from rsreg.errors import StoreError
-from rsreg.protocol.records import Event, Maintenance, Service
 from rsreg.server.backends.backend import Stored
+from rsreg.server.backends.stored import Event, Maintenance, Service
 
 
 class JSONBackend:

@@ -28,6 +28,7 @@ from rsreg.cli.output import note, write, write_facts, write_json, write_table
 from rsreg.client.sync import RegistryClient
 from rsreg.errors import InvalidRequest, NoService, RegistryError, SlowDown
 from rsreg.protocol import records
+from rsreg.protocol.health import CRITICAL, PASSING, STARTING, WARNING
 from rsreg.protocol.records import ServiceList, ServiceRecord
 
 if TYPE_CHECKING:
@@ -247,9 +248,7 @@ def _of_interest(registry: RegistryClient, settings: Settings) -> ServiceList | 
     try:
         if settings.json:
             return registry.list_services()
-        return registry.list_services(
-            health=[records.WARNING, records.CRITICAL, records.STARTING], mode=config.ANY_MODE
-        )
+        return registry.list_services(health=[WARNING, CRITICAL, STARTING], mode=config.ANY_MODE)
     except (InvalidRequest, SlowDown):
         return None
 
@@ -288,7 +287,7 @@ def _why_none(services: ServiceList, wanted: Filter) -> str:
     now = describing.said_at(services.as_of)
     said = []
     for one in services[:_MENTIONED]:
-        why = wanted.against(one) if one["health"] in (records.PASSING, records.WARNING) else None
+        why = wanted.against(one) if one["health"] in (PASSING, WARNING) else None
         said.append(f"{one['name']} {why}" if why else describing.standing(one, now))
     return "; ".join(said)
 

@@ -14,6 +14,7 @@ from rsreg import config
 from rsreg.display import age, printable
 from rsreg.protocol import records
 from rsreg.protocol.calls import Record
+from rsreg.protocol.health import SILENT, STALLED
 
 #: The columns of a list, and whether a cell may go on in the next line.
 LIST_COLUMNS = {
@@ -196,14 +197,14 @@ def _counted(counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def _matter(service: Record, now: float) -> str:
-    if service.get("reason") == records.SILENT:
+    if service.get("reason") == SILENT:
         return f"no heartbeat for {age(now - service['last_heartbeat'])}, ttl {service['ttl']:g} s"
     if service["health"] == "starting":
         return "it said that it is not ready yet"
     if service["health"] == "warning":
         return str(service.get("reason", "its main loop is late"))
-    reason = service.get("reason", records.STALLED)
-    return "its main loop stands still" if reason == records.STALLED else str(reason)
+    reason = service.get("reason", STALLED)
+    return "its main loop stands still" if reason == STALLED else str(reason)
 
 
 def _status(status: Mapping[str, Any], now: float) -> str:
@@ -216,7 +217,7 @@ def _status(status: Mapping[str, Any], now: float) -> str:
 
 
 def _owner(owner: Mapping[str, Any], now: float) -> str:
-    said = [records.process_of(owner)]
+    said = [records.describe_process(owner)]
     if "started" in owner:
         said.append(f"since {moment(owner['started'], now)}")
     if "program" in owner:

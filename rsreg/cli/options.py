@@ -16,6 +16,7 @@ from rsreg.client.sync import RegistryClient
 from rsreg.errors import RegistryError, UnknownService
 from rsreg.protocol import records
 from rsreg.protocol.calls import Record
+from rsreg.protocol.limits import MAX_MAINTENANCE
 from rsreg.protocol.records import ServiceRecord
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,7 +92,7 @@ def period(value: str | float) -> float:
     """The type of options that are a longer time: "90", "30min", "2h", "1d"."""
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|)", str(value).strip())
     length = float(parts[1]) * _UNITS[parts[2]] if parts else 0
-    if not 1 <= length <= config.MAX_MAINTENANCE:
+    if not 1 <= length <= MAX_MAINTENANCE:
         raise click.BadParameter(f"{value!r} is not a time, such as 30min, 2h or 1d, up to a year.")
     return length
 

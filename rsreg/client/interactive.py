@@ -8,7 +8,7 @@ from typing import Any
 from rsreg import display
 from rsreg.client.sync import RegistryClient
 from rsreg.errors import RegistryError
-from rsreg.protocol import calls, records
+from rsreg.protocol import calls, messages, records
 from rsreg.protocol.records import ServiceList, ServiceRecord
 
 #: Seconds that completion may keep a shell waiting.
@@ -187,7 +187,7 @@ def _shown(service: ServiceRecord) -> str:
 def _is_field(services: ServiceList, name: str) -> bool:
     """Whether it is something that a record says."""
     return (
-        name in records.FIELDS
+        name in messages.FIELDS
         or hasattr(ServiceRecord, name)
         or any(name in one for one in services)
     )

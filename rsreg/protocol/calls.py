@@ -196,12 +196,13 @@ def _call(action: str, read: Any, otherwise: Any = None, /, **params: Any) -> Ca
 
 
 def _service(reply: Mapping[str, Any]) -> ServiceRecord:
-    return records.told(reply["service"], _as_of(reply))
+    return records.service_record(reply["service"], _as_of(reply))
 
 
 def _services(reply: Mapping[str, Any]) -> ServiceList:
     as_of = _as_of(reply)
-    return records.listed((records.told(one, as_of) for one in reply["services"]), as_of)
+    services = (records.service_record(one, as_of) for one in reply["services"])
+    return records.service_list(services, as_of)
 
 
 def _as_of(reply: Mapping[str, Any]) -> float | None:

@@ -9,16 +9,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from rsreg.config import MAX_MAINTENANCE, checked_mode
+from rsreg.config import checked_mode
 from rsreg.errors import ConfigurationError
-from rsreg.protocol.records import HEALTHS
+from rsreg.protocol.health import HEALTHS
+from rsreg.protocol.limits import MAX_MAINTENANCE, MAX_TAGS, MAX_TEXT, MAX_TTL
 
-#: Seconds that may be waited for a service.
-MAX_WAIT = 86_400
 #: The strategy for which the registry has to know where who asks is.
 SAME_HOST = "same-host"
-
-_MAX_TAGS, _MAX_TEXT = 64, 256
 
 
 class Filters(TypedDict, total=False):
@@ -99,8 +96,8 @@ def pooled(choice: Choice, mode: str | None) -> dict[str, Any]:
 
 def checked_wait(seconds: float, name: str) -> float:
     """A length of time to wait; raises ConfigurationError."""
-    if not _is_number(seconds) or not 0 <= seconds <= MAX_WAIT:
-        raise ConfigurationError(f"{name} is 0 to {MAX_WAIT} seconds, not {seconds!r}")
+    if not _is_number(seconds) or not 0 <= seconds <= MAX_TTL:
+        raise ConfigurationError(f"{name} is 0 to {MAX_TTL} seconds, not {seconds!r}")
     return seconds
 
 
@@ -136,7 +133,7 @@ def checked_maintenance(
     for name, value in texts.items():
         if value is not None and not _is_text(value):
             raise ConfigurationError(
-                f"{name} is a text of 1 to {_MAX_TEXT} characters, not {value!r}"
+                f"{name} is a text of 1 to {MAX_TEXT} characters, not {value!r}"
             )
     length = None if for_ is None else round(for_)
     asked = {**texts, "on": bool(on), "for": length, "forever": forever or None}
@@ -147,7 +144,7 @@ def checked_maintenance(
 def check_type(kind: str) -> None:
     """Raises ConfigurationError where nothing can be found under it."""
     if not _is_text(kind):
-        raise ConfigurationError(f"a type is a text of 1 to {_MAX_TEXT} characters, not {kind!r}")
+        raise ConfigurationError(f"a type is a text of 1 to {MAX_TEXT} characters, not {kind!r}")
 
 
 def check_watch(kind: str | None, since: int | None, epoch: str | None, mark: str | None) -> None:
@@ -185,11 +182,11 @@ def _checked_tags(tags: Sequence[str] | None) -> list[str] | None:
         return None
     if not isinstance(tags, (list, tuple)) or not all(map(_is_text, tags)):
         raise ConfigurationError(
-            f"tags are a list of texts of 1 to {_MAX_TEXT} characters, not {tags!r}",
+            f"tags are a list of texts of 1 to {MAX_TEXT} characters, not {tags!r}",
             hint='write tags=["optics"], also for one',
         )
-    if len(tags) > _MAX_TAGS:
-        raise ConfigurationError(f"at most {_MAX_TAGS} tags, not {len(tags)}")
+    if len(tags) > MAX_TAGS:
+        raise ConfigurationError(f"at most {MAX_TAGS} tags, not {len(tags)}")
     for tag in tags:
         if f"!{tag}" in tags:
             raise ConfigurationError(f"no service has the tag {tag!r} and does not have it")
@@ -208,7 +205,7 @@ def _checked_where(where: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _MAX_TEXT
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT
 
 
 def _is_number(value: object) -> bool:

@@ -16,21 +16,10 @@ import msgspec
 from msgspec import Struct
 
 from rsreg.errors import ConfigurationError, InvalidJSON, InvalidRequest
+from rsreg.protocol.limits import MAX_DEPTH, MAX_FRAMES, MAX_REQUEST, MAX_REQUEST_ID
 
-#: Bytes in a request.
-MAX_REQUEST = 64 * 1024
 #: Bytes that a registration leaves for what goes with it when it is sent again: an id, a report.
 _ROOM = 4096
-#: Bytes in a frame: who sends a longer request is told so up to here, then loses the connection.
-MAX_FRAME = 4 * MAX_REQUEST
-#: Bytes of a reply or event that a client takes: a list of 100,000 services has 35 million.
-MAX_REPLY = 256 * 1024 * 1024
-#: Frames in a request, without the identity.
-MAX_FRAMES = 8
-#: Levels of arrays and objects in a request, the outermost included.
-MAX_DEPTH = 32
-#: Bytes of a `request_id` in UTF-8.
-MAX_REQUEST_ID = 64
 
 #: A text in JSON; one kind of brackets for both; and all bytes that are none.
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')

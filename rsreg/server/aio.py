@@ -15,8 +15,8 @@ import gevent
 
 from rsreg import config
 from rsreg.errors import StoreError
-from rsreg.protocol.records import Event, Maintenance, Service
 from rsreg.server.backends.backend import InMemoryBackend, RegistryBackend, SQLiteBackend, Stored
+from rsreg.server.backends.stored import Event, Maintenance, Service
 from rsreg.server.server import RegistryServer, check_backend
 
 #: Seconds between two looks whether the loop that is waited for still runs.

@@ -9,13 +9,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
-from msgspec import Meta, Struct, field
 
 from rsreg import display
-from rsreg.config import DEFAULT_MAINTENANCE, DEFAULT_TTL, MAX_MAINTENANCE
+from rsreg.config import DEFAULT_MAINTENANCE, DEFAULT_TTL
 from rsreg.errors import (
     BackupFailed,
     Forbidden,
@@ -25,15 +24,17 @@ from rsreg.errors import (
     StoreLost,
     UnknownAction,
 )
-from rsreg.protocol import records, wire
-from rsreg.protocol.records import Event, Maintenance, Name
+from rsreg.protocol import messages, records, wire
+from rsreg.protocol.limits import MAX_EVENTS, MAX_LIST
+from rsreg.protocol.messages import Asker, MaintenanceRequest
 from rsreg.server.backends.backend import EVENTS_SIZE
+from rsreg.server.backends.stored import Event, Maintenance
 from rsreg.server.deferred import Body, Later, failed
 from rsreg.server.rules import registry
 from rsreg.server.rules.journal import unavailable
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import Registry, Sender
-from rsreg.server.rules.selection import NOBODY, Asker, read_filter
+from rsreg.server.rules.selection import NOBODY, read_filter
 from rsreg.timing import Clock
 
 log = logging.getLogger(__name__)
@@ -51,36 +52,11 @@ class Peer(Sender, Protocol):
 
 Handler = Callable[[Mapping[str, Any], Peer], Body | Later]
 
-#: Events in one reply, at most and by default.
-MAX_EVENTS = 1_000
-#: Bytes of a list of services; a client would close the connection at a longer reply, and not know.
-MAX_LIST = wire.MAX_REPLY - 1024 * 1024
-
-_Count = Annotated[int, Meta(ge=0)]
-
-_Path = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[^\0]+$")]
-_Period = Annotated[int, Meta(ge=1, le=MAX_MAINTENANCE)]
-_Replaced = Annotated[dict[str, records.Owner], Meta(max_length=64)]
-
 #: The actions that need the store.
 WRITES = frozenset({"register", "update", "deregister", "maintenance"})
 #: Those whose replies may be long, but for an `info` without services: who has to end the registry,
 #: or to see what is wrong, needs that one also where somebody at the same address reads nothing.
 _LONG = frozenset({"get", "list", "discover", "info", "events", "maintenance"})
-
-
-class _Wanted(Struct, frozen=True, kw_only=True):
-    """The fields of a `maintenance` request."""
-
-    on: bool
-    service: records.Id | None = None
-    service_type: Name | None = None
-    host: Name | None = None
-    seconds: _Period | None = field(name="for", default=None)
-    forever: bool | None = None
-    reason: Name | None = None
-    by: Name | None = None
-    force: bool | None = None
 
 
 class Dispatcher:
@@ -167,14 +143,14 @@ class Dispatcher:
     def _register(self, request: Mapping[str, Any], peer: Peer) -> Body:
         if "service_info" not in request:
             raise InvalidRequest("Missing required field: service_info")
-        info, extra = records.read_service_info(request["service_info"])
+        info, extra = messages.read_service_info(request["service_info"])
         asked = request.get("ttl")
         if asked is None and request["service_info"].get("ttl") is not None:
             raise InvalidRequest(
                 "Invalid service_info.ttl: it means nothing here",
                 hint="a ttl stands beside the service_info, not in it",
             )
-        ttl = DEFAULT_TTL if asked is None else records.read_ttl(asked)
+        ttl = DEFAULT_TTL if asked is None else messages.read_ttl(asked)
         judges = request.get("judges") is True
         if judges:
             # All entries of the name may be the answer.
@@ -185,7 +161,7 @@ class Dispatcher:
             ttl,
             wire.fingerprint(request),
             turn=wire.turn_of(request),
-            report=records.read_report(request.get("report"), self._wall()),
+            report=messages.read_report(request.get("report"), self._wall()),
             replaces=_replaced(request),
             judges=judges,
             who=_requester(request, peer, extra.get("owner")),
@@ -201,7 +177,7 @@ class Dispatcher:
         service_id = _text(request, "service_id")
         if "service_info" not in request:
             raise InvalidRequest("Missing required field: service_info")
-        change, extra = records.read_change(request["service_info"])
+        change, extra = messages.read_change(request["service_info"])
         token, turn = wire.fingerprint(request), wire.turn_of(request)
         who = _requester(request, peer)
         self._registry.update(service_id, change, extra, token, turn, who)
@@ -215,7 +191,7 @@ class Dispatcher:
         return {"success": True, "message": "Service deregistered successfully"}
 
     def _renew(self, request: Mapping[str, Any], peer: Peer) -> Body:
-        report = records.read_report(request.get("report"), self._wall())
+        report = messages.read_report(request.get("report"), self._wall())
         entry = self._registry.renew(_text(request, "service_id"), report, peer)
         return {"success": True, "message": "Service renewed successfully", "entry": entry}
 
@@ -245,7 +221,7 @@ class Dispatcher:
             _text(request, "service_type"),
             read_filter(request),
             None if request.get("strategy") is None else _text(request, "strategy"),
-            NOBODY if asker is None else records.checked(asker, Asker, "asker."),
+            NOBODY if asker is None else messages.checked(asker, Asker, "asker."),
         )
         return {"success": True, "service": service, **self._time()}
 
@@ -286,7 +262,7 @@ class Dispatcher:
         }
 
     def _maintain(self, request: Mapping[str, Any], peer: Peer) -> Body:
-        wanted: _Wanted = records.checked(request, _Wanted, "")
+        wanted: MaintenanceRequest = messages.checked(request, MaintenanceRequest, "")
         since = int(self._wall())
         length = DEFAULT_MAINTENANCE if wanted.seconds is None else wanted.seconds
         entry = Maintenance(
@@ -316,8 +292,8 @@ class Dispatcher:
 
     def _backup(self, request: Mapping[str, Any], peer: Peer) -> Later:
         _check_peer(peer, "backup", "rs_cs backup")
-        target = Path(records.checked(request.get("path"), _Path, "path"))
-        replace = request.get("replace") is not None and records.checked(
+        target = Path(messages.checked(request.get("path"), messages.Path, "path"))
+        replace = request.get("replace") is not None and messages.checked(
             request["replace"], bool, "replace"
         )
         if not target.is_absolute():
@@ -363,7 +339,7 @@ class Dispatcher:
 
     def _leases(self, request: Mapping[str, Any]) -> Body:
         wanted = request.get("leases")
-        if wanted is None or not records.checked(wanted, bool, "leases"):
+        if wanted is None or not messages.checked(wanted, bool, "leases"):
             return {}
         ends = self._registry.ending_leases()
         return {"leases": {"within": registry.LEASES_WITHIN, "ends": ends}}
@@ -395,7 +371,7 @@ def _replaced(request: Mapping[str, Any]) -> dict[str, object] | None:
     """The owners of the entries that a `register` replaces, by id, as they came."""
     replaces: dict[str, object] | None = request.get("replaces")
     if replaces is not None:
-        records.checked(replaces, _Replaced, "replaces")
+        messages.checked(replaces, messages.Replaced, "replaces")
     return replaces
 
 
@@ -404,14 +380,14 @@ def _requester(
 ) -> Requester:
     """Who sent a request for a change; `owner` is who it says so where it has no `owner`."""
     if (said := request.get("owner")) is not None:
-        records.checked(said, records.Owner, "owner.")
+        messages.checked(said, messages.Owner, "owner.")
         owner = said
     force = request.get("force")
     return Requester(
         peer.address,
-        None if owner is None else records.process_of(owner),
+        None if owner is None else records.describe_process(owner),
         owner,
-        force is not None and records.checked(force, bool, "force"),
+        force is not None and messages.checked(force, bool, "force"),
     )
 
 
@@ -426,7 +402,7 @@ def _text(request: Mapping[str, Any], field: str) -> str:
 
 def _count(request: Mapping[str, Any], field: str, default: int) -> int:
     value = request.get(field)
-    return default if value is None else int(records.checked(value, _Count, field))
+    return default if value is None else int(messages.checked(value, messages.Count, field))
 
 
 def _check_peer(peer: Peer, action: str, command: str) -> None:

@@ -18,7 +18,8 @@ from gevent.event import Event as Flag
 from rsreg.display import printable
 from rsreg.errors import StoreError
 from rsreg.protocol import wire
-from rsreg.protocol.records import Event
+from rsreg.protocol.limits import MAX_REQUEST
+from rsreg.server.backends.stored import Event
 from rsreg.server.deferred import Later
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.connections import number_of
@@ -215,7 +216,7 @@ class RequestLoop:
     def _has_to_wait(self, request: Request, batch: _Batch) -> bool:
         """Whether a request was put among those that wait, or was refused for want of room."""
         payload, connection = request.envelope.payload, request.connection
-        if len(payload) > wire.MAX_REQUEST or not (
+        if len(payload) > MAX_REQUEST or not (
             wire.looks_long(payload) or self._turns.are_due(connection)
         ):
             return False
@@ -238,13 +239,13 @@ class RequestLoop:
 
     def _answer(self, request: Request, failure: StoreError | None) -> bytes | Later:
         payload = request.envelope.payload
-        too_long = len(payload) > wire.MAX_REQUEST
+        too_long = len(payload) > MAX_REQUEST
         if too_long and self._seldom.may_tell(request.address, self._clock()):
             log.warning(
                 "refused a request of %d bytes from %s: at most %d are taken",
                 len(payload),
                 request.address,
-                wire.MAX_REQUEST,
+                MAX_REQUEST,
             )
         answer = self._dispatcher.answer(payload, request, failure)
         return answer if isinstance(answer, Later) else wire.encode(answer)

@@ -15,7 +15,8 @@ from rsreg import timing
 from rsreg.config import SIMULATOR, check_timeout
 from rsreg.errors import ConfigurationError, NoService, RegistryError, Unreachable
 from rsreg.protocol import records
-from rsreg.protocol.records import PASSING, ServiceRecord
+from rsreg.protocol.health import PASSING, announced
+from rsreg.protocol.records import ServiceRecord
 from rsreg.transport import sockets
 from rsreg.transport.resolver import Finding
 
@@ -73,7 +74,7 @@ def others(
     return [
         each
         for each in services
-        if each["id"] != first["id"] and records.news(each["health"]) == PASSING
+        if each["id"] != first["id"] and announced(each["health"]) == PASSING
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from rsreg.errors import ConfigurationError, Disconnected
-from rsreg.protocol.wire import MAX_FRAME, MAX_REPLY
+from rsreg.protocol.limits import MAX_FRAME, MAX_REPLY
 from rsreg.transport.resolver import Numeric
 
 #: Seconds of silence after which the kernel probes a connection, and between two probes: a cut

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from rsreg.errors import RegistryError
 from rsreg.protocol import calls, records
 from rsreg.protocol.calls import Call, Record
+from rsreg.protocol.event_types import RESET
 from rsreg.system.background import say
 from rsreg.timing import Clock
 
@@ -86,7 +87,7 @@ class Follower:
                     logging.WARNING,
                     "events were missed for good: the journal does not reach back, or is another",
                 )
-                reset = {"type": "reset", "data": {}, "seq": seq, "epoch": epoch}
+                reset = {"type": RESET, "data": {}, "seq": seq, "epoch": epoch}
                 events = [{**reset, "mark": reply.get("mark")}]
             self._epoch, self._seq, self._mark = epoch, seq, reply.get("mark")
             self._wait(self._patience)

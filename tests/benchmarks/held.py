@@ -16,7 +16,7 @@ import gevent
 
 from rsreg import RegistryServer, SQLiteBackend
 from rsreg.admin import server_process
-from rsreg.protocol.records import ServiceInfo
+from rsreg.protocol.messages import ServiceInfo
 
 #: Services that lapse at once.
 _LAPSED = 5_000

@@ -15,7 +15,7 @@ from typing import Any
 from helpers import ServerProcess
 
 from rsreg import SQLiteBackend
-from rsreg.protocol.records import Service
+from rsreg.server.backends.stored import Service
 from rsreg.server.limits import Limits
 
 HERE = Path(__file__).parent

@@ -15,7 +15,8 @@ from rsreg.client.cache.service_cache import ServiceCache
 from rsreg.config import SIMULATOR, ClientSettings
 from rsreg.errors import Disconnected, Stale, TransportError
 from rsreg.protocol.calls import NOTHING_MORE
-from rsreg.protocol.records import PASSING, ServiceRecord
+from rsreg.protocol.health import PASSING
+from rsreg.protocol.records import ServiceRecord
 from rsreg.system import threads
 from rsreg.system.background import Caught, Troubles
 from rsreg.transport.listener import spawn

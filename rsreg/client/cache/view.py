@@ -11,16 +11,10 @@ import msgspec
 
 from rsreg.config import HARDWARE, SIMULATOR
 from rsreg.errors import RegistryError
-from rsreg.protocol import calls, records
+from rsreg.protocol import calls, event_types, records
 from rsreg.protocol.calls import Call, Record
-from rsreg.protocol.records import (
-    CRITICAL,
-    MAINTENANCE,
-    PASSING,
-    SILENT,
-    ServiceList,
-    ServiceRecord,
-)
+from rsreg.protocol.health import CRITICAL, HEALTH_EVENTS, MAINTENANCE, PASSING, SILENT, announced
+from rsreg.protocol.records import ServiceList, ServiceRecord
 from rsreg.timing import Clock
 from rsreg.transport.subscription import SILENCE_MOST, Follower
 
@@ -46,7 +40,7 @@ class Entry:
     def __init__(self, told: Record) -> None:
         record = {field: value for field, value in told.items() if field not in _UNTOLD}
         self.id: str = record["id"]
-        self.health = record["health"] = records.news(record["health"])
+        self.health = record["health"] = announced(record["health"])
         if self.health != MAINTENANCE:
             # Of one that is critical, no event tells when its maintenance begins or ends.
             record.pop("maintenance", None)
@@ -224,22 +218,22 @@ class Mirror(Follower):
         return events
 
     def _apply(self, event: Record) -> None:
-        kind, service_id = event["type"], event["data"]["service_id"]
+        event_type, service_id = event["type"], event["data"]["service_id"]
         record = event["data"]["service_info"]
-        if kind == "register":
+        if event_type == event_types.REGISTER:
             self._heard_of(record)
             self._picture.put(record)
             for replaced in self._replaced - {service_id}:
                 self._picture.remove(replaced)
             self._replaced.clear()
-        elif kind == "update":
+        elif event_type == event_types.UPDATE:
             self._picture.put(record)
-        elif kind == "replace":
+        elif event_type == event_types.REPLACE:
             self._replaced.add(service_id)
-        elif kind in ("deregister", "expire"):
+        elif event_type in event_types.ENDINGS:
             self._picture.remove(service_id)
-        elif kind in ("critical", "recovered", "maintenance"):
-            if record["health"] != "critical" and self._lapsed(service_id):
+        elif event_type in HEALTH_EVENTS.values():
+            if record["health"] != CRITICAL and self._lapsed(service_id):
                 self._heard_of(record)
             self._picture.change(record)
 

@@ -11,12 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rsreg.errors import ConfigurationError
+from rsreg.protocol.limits import MAX_TEXT, MAX_TTL
 from rsreg.system import threads
 
-#: Characters of a status.
-MAX_TEXT = 256
-#: Seconds that a busy block may announce, and that a watchdog may wait.
-MAX_SECONDS = 86_400
 #: Seconds after a limit of the watchdog at which it is surely crossed.
 _BEYOND = 0.02
 
@@ -169,13 +166,13 @@ class Vitals:
 def check_watchdog(watchdog: float | None) -> None:
     """Raises ConfigurationError for what no watchdog can be."""
     if watchdog is not None:
-        _check("a watchdog", watchdog, 1, MAX_SECONDS, "seconds")
+        _check("a watchdog", watchdog, 1, MAX_TTL, "seconds")
 
 
 def check_busy(text: str, most: float) -> None:
     """Raises ConfigurationError for what no busy block can have."""
     _check_text(text)
-    _check("the seconds of a busy block", most, 0, MAX_SECONDS)
+    _check("the seconds of a busy block", most, 0, MAX_TTL)
     if most == 0:
         raise ConfigurationError("a busy block takes more than 0 seconds")
 

@@ -267,7 +267,7 @@ class Pulse:
 
 def _shown(value: Any) -> str:
     """A value of a field in a line of the log."""
-    if isinstance(value, dict) and (process := records.process_of(value)):
+    if isinstance(value, dict) and (process := records.describe_process(value)):
         return process
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
@@ -276,7 +276,7 @@ def _shown(value: Any) -> str:
 def _who(record: Record, change: Record) -> str:
     """Who changed an entry, and who registered it, as far as the registry says."""
     by, owner = record.get("registered_by"), record.get("owner")
-    who = records.process_of(owner) if isinstance(owner, dict) else ""
+    who = records.describe_process(owner) if isinstance(owner, dict) else ""
     said = f"registered from {by or 'an unknown address'} by {who or 'nobody who said so'}"
     if not change.get("by"):
         return said

@@ -17,7 +17,7 @@ from rsreg.client.registration.driver_status import Vitals, check_busy
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ServerError
 from rsreg.protocol.calls import Entry, Record
-from rsreg.protocol.records import SAID
+from rsreg.protocol.records import DECLARED
 from rsreg.system import threads
 
 #: Requests without an answer that are kept in mind.
@@ -222,7 +222,7 @@ def said_by(registration: Registration) -> Record:
     """What the record of a registration says, but for what the registry fills in."""
     policies = ("singleton", "allow_duplicate_service_type")
     said = {field: value for field, value in registration.info.items() if field not in policies}
-    empty: Record = {**dict.fromkeys(SAID), "tags": [], "metadata": {}}
+    empty: Record = {**dict.fromkeys(DECLARED), "tags": [], "metadata": {}}
     return _as_json({**empty, **said, "ttl": registration.ttl})
 
 

@@ -11,9 +11,7 @@ from rsreg.client.registration.local_service import Presence, said_by
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.protocol.calls import Entry, Record
-
-#: Seconds between two beats at most.
-MAX_INTERVAL = 86_400
+from rsreg.protocol.limits import MAX_TTL
 
 
 class Heartbeat(Pulse):
@@ -73,10 +71,9 @@ class Heartbeats:
             raise ConfigurationError(
                 "there is nothing to keep alive", hint="call register() before start_heartbeat()"
             )
-        if interval is not None and not 0 < interval <= MAX_INTERVAL:
+        if interval is not None and not 0 < interval <= MAX_TTL:
             raise ConfigurationError(
-                f"a heartbeat interval is more than 0 and at most {MAX_INTERVAL} seconds, "
-                f"not {interval}"
+                f"a heartbeat interval is more than 0 and at most {MAX_TTL} seconds, not {interval}"
             )
         self.stop(self.last.service_id)
         self.add(Heartbeat(self.last, self.endpoint, interval, reclaim=reclaim))

@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rsreg.protocol.limits import MAX_TEXT
 from rsreg.protocol.query import SAME_HOST
 
-#: Characters of a text in an owner.
-_MAX_TEXT = 256
 #: Seconds by which two readings of the same start may differ: half a tick of Linux.
 _SAME = 0.005
 #: The bit of a hardware address that says that it was made up.
@@ -66,7 +65,7 @@ def asking(params: Mapping[str, Any]) -> Mapping[str, Any]:
 def signed(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """The parameters of a maintenance, with the user and the host, if they do not say `by` whom."""
     mine = this_process()
-    return {"by": f"{mine['user']}@{mine['host']}"[:_MAX_TEXT], **params}
+    return {"by": f"{mine['user']}@{mine['host']}"[:MAX_TEXT], **params}
 
 
 class _Seen(NamedTuple):
@@ -171,4 +170,4 @@ def _user() -> str:
 
 def _plain(text: str) -> str:
     """What JSON can hold of a text that came from the system."""
-    return text.encode(errors="replace").decode()[:_MAX_TEXT]
+    return text.encode(errors="replace").decode()[:MAX_TEXT]

@@ -35,7 +35,7 @@ from rsreg.errors import (
     TransportError,
     Unavailable,
 )
-from rsreg.protocol import calls, records
+from rsreg.protocol import calls, messages
 from rsreg.protocol.calls import Call
 from rsreg.system.background import say
 from rsreg.transport.channel import Channel
@@ -118,8 +118,8 @@ def plan(
         )
     try:
         # What the registry would refuse again and again, in the background.
-        records.read_service_info({"host": "to-be-found", "port": 1, **wanted.info})
-        records.read_ttl(ttl)
+        messages.read_service_info({"host": "to-be-found", "port": 1, **wanted.info})
+        messages.read_ttl(ttl)
     except InvalidRequest as error:
         raise ConfigurationError(str(error), hint=error.hint) from error
     check_watchdog(watchdog)

@@ -23,12 +23,12 @@ from peewee import SchemaManager, SqliteDatabase
 
 from rsreg.config import DEFAULT_JOURNAL_BYTES, DEFAULT_JOURNAL_EVENTS
 from rsreg.errors import StoreError, StoreLost
-from rsreg.protocol import records
-from rsreg.protocol.records import Event, Maintenance, Position, Told
-from rsreg.server.backends import sqlite_copy, tables, vacuum
+from rsreg.protocol.health import PASSING
+from rsreg.server.backends import sqlite_copy, stored, tables, vacuum
 from rsreg.server.backends.retention import Journal
 from rsreg.server.backends.store_files import Place
 from rsreg.server.backends.store_lock import FileLock
+from rsreg.server.backends.stored import Event, Maintenance, Position, Told
 from rsreg.system import private_files
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Stored:
 
     epoch: str
     seq: int
-    services: list[records.Service]
+    services: list[stored.Service]
     answered: dict[str, str]
     maintenance: list[Maintenance] = field(default_factory=list)
     told: dict[str, Told] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class RegistryBackend(Protocol):
 
     def commit(
         self,
-        changes: Mapping[str, records.Service | None],
+        changes: Mapping[str, stored.Service | None],
         events: Sequence[Event],
         maintenance: Sequence[Maintenance] | None = None,
     ) -> None:
@@ -270,7 +270,7 @@ class SQLiteBackend:
 
     def commit(
         self,
-        changes: Mapping[str, records.Service | None],
+        changes: Mapping[str, stored.Service | None],
         events: Sequence[Event],
         maintenance: Sequence[Maintenance] | None = None,
     ) -> None:
@@ -618,7 +618,7 @@ def _corrupt(path: Path, verdict: str) -> StoreError:
     )
 
 
-def _service_row(service: records.Service) -> tuple[Any, ...]:
+def _service_row(service: stored.Service) -> tuple[Any, ...]:
     """In the order of `tables.columns`; what was told of its health comes with the events."""
     return (
         service.id,
@@ -638,20 +638,20 @@ def _service_row(service: records.Service) -> tuple[Any, ...]:
 
 
 def _told_rows(
-    changes: Mapping[str, records.Service | None], events: Sequence[Event]
+    changes: Mapping[str, stored.Service | None], events: Sequence[Event]
 ) -> list[tuple[Any, ...]]:
     """What was told of each service last; in a row just written it is "passing" already."""
     told = {event.service_id: event.told for event in events if event.told is not None}
     return [
-        (None if last.health == records.PASSING else last.health, last.reason, service_id)
+        (None if last.health == PASSING else last.health, last.reason, service_id)
         for service_id, last in told.items()
-        if last.health != records.PASSING or service_id not in changes
+        if last.health != PASSING or service_id not in changes
     ]
 
 
-def _service(row: tuple[Any, ...]) -> records.Service:
+def _service(row: tuple[Any, ...]) -> stored.Service:
     service_id, name, host, port, kind, tags, metadata, extra, ttl, last_heartbeat, by, *_ = row
-    return records.Service(
+    return stored.Service(
         id=service_id,
         name=name,
         host=host,

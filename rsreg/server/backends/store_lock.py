@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from rsreg.errors import StoreInUse
-from rsreg.protocol.records import Position
+from rsreg.server.backends.stored import Position
 from rsreg.system import private_files
 
 # A server says itself that there is none on Windows; to import its names is no fault.

@@ -18,17 +18,12 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from rsreg.errors import InvalidRequest
+from rsreg.protocol.limits import MAX_COMPARISONS, MAX_TEXT, MAX_VERSION
 
 Number = int | float
 
-#: Comparisons in one condition: each is looked at for each service, while everybody waits.
-_MAX_COMPARISONS = 8
-#: Characters of a text that may be a number or other JSON, for the same reason.
-_MAX_TEXT = 256
-#: Characters of a version: to read and compare one takes the longer, the longer it is.
-_MAX_VERSION = 64
 #: A number from here on has too many digits for a version.
-_MOST = 10**_MAX_VERSION
+_MOST = 10**MAX_VERSION
 #: Versions that are kept as read: that takes longer than to compare them.
 _READ = 4_000
 #: What begins a condition, instead of a text to be equal to.
@@ -133,7 +128,7 @@ class _Comparison:
 
 def number(text: str) -> Number | None:
     """The number that a text is in JSON, or None."""
-    parts = _NUMBER.fullmatch(text) if len(text) <= _MAX_TEXT else None
+    parts = _NUMBER.fullmatch(text) if len(text) <= MAX_TEXT else None
     if parts is None:
         return None
     if parts[1] is None and parts[2] is None:
@@ -144,7 +139,7 @@ def number(text: str) -> Number | None:
 
 def _parts(key: str, wanted: str) -> list[str]:
     parts = wanted.split(",")
-    if len(parts) > _MAX_COMPARISONS:
+    if len(parts) > MAX_COMPARISONS:
         raise _refusal(key, wanted)
     return parts
 
@@ -161,12 +156,12 @@ def _refusal(key: str, wanted: str) -> InvalidRequest:
     return InvalidRequest(
         f"Invalid where.{key}: {wanted!r} is no condition on a number or a version",
         hint='write ">=1.4", "<-200", "==2.1", "!=spare", "~=1.4" or several, as ">=1.4,<2", at '
-        f"most {_MAX_COMPARISONS}; any other text is compared as it is",
+        f"most {MAX_COMPARISONS}; any other text is compared as it is",
     )
 
 
 def _versions(sign: str, operand: str) -> SpecifierSet | None:
-    if len(operand) > _MAX_VERSION:
+    if len(operand) > MAX_VERSION:
         return None
     try:
         wanted = SpecifierSet(sign + operand)
@@ -182,7 +177,7 @@ def _version(value: Any) -> Version | None:
     # A number of thousands of digits is not even written: Python may refuse to.
     if _is_number(value) and abs(value) < _MOST:
         value = str(value)
-    if not isinstance(value, str) or len(value) > _MAX_VERSION:
+    if not isinstance(value, str) or len(value) > MAX_VERSION:
         return None
     return _read_version(value)
 
@@ -200,7 +195,7 @@ def _decoded(text: str) -> Any:
     found = number(text)
     if found is not None:
         return found
-    if len(text) > _MAX_TEXT or not text.startswith(("true", "false", "null", "[", "{")):
+    if len(text) > MAX_TEXT or not text.startswith(("true", "false", "null", "[", "{")):
         return text
     try:
         return msgspec.json.decode(text)

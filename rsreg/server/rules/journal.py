@@ -17,19 +17,12 @@ import msgspec
 
 from rsreg.errors import StoreError, StoreLost, Unavailable
 from rsreg.protocol import wire
-from rsreg.protocol.records import (
-    COMPUTED,
-    CRITICAL,
-    MAINTENANCE,
-    SILENT,
-    Event,
-    Maintenance,
-    Position,
-    Service,
-    Told,
-)
+from rsreg.protocol.event_types import ENDINGS
+from rsreg.protocol.health import CRITICAL, HEALTH_EVENTS, SILENT
+from rsreg.protocol.records import COMPUTED
 from rsreg.protocol.wire import Turn
 from rsreg.server.backends.backend import MAX_ANSWERED, RegistryBackend, Tended
+from rsreg.server.backends.stored import Event, Maintenance, Position, Service, Told
 from rsreg.server.rules.ownership import ITSELF, Requester
 from rsreg.server.view.lease import Lease
 from rsreg.server.view.live_view import LiveView
@@ -43,11 +36,6 @@ T = TypeVar("T")
 _TOLD_AT_ONCE = 100
 #: Services whose last heartbeat is stored to see whether a store that failed can be written again.
 _PROBED = 100
-#: The event that tells of a service's new health; of any other it has recovered.
-_HEALTH_EVENTS = {CRITICAL: "critical", MAINTENANCE: "maintenance"}
-_RECOVERED = "recovered"
-#: Events after which there is no service, or another one.
-_GONE = frozenset({"replace", "deregister", "expire"})
 
 
 class Changes:
@@ -247,7 +235,7 @@ class Changes:
         if lease.news == lease.told:
             return
         self._telling.append((lease, lease.told))
-        self._stage(_HEALTH_EVENTS.get(lease.news, _RECOVERED), lease, who)
+        self._stage(HEALTH_EVENTS[lease.news], lease, who)
         self._view.tell(lease, lease.news)
 
     def maintain(self, maintenance: list[Maintenance], who: Requester) -> None:
@@ -300,7 +288,7 @@ class Changes:
                 body=wire.encode(body),
                 token=token,
                 turn=None if turn is None else str(turn),
-                told=None if event_type in _GONE else Told(lease.news, lease.reason),
+                told=None if event_type in ENDINGS else Told(lease.news, lease.reason),
             )
         )
         if token is not None:

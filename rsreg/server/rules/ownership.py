@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from rsreg.errors import OwnedByOther
 from rsreg.protocol import records
-from rsreg.protocol.records import Maintenance, Service
+from rsreg.server.backends.stored import Maintenance, Service
 from rsreg.server.view.lease import Lease
 
 
@@ -43,8 +43,8 @@ ITSELF = Requester()
 def check_entry(lease: Lease, who: Requester) -> None:
     """Refuse to change the entry of another process that lives; raises OwnedByOther."""
     service = lease.service
-    process = records.process_in(service.owner)
-    if process is None or not lease.alive or process == records.process_in(who.owner) or who.force:
+    process = records.process_key(service.owner)
+    if process is None or not lease.alive or process == records.process_key(who.owner) or who.force:
         return
     raise OwnedByOther(
         f"{service.name} on {service.host}:{service.port} is of {holder_of(service)}",
@@ -76,7 +76,7 @@ def check_maintenance(entries: Iterable[Maintenance], wanted: Maintenance, *, fo
 def holder_of(service: Service) -> str:
     """Who registered a service, as far as that is known."""
     owner = service.owner or {}
-    who = [records.process_of(owner, "another program")]
+    who = [records.describe_process(owner, "another program")]
     if owner.get("started"):
         who.append(f"since {_moment(owner['started'])}")
     if service.registered_by is not None:

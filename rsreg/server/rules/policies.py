@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rsreg.errors import DuplicateName, DuplicateServiceType, InvalidRequest
-from rsreg.protocol.records import Service, ServiceInfo
+from rsreg.protocol.messages import ServiceInfo
+from rsreg.server.backends.stored import Service
 from rsreg.server.limits import Limits
 from rsreg.server.rules.ownership import holder_of
 from rsreg.server.view.lease import Lease

@@ -16,24 +16,17 @@ import msgspec
 from rsreg import display, timing
 from rsreg.config import SIMULATOR
 from rsreg.errors import JudgeFirst, NoService, StoreError, UnknownService
-from rsreg.protocol import records
-from rsreg.protocol.records import (
-    NO_REPORT,
-    Event,
-    Maintenance,
-    Position,
-    Report,
-    Service,
-    ServiceInfo,
-)
+from rsreg.protocol import event_types, records
+from rsreg.protocol.messages import NO_REPORT, Asker, Report, ServiceInfo
 from rsreg.protocol.wire import Turn
 from rsreg.server.backends.backend import Copied, Copyable, RegistryBackend
+from rsreg.server.backends.stored import Event, Maintenance, Position, Service
 from rsreg.server.limits import Limits
 from rsreg.server.rules import policies
 from rsreg.server.rules.journal import Changes
 from rsreg.server.rules.ownership import ITSELF, Requester, check_entry, check_maintenance
 from rsreg.server.rules.rates import Bounds
-from rsreg.server.rules.selection import EVERYTHING, NOBODY, Asker, Chooser, Filter, Strategy
+from rsreg.server.rules.selection import EVERYTHING, NOBODY, Chooser, Filter, Strategy
 from rsreg.server.view.lease import Lease
 from rsreg.server.view.live_view import LiveView, joined
 from rsreg.timing import Clock
@@ -344,14 +337,14 @@ class Registry:
         elif before is not None:
             check_entry(before, who)
         for each in dead:
-            self._changes.take_out("replace", each, who)
+            self._changes.take_out(event_types.REPLACE, each, who)
         self._claim(service, before, who)
         lease.turn = self._chooser.last_turn if before is None else before.turn
         if report is not None:
             lease.report, lease.report_until = report, lease.deadline
         elif before is not None and before.service.owner == service.owner is not None:
             lease.report, lease.report_until = before.report, before.report_until
-        self._changes.put("register", lease, who, token, turn)
+        self._changes.put(event_types.REGISTER, lease, who, token, turn)
         return service.id
 
     def update(
@@ -385,7 +378,7 @@ class Registry:
         self._claim(service, lease, who)
         changed.doubt, changed.turn = lease.doubt, lease.turn
         changed.report_until = lease.report_until
-        self._changes.put("update", changed, who, token, turn)
+        self._changes.put(event_types.UPDATE, changed, who, token, turn)
 
     def deregister(
         self,
@@ -407,14 +400,14 @@ class Registry:
         if self._changes.overtaken(service_id, turn):
             raise UnknownService("This request came after a later one of its sender")
         check_entry(lease, who)
-        self._changes.take_out("deregister", lease, who, token, turn)
+        self._changes.take_out(event_types.DEREGISTER, lease, who, token, turn)
 
     def expire(self, limit: int) -> int:
         """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
         lapsed = self._view.lapsed(limit)
         for lease in lapsed:
             self._changes.tell(lease)
-            self._changes.take_out("expire", lease, ITSELF)
+            self._changes.take_out(event_types.EXPIRE, lease, ITSELF)
         return len(lapsed)
 
     def start_maintenance(self, wanted: Maintenance, *, force: bool = False) -> None:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
-
-from msgspec import Meta, Struct
+from typing import Any
 
 from rsreg import display
 from rsreg.errors import ConfigurationError, InvalidRequest
-from rsreg.protocol import records
-from rsreg.protocol.records import Mode, Service, Tags
+from rsreg.protocol import messages, records
+from rsreg.protocol.messages import Asker, Question
+from rsreg.server.backends.stored import Service
 from rsreg.server.rules.conditions import Condition
 from rsreg.server.view.lease import Lease
 
-#: Keys in a `where`: each is looked at for each service, while everybody waits.
-_MAX_KEYS = 8
 #: Characters of a value that a hint shows.
 _MAX_SHOWN = 60
 
@@ -25,35 +22,12 @@ _MAX_SHOWN = 60
 Strategy = Callable[[Sequence[Service]], Service]
 
 
-class Asker(Struct, frozen=True, kw_only=True):
-    """Who asks, as it says itself: the name of its host, and the id of that host's last boot."""
-
-    host: str | None = None
-    boot: str | None = None
-
-    def shares_host_with(self, service: Service) -> bool:
-        """Whether a service runs where the asker does."""
-        boot = (service.owner or {}).get("boot")
-        if boot is not None and self.boot is not None:
-            return bool(boot == self.boot)
-        return self.host is not None and self.host.lower() == service.host.lower()
-
-
 NOBODY = Asker()
 #: Chooses one of some leases for who asks; never called with none.
 Choose = Callable[[Sequence[Lease], Asker], Lease]
 
 
-class _Asked(Struct, frozen=True, kw_only=True):
-    name: str | None = None
-    tags: Tags | None = None
-    where: Annotated[dict[str, Any], Meta(max_length=_MAX_KEYS)] | None = None
-    mode: Mode | None = None
-    prefix: Annotated[str, Meta(max_length=512)] | None = None
-    health: Annotated[list[str], Meta(max_length=_MAX_KEYS)] | None = None
-
-
-_CONDITIONS = frozenset(_Asked.__struct_fields__)
+_CONDITIONS = frozenset(Question.__struct_fields__)
 
 
 @dataclass(frozen=True)
@@ -118,7 +92,7 @@ def read_filter(request: Mapping[str, Any]) -> Filter:
     """The conditions in a `list` or `discover` request; raises InvalidRequest."""
     if _CONDITIONS.isdisjoint(request):
         return EVERYTHING
-    asked: _Asked = records.checked(request, _Asked, "")
+    asked: Question = messages.checked(request, Question, "")
     tags = asked.tags or []
     return Filter(
         name=asked.name,
@@ -200,8 +174,16 @@ def _least_loaded(leases: Sequence[Lease], _asker: Asker) -> Lease:
 
 def _same_host(leases: Sequence[Lease], asker: Asker) -> Lease:
     """Another, if there is none."""
-    near = [lease for lease in leases if asker.shares_host_with(lease.service)]
+    near = [lease for lease in leases if _shares_host(asker, lease.service)]
     return random.choice(near or leases)
+
+
+def _shares_host(asker: Asker, service: Service) -> bool:
+    """Whether a service runs where the asker does."""
+    boot = (service.owner or {}).get("boot")
+    if boot is not None and asker.boot is not None:
+        return bool(boot == asker.boot)
+    return asker.host is not None and asker.host.lower() == service.host.lower()
 
 
 def _own(strategy: Strategy) -> Choose:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rsreg.protocol.records import Service
+from rsreg.server.backends.stored import Service
 from rsreg.server.view.lease import Lease
 from rsreg.server.view.lease_index import Index
 

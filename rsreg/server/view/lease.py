@@ -8,20 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsreg.protocol import wire
-from rsreg.protocol.records import (
+from rsreg.protocol.health import (
     CRITICAL,
     MAINTENANCE,
-    NO_REPORT,
     PASSING,
     SILENT,
     STALLED,
     STARTING,
     WARNING,
-    Maintenance,
-    Report,
-    Service,
-    news,
+    announced,
 )
+from rsreg.protocol.messages import NO_REPORT, Report
+from rsreg.server.backends.stored import Maintenance, Service
 
 #: The health of a lease that no view has looked at yet.
 NOT_JUDGED = ""
@@ -124,7 +122,7 @@ class Lease:
     @property
     def news(self) -> str:
         """Its health as far as events tell of it."""
-        return news(self.health)
+        return announced(self.health)
 
     @property
     def reason(self) -> str | None:

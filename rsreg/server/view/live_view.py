@@ -9,7 +9,8 @@ from itertools import islice
 
 import msgspec
 
-from rsreg.protocol.records import Maintenance, Report, Service
+from rsreg.protocol.messages import Report
+from rsreg.server.backends.stored import Maintenance, Service
 from rsreg.server.view.addresses import Addresses
 from rsreg.server.view.lease import NOT_JUDGED, Lease
 from rsreg.server.view.lease_index import Index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rsreg.protocol.records import Maintenance, Service
+from rsreg.server.backends.stored import Maintenance, Service
 
 #: What an entry is about, and its name there: a service, a type or a host.
 Target = tuple[str, str]
