@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import zmq
-import zmtp
+
+from tests import zmtp
 
 HEALTH = b'{"action":"health"}'
 

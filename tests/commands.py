@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from helpers import ROOT
+from tests.helpers import ROOT, wait_until
 
 #: The three ways to call it.
 MODULE = [sys.executable, "-m", "rsreg"]
@@ -29,6 +29,8 @@ PLAIN_SHELL = [
     "-c",
     "import sys; sys.modules['IPython'] = None; from rsreg.cli import main; main()",
 ]
+#: Every port a free one, reachable from this machine only.
+FREE = ["--req-port", "0", "--pub-port", "0", "--bind", "127.0.0.1"]
 #: What no name from a registry may bring to the terminal.
 CONTROL = re.compile(r"[^\n -~\xa1-\U0010ffff]")
 
@@ -180,3 +182,34 @@ class Terminal:
         self.process.kill()
         self.process.wait()
         os.close(self._ours)
+
+
+class Home:
+    """The home of a user who starts servers in the background; they are killed in the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.variables = {"HOME": str(path), "XDG_STATE_HOME": str(path / "state")}
+        self.path = path
+        self.pids: list[int] = []
+
+    def start(self, *words: str, **variables: str) -> dict[str, Any]:
+        """Start one; what it says."""
+        about: dict[str, Any] = data(
+            "start", "--background", *FREE, *words, cwd=self.path, **self.variables, **variables
+        )
+        self.pids.append(about["pid"])
+        return about
+
+    def close(self) -> None:
+        for pid in filter(is_alive, self.pids):
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: not is_alive(pid))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, other than one that only waits to be buried."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

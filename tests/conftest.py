@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import FAR, HandClock, ServerProcess, serving
-from house import House
 from hypothesis import HealthCheck, settings
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
+from tests.helpers import FAR, HandClock, ServerProcess, serving
+from tests.house import House
 
 # A loaded machine is no failure.
 settings.register_profile("rsreg", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -73,6 +73,13 @@ def kept_port() -> int:
             return port
 
 
+def free_port() -> int:
+    """A port that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class ServerProcess:
     """A real server process, on ports that it keeps over restarts.
 
@@ -185,7 +192,7 @@ def python_process(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 
@@ -296,6 +303,20 @@ def scripted_server(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -
         over.set()
         thread.join()
         socket.close()
+
+
+def slow_once(seconds: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Answers `discover` with a service named as the type asked for; the first time late."""
+    asked: list[str] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        kind = request["service_type"]
+        if not asked:
+            time.sleep(seconds)
+        asked.append(kind)
+        return {"success": True, "service": {"name": kind}}
+
+    return answer
 
 
 def register_simulator(endpoint: str, name: str, kind: str) -> None:

@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from helpers import HandClock, UnreliableStore
-
 from rsreg import RegistryBackend
 from rsreg.protocol import messages
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import Registry
 from rsreg.server.rules.selection import Asker, read_filter
+from tests.helpers import HandClock, UnreliableStore
 
 
 class House:

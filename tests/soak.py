@@ -1,6 +1,6 @@
 """Thousands of services, and one fault after the other: does the registry keep its promises?
 
-    python tests/soak.py --minutes N [--services 2000] [--seed S]
+    python -m tests.soak --minutes N [--services 2000] [--seed S]
 
 Starts a server on a file, services in processes of their own, and subscribers; kills, stops and
 starves them at random; compares all the while what the registry says with what was done to it, and
@@ -28,19 +28,17 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from helpers import ROOT, ServerProcess, raw_socket, wait_until
 
 from rsreg import RegistryClient
 from rsreg.errors import RegistryError
 from rsreg.protocol.calls import Record
-
-sys.path.insert(0, str(ROOT / "tests" / "faults"))
-from disk import mounted
-from drivers import ENDED, KINDS, KNOWN, SENT, WOKE, Drivers, Plan
-from history import History, Snapshot, broken
-from hostile import Hostile
-from net import percentile
-from usage import memory
+from tests.faults.disk import mounted
+from tests.faults.drivers import ENDED, KINDS, KNOWN, SENT, WOKE, Drivers, Plan
+from tests.faults.history import History, Snapshot, broken
+from tests.faults.hostile import Hostile
+from tests.faults.net import percentile
+from tests.helpers import ServerProcess, raw_socket, wait_until
+from tests.usage import memory
 
 TTL = 10.0
 CLEANUP = 2.0

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import systems
-from helpers import printed, python_process, wait_until
-from net import end, percentile
-from usage import busy
-
 from rsreg import RegistryClient, ServiceCache
+from tests.benchmarks import systems
+from tests.faults.net import end, percentile
+from tests.helpers import printed, python_process, wait_until
+from tests.usage import busy
 
 CACHES, PROCESSES = 200, 4
 #: Seconds until caches ask as seldom as they ever do, and for which the server is watched.

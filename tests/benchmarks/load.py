@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import zmq
-from helpers import raw_socket
-from net import percentile
-from usage import cpu_seconds
+
+from tests.faults.net import percentile
+from tests.helpers import raw_socket
+from tests.usage import cpu_seconds
 
 #: Seconds without an answer after which a benchmark is broken.
 _PATIENCE = 20

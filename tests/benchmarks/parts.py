@@ -12,15 +12,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import systems
 import zmq
-from cache import cache
-from helpers import ServerProcess, raw_socket
-from load import measure, undo
-from net import percentile
-from usage import cpu_seconds, memory
 
 from rsreg import RegistryClient
+from tests.benchmarks import systems
+from tests.benchmarks.cache import cache
+from tests.benchmarks.load import measure, undo
+from tests.faults.net import percentile
+from tests.helpers import ServerProcess, raw_socket
+from tests.usage import cpu_seconds, memory
 
 HERE = Path(__file__).parent
 Table = tuple[list[str], list[list[str]]]

@@ -1,6 +1,6 @@
 """Measures the registry against servers that only echo JSON, and prints tables.
 
-    python tests/benchmarks/run.py [--rounds 5] [--seconds 0.5] [PART ...]
+    python -m tests.benchmarks.run [--rounds 5] [--seconds 0.5] [PART ...]
 
 Parts: requests, events, sizes, heartbeats, client, cache, held; all of them by default. Everything
 runs on loopback, in turns within a round; each figure is the median of its rounds, and the ratios
@@ -18,12 +18,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
-
-import parts
-import systems
-from load import Measured, measure, undo
+from tests.benchmarks import parts, systems
+from tests.benchmarks.load import Measured, measure, undo
 
 ACTIONS = ["renew", "get", "discover", "list", "register"]
 #: What is counted of a measurement, and by what it is multiplied to be read.

@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from helpers import ServerProcess
-
 from rsreg import SQLiteBackend
 from rsreg.server.backends.stored import Service
 from rsreg.server.limits import Limits
+from tests.helpers import ServerProcess
 
 HERE = Path(__file__).parent
 

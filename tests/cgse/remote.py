@@ -1,4 +1,4 @@
-"""One of CGSE's registry clients, driven over stdin: run by tests/test_cgse.py.
+"""One of CGSE's registry clients, driven over stdin: run by tests/system/test_cgse.py.
 
 remote.py sync|async ENDPOINTS    ENDPOINTS is a JSON array: requests, events, heartbeats.
 

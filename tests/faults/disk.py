@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import need, wait_until
+
+from tests.helpers import need, wait_until
 
 
 @contextmanager

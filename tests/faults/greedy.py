@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import attacks
 import zmq
-import zmtp
+
+from tests import attacks, zmtp
 
 ADDRESS = "127.0.0.66"
 #: Requests that are sent ahead of their answers.

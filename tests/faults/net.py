@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, need
+
+from tests.helpers import ROOT, need
 
 HERE = Path(__file__).parent
 

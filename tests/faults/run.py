@@ -1,6 +1,6 @@
 """Runs the fault tests in their long form, and prints what each showed as a table.
 
-    python tests/faults/run.py [pytest's options, or tests]
+    python -m tests.faults.run [pytest's options, or tests]
 
 Needs root, strace, libfaketime, nftables and iproute2 for all of it; what is missing is skipped.
 Takes about half an hour, on loopback and in network namespaces of its own.

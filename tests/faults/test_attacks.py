@@ -8,25 +8,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import attacks
 import pytest
 import zmq
-from helpers import ROOT, ServerProcess, raw_socket, wait_until
-from net import percentile
-from pulse import Pulse
-from usage import memory
 
 from rsreg import RegistryClient
 from rsreg.server.limits import Limits
+from tests import attacks
+from tests.faults.net import percentile
+from tests.faults.pulse import Pulse
+from tests.helpers import ROOT, ServerProcess, raw_socket, wait_until
+from tests.usage import memory
 
 Figure = Callable[..., None]
 
 #: Asks for a list on so many connections until a moment.
 _FLOOD = """
 import sys
-sys.path.insert(0, sys.argv[1])
-import attacks
-print(attacks.flood(sys.argv[2], 8, {"action": "list"}, 10, float(sys.argv[3])))
+from tests import attacks
+print(attacks.flood(sys.argv[1], 8, {"action": "list"}, 10, float(sys.argv[2])))
 """
 
 
@@ -100,7 +99,8 @@ def test_lists_without_end(full: bool, figure: Figure) -> None:
     with attacked(5_000 if full else 500) as (server, _, pulse):
         end = str(time.monotonic() + (10 if full else 1.5))
         done = subprocess.run(
-            [sys.executable, "-c", _FLOOD, str(ROOT / "tests"), server.endpoint, end],
+            [sys.executable, "-c", _FLOOD, server.endpoint, end],
+            cwd=ROOT,
             capture_output=True,
             check=True,
         )

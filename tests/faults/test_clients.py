@@ -17,7 +17,12 @@ from pathlib import Path
 
 import pytest
 import zmq
-from helpers import (
+
+from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient
+from rsreg.errors import Disconnected, RequestTimeout
+from rsreg.protocol.calls import Record
+from tests.faults.net import end, fleet, percentile, seconds, spawn
+from tests.helpers import (
     FAR,
     ServerProcess,
     printed,
@@ -28,12 +33,7 @@ from helpers import (
     serving,
     wait_until,
 )
-from net import end, fleet, percentile, seconds, spawn
-from usage import cpu_seconds, memory
-
-from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient
-from rsreg.errors import Disconnected, RequestTimeout
-from rsreg.protocol.calls import Record
+from tests.usage import cpu_seconds, memory
 
 HEALTH = b'{"action":"health"}'
 
@@ -437,7 +437,7 @@ def test_a_subscriber_that_stops_reading(
 ) -> None:
     """It loses events and knows; the journal does not reach back over 50,000. Others lose none."""
     if not full:
-        pytest.skip("long form only; test_client.py has lost events, test_follower.py the rules")
+        pytest.skip("long form only; test_client has lost events, test_subscription the rules")
     process.start()
     count = 50_000
     seen: dict[str, list[int]] = {"good": [], "slow": []}
@@ -550,7 +550,7 @@ def test_threads_share_a_client(
     full: bool, figure: Callable[..., None], process: ServerProcess
 ) -> None:
     if not full:
-        pytest.skip("its short form is in test_client.py")
+        pytest.skip("its short form is in test_client")
     process.start()
     with RegistryClient(process.endpoint, timeout=20) as client:
         for number in range(100):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -13,14 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import greedy
 import pytest
 import zmq
-from helpers import ROOT, ServerProcess, raw_socket, received, wait_until
-from net import percentile
-from usage import memory
 
 from rsreg import RegistryClient
+from tests.faults import greedy
+from tests.faults.net import percentile
+from tests.helpers import ROOT, ServerProcess, raw_socket, received, wait_until
+from tests.usage import memory
 
 MIB = 1024 * 1024
 #: Services of others, of three addresses, that are there already.
@@ -93,9 +92,9 @@ def test_a_peer_that_takes_all_it_gets(
             quiet.took.clear()
             words = [attack, *map(str, server.ports[:2]), str(length)]
             peer = subprocess.Popen(
-                [sys.executable, str(ROOT / "tests" / "faults" / "greedy.py"), *words],
+                [sys.executable, "-m", "tests.faults.greedy", *words],
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+                cwd=ROOT,
             )
             try:
                 while peer.poll() is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from history import History, Snapshot, broken
 
 from rsreg.protocol.calls import Record
+from tests.faults.history import History, Snapshot, broken
 
 
 def event(seq: int, kind: str, name: str) -> Record:

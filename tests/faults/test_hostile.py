@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 import zmq
-import zmtp
-from helpers import ServerProcess, raw_socket, received, wait_until
-from history import Snapshot
-from hostile import Hostile, is_answered
-from net import percentile
-from pulse import Pulse
-from usage import busy, memory, open_files
-from zmtp import GREETING, READY
 
 from rsreg import RegistryClient
+from tests import zmtp
+from tests.faults.history import Snapshot
+from tests.faults.hostile import Hostile, is_answered
+from tests.faults.net import percentile
+from tests.faults.pulse import Pulse
+from tests.helpers import ServerProcess, raw_socket, received, wait_until
+from tests.usage import busy, memory, open_files
+from tests.zmtp import GREETING, READY
 
 Figure = Callable[..., None]
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from drivers import ENDED, KNOWN, SENT, WOKE, Drivers, Plan
-from helpers import ServerProcess, wait_until
-
 from rsreg import RegistryClient
 from rsreg.protocol.calls import Record
+from tests.faults.drivers import ENDED, KNOWN, SENT, WOKE, Drivers, Plan
+from tests.helpers import ServerProcess, wait_until
 
 CLEANUP = 1.0
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 import zmq
-from helpers import ServerProcess, need, raw_socket, wait_until
-from net import CLIENT, SERVER, Agent, Network, Proxy, connections, percentile, seconds
-from usage import open_files
 
 from rsreg import AsyncRegistryClient, RegistryClient, RegistryServer
 from rsreg.errors import RequestTimeout
 from rsreg.protocol.calls import Record
+from tests.faults.net import CLIENT, SERVER, Agent, Network, Proxy, connections, percentile, seconds
+from tests.helpers import ServerProcess, need, raw_socket, wait_until
+from tests.usage import open_files
 
 TIMED_OUT = {"error": "RequestTimeout"}
 

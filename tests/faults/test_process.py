@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import zmtp
-from commands import Running, rs_cs
-from disk import injected
-from helpers import ServerProcess, need, wait_until
-from history import History, Load, Snapshot, broken
-from net import fleet, percentile, seconds
 
 from rsreg import RegistryClient
+from tests import zmtp
+from tests.commands import Running, rs_cs
+from tests.faults.disk import injected
+from tests.faults.history import History, Load, Snapshot, broken
+from tests.faults.net import fleet, percentile, seconds
+from tests.helpers import ServerProcess, need, wait_until
 
 Figure = Callable[..., None]
 

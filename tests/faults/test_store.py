@@ -18,15 +18,15 @@ from typing import Any
 
 import pytest
 import zmq
-from commands import rs_cs
-from disk import after_power_cut, disk, injected, mounted, remount
-from helpers import ServerProcess, need, printed, raw_socket, received, serving, wait_until
-from history import History, Load, Snapshot, broken
-from net import fleet, percentile, seconds
 
 from rsreg import InMemoryBackend, RegistryClient
 from rsreg.errors import Unavailable
 from rsreg.protocol.calls import Record
+from tests.commands import rs_cs
+from tests.faults.disk import after_power_cut, disk, injected, mounted, remount
+from tests.faults.history import History, Load, Snapshot, broken
+from tests.faults.net import fleet, percentile, seconds
+from tests.helpers import ServerProcess, need, printed, raw_socket, received, serving, wait_until
 
 Figure = Callable[..., None]
 

@@ -1,0 +1,304 @@
+"""One address, one service: who takes an address, and who shares one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from rsreg import RegistryClient
+from rsreg.errors import NoService, StoreError
+from rsreg.protocol import messages
+from rsreg.protocol.calls import Call
+from rsreg.server.backends.stored import Service
+from rsreg.server.rules.ownership import Requester
+from tests.helpers import ServerProcess, printed, python_process, wait_until
+from tests.house import House
+
+
+def owner(pid: int, **said: Any) -> dict[str, Any]:
+    """A process of one machine."""
+    return {"host": "lab1", "boot": "b1", "namespace": "n1", "pid": pid, "started": 7.5, **said}
+
+
+def put(house: House, name: str, pid: int | None, **said: Any) -> str:
+    """Register a service of a type of its own, at one address unless told otherwise."""
+    said = {"type": name.upper(), "id": name, **said}
+    if pid is not None:
+        said["owner"] = owner(pid)
+    return house.register(name, **said)
+
+
+def kinds(house: House) -> list[tuple[str, str]]:
+    """What happened, to whom."""
+    return [(event["type"], event["data"]["service_id"]) for event in house.events]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {}),
+        ({"host": "Lab1"}, {"host": "lab1."}),
+        ({"host": "::1"}, {"host": "[0:0:0:0:0:0:0:1]"}),
+        ({"host": "localhost"}, {"host": "127.0.0.1"}),
+        ({"port": 6000, "endpoints": {"command": 6000, "data": 5000}}, {}),
+        ({}, {"port": 6000, "endpoints": {"command": 6000, "data": 5000}}),
+        ({"endpoints": {"a": 7}}, {"port": 6000, "endpoints": {"b": 7}}),
+    ],
+)
+def test_who_registers_an_address_has_it(
+    house: House, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    puna = put(house, "puna", 1, **first)
+    heater = put(house, "heater", 2, **second)
+    with pytest.raises(NoService) as none:
+        house.discover("PUNA")
+    assert none.value.hint is not None
+    assert house.discover("HEATER") == heater
+    record = house.get(puna)
+    assert (record["health"], record["reason"]) == (
+        "critical",
+        "heater has registered its address",
+    )
+    assert kinds(house) == [("register", puna), ("critical", puna), ("register", heater)]
+    assert house.events[1]["data"]["service_info"]["reason"] == record["reason"]
+    assert house.health(heater) == "passing"
+    house.pass_time(29)
+    assert house.expire() == [], "it may still say that it lives"
+    house.pass_time(1)
+    house.registry.renew(heater)
+    house.registry.expire(9)
+    assert [event["type"] for event in house.commit()] == ["expire"]
+
+
+@pytest.mark.parametrize(
+    ("pids", "second"),
+    [
+        ((1, 2), {"port": 5001}),
+        ((1, 2), {"host": "lab2"}),
+        ((1, 1), {}),
+        ((1, None), {}),
+        ((None, 2), {}),
+        ((None, None), {}),
+    ],
+)
+def test_nobody_is_pushed_out_where_it_is_not_sure(
+    house: House, pids: tuple[int | None, int | None], second: dict[str, Any]
+) -> None:
+    put(house, "puna", pids[0])
+    put(house, "heater", pids[1], **second)
+    assert house.discover("PUNA") == "puna"
+    assert house.discover("HEATER") == "heater"
+    assert [record["health"] for record in house.list().values()] == ["passing"] * 2
+
+
+def test_a_loopback_address_is_one_on_each_machine(house: House) -> None:
+    house.register("a", host="127.0.0.1", owner=owner(1), type="A")
+    house.register("b", host="localhost", owner=owner(1, boot="b2", host="lab2"), type="B")
+    assert house.discover("A")
+    assert house.discover("B")
+
+
+def test_an_update_takes_an_address_too(house: House) -> None:
+    put(house, "puna", 1)
+    put(house, "heater", 2, port=6000)
+    house.registry.update("heater", {"port": 5000}, {}, None, who=Requester(owner=owner(2)))
+    house.commit()
+    assert house.get("puna")["reason"] == "heater has registered its address"
+    assert house.health("heater") == "passing"
+
+
+def test_two_that_both_live_are_both_shown_and_neither_goes_in_turns(on_file: House) -> None:
+    """Machines behind a gateway, for example."""
+    house = on_file
+    put(house, "puna", 1)
+    put(house, "heater", 2)
+    house.registry.renew("puna")
+    assert house.tell() == [("recovered", "puna")]
+
+    def shown() -> dict[str, tuple[str, str | None]]:
+        return {key: (one["health"], one.get("reason")) for key, one in house.list().items()}
+
+    both = {
+        "puna": ("warning", "heater has the same address"),
+        "heater": ("warning", "puna has the same address"),
+    }
+    assert shown() == both
+    for _ in range(3):
+        put(house, "puna", 1, metadata={"n": 1})
+        house.registry.update(
+            "heater", {"metadata": {"n": 2}}, {}, None, who=Requester(owner=owner(2))
+        )
+        house.commit()
+        for one in both:
+            house.registry.renew(one)
+        house.pass_time(20)
+        assert (house.tell(), shown()) == ([], both)
+    house.restart(killed=True)
+    assert (house.tell(), shown()) == ([], both)
+    third = put(house, "third", 3)
+    assert house.health(third) == "warning"
+    assert (house.tell(), house.health("puna")) == ([], "warning"), "they share it already"
+    house.registry.deregister("third", None, who=Requester(owner=owner(3)))
+    house.registry.deregister("heater", None, who=Requester(owner=owner(2)))
+    house.commit()
+    assert shown() == {"puna": ("passing", None)}
+
+
+def test_one_of_two_that_dies_leaves_the_other_without_a_warning(house: House) -> None:
+    put(house, "puna", 1)
+    put(house, "heater", 2)
+    house.registry.renew("puna")
+    assert house.health("heater") == "warning"
+    house.pass_time(29)
+    house.registry.renew("heater")
+    house.pass_time(1)
+    assert (house.health("puna"), house.health("heater")) == ("critical", "passing")
+
+
+def test_a_driver_that_comes_back_takes_its_address_again(house: House) -> None:
+    put(house, "puna", 1)
+    put(house, "heater", 2)
+    put(house, "puna", 3)
+    assert (house.health("puna"), house.health("heater")) == ("passing", "critical")
+
+
+def test_who_is_pushed_out_stays_so_over_a_restart(on_file: House) -> None:
+    put(on_file, "puna", 1)
+    put(on_file, "heater", 2)
+    on_file.restart(killed=True)
+    assert on_file.tell() == []
+    assert on_file.get("puna")["reason"] == "heater has registered its address"
+    on_file.registry.renew("puna")
+    assert on_file.tell() == [("recovered", "puna")]
+
+
+def test_an_exclusive_name_of_one_that_is_pushed_out_is_free(house: House) -> None:
+    put(house, "puna", 1, exclusive=True)
+    put(house, "heater", 2)
+    assert house.register("puna", id="other", port=7000, owner=owner(3)) == "other"
+
+
+def test_a_refused_registration_pushes_nobody_out(house: House) -> None:
+    put(house, "puna", 1)
+    before = house.picture()
+    house.store.writes_fail = True
+    for _ in range(2):
+        house.stage("heater", id="heater", owner=owner(2))
+        with pytest.raises(StoreError):
+            house.commit()
+        assert house.picture() == before
+    house.store.writes_fail = False
+    assert house.discover("PUNA") == "puna"
+    put(house, "heater", 2)
+    assert house.health("puna") == "critical"
+
+
+def test_many_at_one_address_cost_little_each(house: House) -> None:
+    """A thousand behind one gateway: nobody looks through all of them for each."""
+    looked_at = 0
+    original = Service.is_of_another_process
+
+    def counted(self: Service, other: Service) -> bool:
+        nonlocal looked_at
+        looked_at += 1
+        return original(self, other)
+
+    for pid in range(1, 1_001):
+        put(house, f"s{pid}", pid)
+        if pid % 2:
+            house.registry.renew(f"s{pid - 1}") if pid > 1 else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Service, "is_of_another_process", counted)
+        put(house, "last", 5_000)
+    assert looked_at < 20_000
+
+
+def test_addresses_are_the_port_and_the_endpoints_not_the_metadata() -> None:
+    info, extra = messages.read_service_info(
+        {
+            "name": "a",
+            "host": "Lab1.",
+            "port": 5000,
+            "metadata": {"broker_port": 1883},
+            "endpoints": {"data": 5001},
+        }
+    )
+    service = Service(
+        id="a",
+        name="a",
+        host=info.host,
+        port=info.port,
+        type=None,
+        tags=[],
+        metadata=info.metadata or {},
+        ttl=30,
+        extra=extra,
+        last_heartbeat=0,
+    )
+    assert set(service.addresses()) == {("lab1", 5000), ("lab1", 5001)}
+
+
+# -- with real drivers
+
+DRIVER = """
+import socket, time
+from rsreg import RegistryClient
+name, port, endpoint = sys.argv[1:]
+listening = socket.create_server(("127.0.0.1", int(port)))
+client = RegistryClient(endpoint, timeout=10)
+client.registered(
+    name, "127.0.0.1", listening.getsockname()[1], name.upper(), ttl=30, required=True
+).enter()
+print(listening.getsockname()[1], flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_drivers_port_leads_to_no_other_instrument(process: ServerProcess) -> None:
+    process.start()
+    with RegistryClient(process.endpoint, timeout=10) as client:
+        first = python_process(DRIVER, "puna", 0, process.endpoint)
+        second = None
+        try:
+            port = printed(first)
+            assert client.get_endpoint("PUNA") == f"tcp://127.0.0.1:{port}"
+            heard: list[str] = []
+            client.on("critical", lambda data: heard.append(data["service_info"]["reason"]))
+            first.send_signal(signal.SIGKILL)
+            first.wait(20)
+            assert client.discover_service("PUNA") is not None, "its ttl is not over"
+            second = python_process(DRIVER, "heater", port, process.endpoint)
+            assert printed(second) == port
+            assert client.discover_service("PUNA") is None
+            assert client.get_endpoint("HEATER") == f"tcp://127.0.0.1:{port}"
+            wait_until(lambda: heard == ["heater has registered its address"])
+        finally:
+            for driver in filter(None, (first, second)):
+                driver.kill()
+                driver.communicate()
+
+
+def test_what_shares_an_address_is_shown_to_people(process: ServerProcess) -> None:
+    process.start()
+    with RegistryClient(process.endpoint, timeout=10) as client:
+        for name, pid in (("puna", 1), ("heater", 2)):
+            info = {"name": name, "host": "gateway", "port": 5000, "id": name, "type": name}
+            ask(client, {**info, "owner": owner(pid)})
+        client.renew("puna")
+
+        def shown(*words: str) -> str:
+            command = [sys.executable, "-m", "rsreg", "-e", process.endpoint, *words]
+            return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+        for words in (("list",), ("get", "puna"), ("status",)):
+            assert "heater has the same address" in shown(*words), words
+        assert "puna has the same address" in shown("list")
+
+
+def ask(client: RegistryClient, info: dict[str, Any]) -> None:
+    """Register as a client in any language does."""
+    client._run(Call("register", {"service_info": info, "ttl": 60}, dict, {}))
