@@ -189,6 +189,7 @@ def request_frames(message: Mapping[str, Any], room: int = 0) -> list[bytes]:
     payload = _plain(message)
     plain = payload is not None
     try:
+        # `json` takes tuples, and says what it can't write; `msgspec` is six times as fast.
         payload = payload or json.dumps(message, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
@@ -201,6 +202,7 @@ def request_frames(message: Mapping[str, Any], room: int = 0) -> list[bytes]:
             hint="metadata is for small facts; put large data elsewhere and register where it is",
         )
     try:
+        # `_plain` has read what it wrote; what `json` wrote is read here for the first time.
         if not plain:
             read_request(payload)
         check_limits(payload)
