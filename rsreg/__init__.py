@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from rsreg.client.cache.service_cache import ServiceCache
     from rsreg.client.interactive import Bench
     from rsreg.client.sync import RegistryClient
-    from rsreg.server.backends.backend import InMemoryBackend, RegistryBackend, SQLiteBackend
+    from rsreg.server.backends.base import RegistryBackend
+    from rsreg.server.backends.memory import InMemoryBackend
+    from rsreg.server.backends.sqlite import SQLiteBackend
     from rsreg.server.server import RegistryServer
 
 __version__ = "0.1.0"
@@ -41,11 +43,11 @@ __getattr__, __dir__ = offer(
         "DEFAULT_RS_HB_PORT": "rsreg.config",
         "DEFAULT_RS_PUB_PORT": "rsreg.config",
         "DEFAULT_RS_REQ_PORT": "rsreg.config",
-        "InMemoryBackend": "rsreg.server.backends.backend",
-        "RegistryBackend": "rsreg.server.backends.backend",
+        "InMemoryBackend": "rsreg.server.backends.memory",
+        "RegistryBackend": "rsreg.server.backends.base",
         "RegistryClient": "rsreg.client.sync",
         "RegistryServer": "rsreg.server.server",
-        "SQLiteBackend": "rsreg.server.backends.backend",
+        "SQLiteBackend": "rsreg.server.backends.sqlite",
         "ServiceCache": "rsreg.client.cache.service_cache",
     },
 )

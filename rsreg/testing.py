@@ -14,7 +14,7 @@ from rsreg.client.sync import RegistryClient
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.protocol import calls
 from rsreg.protocol.calls import Record
-from rsreg.server.backends.backend import InMemoryBackend
+from rsreg.server.backends.memory import InMemoryBackend
 from rsreg.server.server import RegistryServer
 from rsreg.transport.channel import Channel
 

@@ -24,7 +24,7 @@ import zmq
 
 from rsreg import RegistryBackend
 from rsreg.errors import StoreError
-from rsreg.server.backends.backend import Stored
+from rsreg.server.backends.base import Stored
 from rsreg.server.backends.stored import Event, Maintenance, Service
 from rsreg.server.limits import Limits
 

@@ -14,8 +14,7 @@ import msgspec
 
 from rsreg import RegistryServer
 from rsreg.errors import StoreError
-from rsreg.server.backends.backend import Stored
-from rsreg.server.backends.stored import Event, Maintenance, Service
+from rsreg.server.backends import Event, Maintenance, Service, Stored
 
 
 class JSONBackend:

@@ -99,7 +99,8 @@ def run(
         raise config.no_server_here()
     import gevent
 
-    from rsreg.server.backends.backend import InMemoryBackend, SQLiteBackend
+    from rsreg.server.backends.memory import InMemoryBackend
+    from rsreg.server.backends.sqlite import SQLiteBackend
     from rsreg.server.limits import read_limits
     from rsreg.server.server import RegistryServer
     from rsreg.system import private_files

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
         AsyncRegistryServer,
         AsyncSQLiteBackend,
     )
-    from rsreg.server.backends.backend import RegistryBackend
+    from rsreg.server.backends.base import RegistryBackend
     from rsreg.server.server import RegistryServer
 
 __all__ = [
@@ -30,7 +30,7 @@ __getattr__, __dir__ = offer(
         "AsyncRegistryBackend": "rsreg.server.aio",
         "AsyncRegistryServer": "rsreg.server.aio",
         "AsyncSQLiteBackend": "rsreg.server.aio",
-        "RegistryBackend": "rsreg.server.backends.backend",
+        "RegistryBackend": "rsreg.server.backends.base",
         "RegistryServer": "rsreg.server.server",
     },
 )

@@ -15,7 +15,9 @@ import gevent
 
 from rsreg import config
 from rsreg.errors import StoreError
-from rsreg.server.backends.backend import InMemoryBackend, RegistryBackend, SQLiteBackend, Stored
+from rsreg.server.backends.base import RegistryBackend, Stored
+from rsreg.server.backends.memory import InMemoryBackend
+from rsreg.server.backends.sqlite import SQLiteBackend
 from rsreg.server.backends.stored import Event, Maintenance, Service
 from rsreg.server.server import RegistryServer, check_backend
 

@@ -27,7 +27,7 @@ from rsreg.errors import (
 from rsreg.protocol import messages, records, wire
 from rsreg.protocol.limits import MAX_EVENTS, MAX_LIST
 from rsreg.protocol.messages import Asker, MaintenanceRequest
-from rsreg.server.backends.backend import EVENTS_SIZE
+from rsreg.server.backends.base import EVENTS_SIZE
 from rsreg.server.backends.stored import Event, Maintenance
 from rsreg.server.deferred import Body, Later, failed
 from rsreg.server.rules import registry

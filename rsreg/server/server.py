@@ -23,7 +23,8 @@ from gevent.event import Event as Flag
 from rsreg import __version__, config, timing
 from rsreg.errors import ConfigurationError, PortInUse, RegistryError
 from rsreg.protocol import calls, wire
-from rsreg.server.backends.backend import Journaled, RegistryBackend, SQLiteBackend
+from rsreg.server.backends.base import Journaled, RegistryBackend
+from rsreg.server.backends.sqlite import SQLiteBackend
 from rsreg.server.deferred import Body
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.guard import Guard

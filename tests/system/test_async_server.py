@@ -26,7 +26,7 @@ from rsreg.server import (
     AsyncSQLiteBackend,
     RegistryBackend,
 )
-from rsreg.server.backends.backend import Copyable, Journaled, Stored, Tended
+from rsreg.server.backends.base import Copyable, Journaled, Stored, Tended
 from rsreg.server.backends.stored import Event, Maintenance, Service
 from tests.helpers import UnreliableStore, wait_until
 

@@ -593,7 +593,7 @@ def test_no_open_file_is_left_behind(path: Path) -> None:
 def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(path: Path) -> None:
     write_and_die = (
         "import os, signal; from rsreg import SQLiteBackend\n"
-        "from rsreg.server.backends.stored import Event\n"
+        "from rsreg.server.backends import Event\n"
         "store = SQLiteBackend(sys.argv[1]); store.initialize()\n"
         "store.commit({}, [Event(seq=1, type='expire', service_id='a', body=b'{}')])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

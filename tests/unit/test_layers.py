@@ -12,6 +12,7 @@ from functools import cache
 import rsreg
 import rsreg.client
 import rsreg.server
+import rsreg.server.backends
 from tests.helpers import ROOT
 from tests.source import CLIENT_SIDE, FILES, IMPORTS, MODULES, PACKAGES, Import, module_of
 
@@ -47,7 +48,8 @@ ROOMS = {
     "client.cache": "view service_cache client_cache",
     "client": "waiting connection sync aio interactive",
     "server.backends": (
-        "stored tables retention store_lock store_files vacuum sqlite_copy backend restore"
+        "stored retention base tables rows table_backend store_lock store_files vacuum "
+        "sqlite_copy sqlite_file sqlite memory restore"
     ),
     "server.view": "lease lease_index type_index shares addresses maintenance live_view",
     "server.rules": "conditions selection ownership policies rates journal registry",
@@ -84,7 +86,7 @@ GUESTS = {
         *("transport.channel", "transport.listener"),
         *("server.guard", "server", "admin.server_process", "testing"),
     },
-    "peewee": {"server.backends.tables", "server.backends.backend"},
+    "peewee": {"server.backends"},
     "sqlite3": {"server.backends"},
     "psutil": {"client.registration"},
     "asyncio": {
@@ -161,7 +163,7 @@ def test_nobody_takes_a_name_from_the_front_door_of_a_package_inside() -> None:
 
 
 def test_the_packages_offer_what_their_modules_define() -> None:
-    for package in (rsreg, rsreg.client, rsreg.server):
+    for package in (rsreg, rsreg.client, rsreg.server, rsreg.server.backends):
         assert {*dir(package)} == {*package.__all__}
         for name in package.__all__:
             assert getattr(package, name) is not None
@@ -226,6 +228,7 @@ ALONE = {
     "from rsreg import AsyncRegistryClient": HEAVY,
     "from rsreg.client import AsyncRegistryClient": HEAVY,
     "import rsreg.server": HEAVY - {"rsreg.server"} | {"zmq"},
+    "import rsreg.server.backends": HEAVY - {"rsreg.server", "rsreg.server.backends"} | {"zmq"},
     "import rsreg.admin.server_process": HEAVY,
     "import rsreg.cli": HEAVY - {"click", "rich"},
     "import rsreg.cli.app": HEAVY - {"click", "rich"},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rsreg.errors import StoreError
 from rsreg.server.backends import sqlite_copy
-from rsreg.server.backends.backend import SQLiteBackend
+from rsreg.server.backends.sqlite import SQLiteBackend
 from rsreg.server.backends.store_lock import FileLock
 from rsreg.system import private_files
 

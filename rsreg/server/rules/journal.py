@@ -21,7 +21,7 @@ from rsreg.protocol.event_types import ENDINGS
 from rsreg.protocol.health import CRITICAL, HEALTH_EVENTS, SILENT
 from rsreg.protocol.records import COMPUTED
 from rsreg.protocol.wire import Turn
-from rsreg.server.backends.backend import MAX_ANSWERED, RegistryBackend, Tended
+from rsreg.server.backends.base import MAX_ANSWERED, RegistryBackend, Tended
 from rsreg.server.backends.stored import Event, Maintenance, Position, Service, Told
 from rsreg.server.rules.ownership import ITSELF, Requester
 from rsreg.server.view.lease import Lease

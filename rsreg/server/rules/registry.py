@@ -19,7 +19,7 @@ from rsreg.errors import JudgeFirst, NoService, StoreError, UnknownService
 from rsreg.protocol import event_types, records
 from rsreg.protocol.messages import NO_REPORT, Asker, Report, ServiceInfo
 from rsreg.protocol.wire import Turn
-from rsreg.server.backends.backend import Copied, Copyable, RegistryBackend
+from rsreg.server.backends.base import Copied, Copyable, RegistryBackend
 from rsreg.server.backends.stored import Event, Maintenance, Position, Service
 from rsreg.server.limits import Limits
 from rsreg.server.rules import policies

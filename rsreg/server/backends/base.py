@@ -1,0 +1,124 @@
+"""What every store of a registry has and promises: the protocols that a backend implements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from rsreg.server.backends.retention import Journal
+from rsreg.server.backends.stored import Event, Maintenance, Service, Told
+
+#: Bytes of events that are read at once; the first one may have more.
+EVENTS_SIZE = 1024 * 1024
+#: Requests that are remembered, so that a resend is no second one.
+MAX_ANSWERED = 10_000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a store holds when it is opened.
+
+    `epoch` is random and made with the store; `seq` is the number of its last event, 0 without any;
+    `answered` maps the newest tokens in the journal, oldest first, to their events' service ids,
+    `turns` the ids of services to the last turn that an event about them has. `maintenance` is what
+    the last commit that had any said; `told` is what the last event about a service told of its
+    health, by id, where that is not "passing".
+    """
+
+    epoch: str
+    seq: int
+    services: list[Service]
+    answered: dict[str, str]
+    maintenance: list[Maintenance] = field(default_factory=list)
+    told: dict[str, Told] = field(default_factory=dict)
+    turns: dict[str, str] = field(default_factory=dict)
+
+
+class RegistryBackend(Protocol):
+    """A place where registrations and the journal are kept.
+
+    The registry calls it from one thread, answers questions from its own memory, and reads services
+    only once, at start. Every method raises StoreError when the store can't do what is asked, and
+    then has changed nothing.
+    """
+
+    def initialize(self) -> object:
+        """Open the store, make it if it is not there; a second call does nothing."""
+
+    def load(self) -> Stored:
+        """All that is stored."""
+
+    def commit(
+        self,
+        changes: Mapping[str, Service | None],
+        events: Sequence[Event],
+        maintenance: Sequence[Maintenance] | None = None,
+    ) -> None:
+        """Make `changes`, `events` and `maintenance` durable, all or nothing.
+
+        `changes` maps ids to the services as they now are, None: gone. `maintenance` is all there
+        is of it from now on, None: as before. After the return they survive a crash, as far as
+        this store survives one.
+        """
+
+    def events(self, since: int, limit: int) -> list[Event]:
+        """At most `limit` events with a `seq` above `since`, oldest first; fewer if they are large.
+
+        There is at least one, if there are any. A first one above `since + 1` tells that the
+        journal no longer reaches back that far.
+        """
+
+    def touch(self, heartbeats: Mapping[str, int]) -> None:
+        """Store the time of the last heartbeat of each id.
+
+        Called at a clean stop, and, also without any, to see whether a store that failed can be
+        written again.
+        """
+
+    def close(self) -> object:
+        """Close the store; a second call does nothing."""
+
+    def describe(self) -> str:
+        """Where it is, for people."""
+
+
+@runtime_checkable
+class Journaled(Protocol):
+    """What a backend has, too, that can say how much it keeps of the past."""
+
+    journal: Journal
+
+
+@runtime_checkable
+class Tended(Protocol):
+    """What a backend may have, too, if somebody has to look after it."""
+
+    def tend(self) -> None:
+        """Look after the store: called twice a second, between two changes.
+
+        Raises StoreLost if the store is no longer where it was; changes are refused then, until a
+        later call finds it again. What can be given back of disk or memory is, a little at a time.
+        """
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a copy of a store holds: its bytes, services, and the number of its last event."""
+
+    size: int
+    services: int
+    seq: int
+
+
+@runtime_checkable
+class Copyable(Protocol):
+    """What a backend has, too, that can be copied."""
+
+    def copy(self, target: Path, *, replace: bool) -> Copied:
+        """Write a copy of all that is committed to a file, whole or not at all.
+
+        Called in a thread of its own, beside everything else; ends soon after `close`. A file that
+        is there is refused, unless it is to be replaced. Raises StoreError.
+        """

@@ -1,0 +1,78 @@
+"""Rows of the tables, and what is stored in them: each made from the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from rsreg.protocol.health import PASSING
+from rsreg.server.backends.stored import Event, Service
+
+
+def service_row(service: Service) -> tuple[Any, ...]:
+    """In the order of `tables.columns`; what was told of its health comes with the events."""
+    return (
+        service.id,
+        service.name,
+        service.host,
+        service.port,
+        service.type,
+        json_text(service.tags),
+        json_text(service.metadata),
+        json_text(service.extra),
+        service.ttl,
+        service.last_heartbeat,
+        service.registered_by,
+        None,
+        None,
+    )
+
+
+def told_rows(
+    changes: Mapping[str, Service | None], events: Sequence[Event]
+) -> list[tuple[Any, ...]]:
+    """What was told of each service last; in a row just written it is "passing" already."""
+    told = {event.service_id: event.told for event in events if event.told is not None}
+    return [
+        (None if last.health == PASSING else last.health, last.reason, service_id)
+        for service_id, last in told.items()
+        if last.health != PASSING or service_id not in changes
+    ]
+
+
+def service_of(row: tuple[Any, ...]) -> Service:
+    """Return the service of a row."""
+    service_id, name, host, port, kind, tags, metadata, extra, ttl, last_heartbeat, by, *_ = row
+    return Service(
+        id=service_id,
+        name=name,
+        host=host,
+        port=port,
+        type=kind,
+        tags=msgspec.json.decode(tags),
+        metadata=msgspec.json.decode(metadata),
+        extra=msgspec.json.decode(extra),
+        ttl=int(ttl) if ttl == int(ttl) else ttl,
+        last_heartbeat=last_heartbeat,
+        registered_by=by,
+    )
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON, as it is stored."""
+    return msgspec.json.encode(value).decode()
+
+
+def event_row(event: Event) -> tuple[Any, ...]:
+    """In the order of `tables.columns`."""
+    return event.seq, event.type, event.service_id, event.body.decode(), event.token, event.turn
+
+
+def event_of(row: tuple[Any, ...]) -> Event:
+    """Return the event of a row."""
+    seq, kind, service_id, body, token, turn = row
+    return Event(
+        seq=seq, type=kind, service_id=service_id, body=body.encode(), token=token, turn=turn
+    )

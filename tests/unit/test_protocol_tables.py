@@ -1,0 +1,117 @@
+"""What docs/protocol.md lists in tables is what the code has in one place."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import pytest
+from helpers import ROOT
+
+from rsreg.protocol import calls, event_types, health, limits
+from rsreg.protocol.calls import Call
+from rsreg.server.dispatch import Dispatcher
+
+PAGE = (ROOT / "docs" / "protocol.md").read_text()
+
+
+def section(heading: str) -> str:
+    """The text under a heading, up to the next one."""
+    found = re.search(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", PAGE, re.M | re.S)
+    assert found, heading
+    return found[1]
+
+
+def rows(heading: str) -> Iterator[list[str]]:
+    """The rows of the first table under a heading, without its head."""
+    table = re.search(r"(?:^\|.*\n)+", section(heading), re.M)
+    assert table, heading
+    for row in table[0].splitlines()[2:]:
+        yield [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_the_states_of_health() -> None:
+    table = {row[0].strip("`"): row[2] for row in rows("Health")}
+    assert {*table} == {*health.HEALTHS}
+    assert {state for state, discovered in table.items() if discovered == "yes"} == {
+        *health.DISCOVERABLE
+    }
+
+
+def test_the_types_of_events() -> None:
+    assert {row[0].strip("`") for row in rows("Events")} == {*event_types.EVENT_TYPES}
+    assert {*health.HEALTH_EVENTS.values()} | event_types.ENDINGS < {*event_types.EVENT_TYPES}
+
+
+def test_each_health_that_events_tell_has_its_event() -> None:
+    assert {*health.HEALTH_EVENTS} == {health.announced(state) for state in health.HEALTHS}
+
+
+LIMITS = {
+    "a request": limits.MAX_REQUEST // 1024,
+    "a frame": limits.MAX_FRAME // 1024,
+    "frames of a request": limits.MAX_FRAMES,
+    "levels of objects and arrays": limits.MAX_DEPTH,
+    "`request_id`": limits.MAX_REQUEST_ID,
+    "`name`, `host`, `type`, each tag": limits.MAX_TEXT,
+    "`id`": limits.MAX_ID,
+    "`tags`": limits.MAX_TAGS,
+    "`port`": limits.MAX_PORT,
+    "`ttl`, `watchdog`": limits.MAX_TTL,
+    "`endpoints`": limits.MAX_ENDPOINT_NAME,
+    "`replaces`": limits.MAX_REPLACED,
+    "`where`": limits.MAX_KEYS,
+    "a version, in metadata and in `where`": limits.MAX_VERSION,
+    "texts of an `owner`; `text` of a `status`, `reason`, `by`": limits.MAX_TEXT,
+    "`for` of a maintenance": limits.MAX_MAINTENANCE,
+    "a list of services in a reply": limits.MAX_LIST // 1024**2,
+}
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_the_limits(what: str) -> None:
+    table = {row[0]: row[1] for row in rows("Limits")}
+    numbers = [int(number) for number in re.findall(r"\d+", table[what])]
+    assert LIMITS[what] in numbers
+
+
+#: Each call of a client, with all that it can send.
+CALLS: list[Call[Any]] = [
+    calls.register({}, 30, None, report={}, judges=True, replaces={}, owner={}, force=True),
+    calls.update("id", {}, {}, force=True),
+    calls.deregister("id", {}, force=True),
+    calls.renew("id", {}),
+    calls.get("id"),
+    calls.list_services("PUNA", {"tags": [], "where": {}, "mode": "any", "health": []}),
+    calls.find("p"),
+    calls.namesakes("puna"),
+    calls.discover("PUNA", {"strategy": "random", "asker": {}, "tags": []}),
+    calls.maintenance({"on": True, "service": "id", "for": 60, "reason": "cooling", "by": "rik"}),
+    calls.health(),
+    calls.info(),
+    calls.backup("/copy.db", replace=True),
+    calls.terminate(),
+    calls.events(1, "e", "m", 5),
+]
+
+
+def fields_of(action: str) -> set[str]:
+    """The fields that the server reads of a request, by the type of its handler's argument."""
+    handler = getattr(Dispatcher, Dispatcher.HANDLERS[action])
+    first = [*inspect.signature(handler).parameters][1]
+    return {*get_type_hints(get_type_hints(handler)[first])}
+
+
+def test_clients_send_what_the_server_reads() -> None:
+    for call in CALLS:
+        assert {*call.params} <= fields_of(call.action), call.action
+    assert {call.action for call in CALLS} == {*Dispatcher.HANDLERS}
+
+
+def test_the_page_has_each_action_and_each_field() -> None:
+    for action in Dispatcher.HANDLERS:
+        section(action)
+        for field in fields_of(action):
+            assert f"`{field}`" in PAGE or f'"{field}"' in PAGE, (action, field)
