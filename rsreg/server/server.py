@@ -25,11 +25,14 @@ from rsreg.errors import ConfigurationError, PortInUse, RegistryError
 from rsreg.protocol import calls, wire
 from rsreg.server.backends.base import Journaled, RegistryBackend
 from rsreg.server.backends.sqlite import SQLiteBackend
+from rsreg.server.caretaker import Caretaker
 from rsreg.server.deferred import Body
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.guard import Guard
 from rsreg.server.limits import Limits
-from rsreg.server.loops import Caretaker, Publisher, Reaper, RequestLoop
+from rsreg.server.publisher import Publisher
+from rsreg.server.reaper import Reaper
+from rsreg.server.request_loop import RequestLoop
 from rsreg.server.rules.registry import Registry
 from rsreg.server.rules.selection import Strategy
 from rsreg.timing import Clock

@@ -160,7 +160,8 @@ def monitor(socket: Any, events: int) -> Any:
 def router(context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     """A server's socket for requests or heartbeats.
 
-    A plain socket even on a green context: its one owner waits on its file descriptor (loops.py).
+    A plain socket even on a green context: its one owner, the request loop, waits on its file
+    descriptor.
     """
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER, socket_class=zmq.Socket)
     _guard(socket)

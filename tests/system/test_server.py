@@ -26,7 +26,9 @@ from rsreg.errors import (
 )
 from rsreg.protocol.limits import MAX_FRAME
 from rsreg.server.backends.stored import Event, Service
-from rsreg.server.loops import EXPIRE_BATCH, PUBLISH_BATCH, Publisher, Reaper, RequestLoop
+from rsreg.server.publisher import PUBLISH_BATCH, Publisher
+from rsreg.server.reaper import EXPIRE_BATCH, Reaper
+from rsreg.server.request_loop import RequestLoop
 from rsreg.transport import sockets
 from tests.helpers import (
     HandClock,

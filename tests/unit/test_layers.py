@@ -57,7 +57,7 @@ ROOMS = {
         "log_limiter readiness packet_filter descriptors connections endless_messages "
         "unread_replies topics fair_queue guard"
     ),
-    "server": "deferred request dispatch loops server aio",
+    "server": "deferred request dispatch publisher request_loop reaper caretaker server aio",
     "admin": "server_process",
     "cli": (
         "output options describing serving asking changing running maintaining storing shells app"

@@ -19,7 +19,8 @@ from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.guard.endless_messages import Unfinished
 from rsreg.server.guard.unread_replies import Replies
 from rsreg.server.limits import Limits
-from rsreg.server.loops import MAX_BATCH, STALL, TICK, Reaper, RequestLoop
+from rsreg.server.reaper import Reaper
+from rsreg.server.request_loop import MAX_BATCH, STALL, TICK, RequestLoop
 from rsreg.server.rules.registry import Registry
 from rsreg.transport import sockets
 from tests.helpers import FAR, HandClock, UnreliableStore

@@ -1,21 +1,15 @@
-"""The greenlets of the server, each with a `step` that `run` repeats.
-
-RequestLoop, Publisher, Reaper, Caretaker.
-"""
+"""RequestLoop: takes requests in batches, commits what they change, and answers."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gevent
 import zmq
 from gevent.event import Event as Flag
 
-from rsreg.display import printable
 from rsreg.errors import StoreError
 from rsreg.protocol import wire
 from rsreg.protocol.limits import MAX_REQUEST
@@ -26,8 +20,9 @@ from rsreg.server.guard.connections import number_of
 from rsreg.server.guard.endless_messages import Unfinished
 from rsreg.server.guard.fair_queue import Turns
 from rsreg.server.guard.log_limiter import Seldom
-from rsreg.server.guard.readiness import FIRST, Readiness, readable
+from rsreg.server.guard.readiness import Readiness, readable
 from rsreg.server.guard.unread_replies import LONG, Replies
+from rsreg.server.publisher import Publish
 from rsreg.server.request import Request
 from rsreg.server.rules.registry import Registry
 from rsreg.timing import Clock
@@ -43,15 +38,6 @@ MAX_REPLY_SIZE, SLOW = 64 * 1024, 0.005
 TICK = 0.25
 #: Seconds beyond its tick after which the loop counts as having stood still.
 STALL = 1.0
-#: Services that expire in one transaction.
-EXPIRE_BATCH = 100
-#: Seconds between two looks after the store: how long it may go unnoticed that it is gone.
-TEND = 0.5
-#: Events that are published before others have their turn.
-PUBLISH_BATCH = 16
-
-Publish = Callable[[Sequence[Event]], None]
-
 
 #: Requests with their replies.
 _Batch = list[tuple[Request, "bytes | Later"]]
@@ -264,96 +250,3 @@ class RequestLoop:
         else:
             if address is not None:
                 self._replies.sent(request.number, address, size)
-
-
-class Publisher:
-    """Sends committed events, in order, to whoever subscribed.
-
-    A few are sent at once, right from where they were committed. Many are sent in slices, with the
-    other greenlets in between: each event costs a copy for each subscriber. `used` is called after
-    the socket was.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes], used: Callable[[], None] = lambda: None) -> None:
-        self._socket = socket
-        self._used = used
-        self._waiting: deque[Event] = deque()
-        self._more = Flag()
-
-    def publish(self, events: Sequence[Event]) -> None:
-        """Send events now, or soon after those that wait already; never waits itself."""
-        if events:
-            idle = not self._waiting
-            self._waiting.extend(events)
-            if idle:
-                self.step()
-            if self._waiting:
-                self._more.set()
-
-    def run(self, stop: Flag) -> None:
-        """Send what waits until `stop` is set."""
-        while not stop.is_set():
-            self._more.wait()
-            self.step()
-            gevent.idle(FIRST)
-
-    def step(self) -> None:
-        """Send a slice of what waits."""
-        for _ in range(min(PUBLISH_BATCH, len(self._waiting))):
-            self._send(self._waiting.popleft())
-        self._used()
-        if not self._waiting:
-            self._more.clear()
-
-    def flush(self) -> None:
-        """Send all that waits."""
-        while self._waiting:
-            self.step()
-
-    def _send(self, event: Event) -> None:
-        """A subscriber whose queue is full misses it and sees a gap in `seq`."""
-        log.info("%s %s", event.type, printable(event.service_id))
-        self._socket.send_multipart([event.type.encode(), event.body], zmq.DONTWAIT)
-
-
-class Reaper:
-    """Removes the services whose lease lapsed, a batch a transaction."""
-
-    def __init__(self, registry: Registry, publish: Publish, interval: float) -> None:
-        self._registry = registry
-        self._publish = publish
-        self._interval = interval
-
-    def run(self, stop: Flag) -> None:
-        """Make a pass every interval until `stop` is set."""
-        while not stop.wait(self._interval):
-            self.step()
-
-    def step(self) -> None:
-        """One pass. What the store refuses to remove stays, critical, for the next."""
-        with contextlib.suppress(StoreError):
-            while self._registry.expire(EXPIRE_BATCH):
-                self._publish(self._registry.commit())
-                gevent.idle(FIRST)
-        self._registry.check_store()
-
-
-class Caretaker:
-    """Looks after the store, between two batches of requests, and switches to nobody meanwhile.
-
-    Also after what stands before the sockets, by `look`.
-    """
-
-    def __init__(self, registry: Registry, look: Callable[[], None]) -> None:
-        self._registry = registry
-        self._look = look
-
-    def run(self, stop: Flag) -> None:
-        """Look every half second until `stop` is set."""
-        while not stop.wait(TEND):
-            self.step()
-
-    def step(self) -> None:
-        """One look."""
-        self._registry.tend_store()
-        self._look()
