@@ -1,17 +1,19 @@
-"""The changes since the last commit: durable together, or put back together. No sockets.
+"""Journal: changes the live view; what was changed is committed, or undone. No sockets.
 
-A change is applied to the live view at once, and staged with its event. Nobody hears of it before
-`commit` has made it durable.
+A change is applied to the live view at once, its event is staged, and how to undo it is added to a
+list. `commit` makes the events durable, and only then they are published. If the store refuses
+them, the list is run backwards, and the view is as it was at the last commit.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -38,7 +40,22 @@ _TOLD_AT_ONCE = 100
 _PROBED = 100
 
 
-class Changes:
+class Cause(NamedTuple):
+    """What a change was made for: who asked for it, and by which request.
+
+    `token` and `turn` name the request, see `wire.fingerprint` and `wire.Turn`.
+    """
+
+    who: Requester = ITSELF
+    token: str | None = None
+    turn: Turn | None = None
+
+
+#: What the registry does by itself.
+BY_ITSELF = Cause()
+
+
+class Journal:
     """Changes a live view, and keeps its store and journal in step.
 
     `seq` is the number of the last event, staged ones included; `trouble` what is wrong with the
@@ -60,21 +77,20 @@ class Changes:
         self._turns = _Memory[Turn]()
         #: Id -> who changed the maintenance of a service, which is still to be told.
         self._causes: dict[str, Requester] = {}
-        self._forget_staged()
+        self._begin()
 
-    def _forget_staged(self) -> None:
+    def _begin(self) -> None:
+        """Begin to collect what the next commit makes durable."""
         self._staged: list[Event] = []
-        #: The mark of all events of the next commit, and that of the last one's.
+        #: The mark of all events of the next commit.
         self._next_mark = secrets.token_hex(8)
-        self._mark_before = self.mark
-        #: The leases that were doubted, and what doubt there was before.
-        self._doubted: list[tuple[Lease, str | None]] = []
+        #: Where the journal stands in the store.
+        self._committed = self.position
+        #: How to undo the changes, in the order in which they were made.
+        self._undo: list[Callable[[], object]] = []
         #: Id -> what the live view held before the first staged change of it.
         self._before: dict[str, Lease | None] = {}
-        #: The leases that staged events tell the health of, and what was known of it before.
-        self._telling: list[tuple[Lease, str]] = []
-        #: What the maintenance was before its first staged change.
-        self._maintenance_before: list[Maintenance] | None = None
+        self._maintenance_changed = False
 
     # -- the store
 
@@ -88,7 +104,8 @@ class Changes:
             self._backend.close()
             raise
         self.epoch, self.seq = stored.epoch, stored.seq
-        self.mark = self._mark_before = newest[0].mark if newest else None
+        self.mark = newest[0].mark if newest else None
+        self._committed = self.position
         self._answered = _Memory(stored.answered)
         turns = ((key, wire.read_turn(turn)) for key, turn in stored.turns.items())
         self._turns = _Memory({key: turn for key, turn in turns if turn is not None})
@@ -196,37 +213,23 @@ class Changes:
 
     # -- changing
 
-    def put(
-        self,
-        event_type: str,
-        lease: Lease,
-        who: Requester,
-        token: str | None = None,
-        turn: Turn | None = None,
-    ) -> None:
+    def put(self, event_type: str, lease: Lease, cause: Cause) -> None:
         """Take a lease in, in the place of another of its id; the event tells how it is."""
         self._remember(lease.service.id)
-        lease.changed = who.address, who.says
+        lease.changed = cause.who.address, cause.who.says
         self._view.put(lease)
         self._view.tell(lease, lease.news)
-        self._stage(event_type, lease, who, token, turn)
+        self._stage(event_type, lease, cause)
 
-    def take_out(
-        self,
-        event_type: str,
-        lease: Lease,
-        who: Requester,
-        token: str | None = None,
-        turn: Turn | None = None,
-    ) -> None:
-        """Take a lease out; `turn` is that of the request that wants it."""
+    def take_out(self, event_type: str, lease: Lease, cause: Cause) -> None:
+        """Take a lease out."""
         self._remember(lease.service.id)
         self._view.remove(lease)
-        self._stage(event_type, lease, who, token, turn)
+        self._stage(event_type, lease, cause)
 
     def doubt(self, lease: Lease, reason: str, who: Requester) -> None:
         """Take the process of a lease for dead, and tell so."""
-        self._doubted.append((lease, lease.doubt))
+        self._undo.append(partial(self._view.doubt, lease, lease.doubt))
         self._view.doubt(lease, reason)
         self.tell(lease, who)
 
@@ -234,14 +237,14 @@ class Changes:
         """Tell subscribers how a service is, if they don't know, and who made it so."""
         if lease.news == lease.told:
             return
-        self._telling.append((lease, lease.told))
-        self._stage(HEALTH_EVENTS[lease.news], lease, who)
+        self._undo.append(partial(self._view.tell, lease, lease.told))
+        self._stage(HEALTH_EVENTS[lease.news], lease, Cause(who))
         self._view.tell(lease, lease.news)
 
     def maintain(self, maintenance: list[Maintenance], who: Requester) -> None:
         """Have just these in maintenance, and begin to tell who is affected, and by whom."""
-        if self._maintenance_before is None:
-            self._maintenance_before = self._view.maintenance
+        self._undo.append(partial(self._view.maintain, self._view.maintenance))
+        self._maintenance_changed = True
         others = {lease.service.id for lease in self._view.untold(len(self._view))}
         self._view.maintain(maintenance)
         for lease in self._view.untold(len(self._view)):
@@ -257,16 +260,14 @@ class Changes:
             self._causes.clear()
 
     def _remember(self, service_id: str) -> None:
+        """Note what the view holds under an id, before that is changed."""
+        if not self._before:
+            # All together: what lapsed is sorted again, which takes long if it is much.
+            self._undo.append(partial(self._view.put_back, self._before))
         self._before.setdefault(service_id, self._view.get(service_id))
 
-    def _stage(
-        self,
-        event_type: str,
-        lease: Lease,
-        who: Requester,
-        token: str | None = None,
-        turn: Turn | None = None,
-    ) -> None:
+    def _stage(self, event_type: str, lease: Lease, cause: Cause) -> None:
+        who, token, turn = cause
         self.seq += 1
         service_id = lease.service.id
         body = {
@@ -292,9 +293,9 @@ class Changes:
             )
         )
         if token is not None:
-            self._answered.put(token, service_id)
+            self._undo.append(self._answered.put(token, service_id))
         if turn is not None:
-            self._turns.put(service_id, turn)
+            self._undo.append(self._turns.put(service_id, turn))
 
     # -- committing
 
@@ -303,13 +304,13 @@ class Changes:
 
         On a StoreError nothing of it has happened, in the store and in the live view alike.
         """
-        if not self._staged and self._maintenance_before is None:
+        if not self._staged and not self._maintenance_changed:
             return []
         changes = {
             service_id: lease.service if (lease := self._view.get(service_id)) else None
             for service_id in self._before
         }
-        maintenance = None if self._maintenance_before is None else self._view.maintenance
+        maintenance = self._view.maintenance if self._maintenance_changed else None
         try:
             self._backend.commit(changes, self._staged, maintenance)
         except StoreError as error:
@@ -318,60 +319,45 @@ class Changes:
             raise
         self._note(None)
         events = self._staged
-        self._forget_staged()
-        self._answered.keep()
-        self._turns.keep()
+        self._answered.forget_oldest()
+        self._turns.forget_oldest()
+        self._begin()
         return events
 
     def _roll_back(self) -> None:
+        """Undo all changes since the last commit, the last one first."""
+        for undo in reversed(self._undo):
+            undo()
         self._causes.clear()
-        if self._maintenance_before is not None:
-            self._view.maintain(self._maintenance_before)
-        for lease, told in reversed(self._telling):
-            lease.told = told
-        for lease, doubt in reversed(self._doubted):
-            lease.doubt = doubt
-        self._view.put_back(self._before)
-        for lease, _ in self._doubted:
-            self._view.look_again(lease)
-        for lease, _ in self._telling:
-            self._view.tell(lease, lease.told)
-        self._answered.undo()
-        self._turns.undo()
-        self.seq -= len(self._staged)
-        self.mark = self._mark_before
-        self._forget_staged()
+        _, self.seq, self.mark = self._committed
+        self._begin()
 
 
 class _Memory(Generic[T]):
-    """What the last 10,000 requests did, and what was known before those not committed yet."""
+    """What the last 10,000 requests did."""
 
     def __init__(self, known: Mapping[str, T] = MappingProxyType({})) -> None:
         self._known = dict(known)
-        self._before: dict[str, T | None] = {}
 
     def get(self, key: str) -> T | None:
         """What is known, or None."""
         return self._known.get(key)
 
-    def put(self, key: str, value: T) -> None:
-        """Know something from now on; it is the newest."""
-        self._before.setdefault(key, self._known.pop(key, None))
+    def put(self, key: str, value: T) -> Callable[[], None]:
+        """Know something from now on, as the newest; the answer undoes that."""
+        before = self._known.pop(key, None)
         self._known[key] = value
+        return partial(self._put_back, key, before)
 
-    def keep(self) -> None:
-        """It is committed; what is too much is forgotten, the oldest first."""
-        self._before.clear()
+    def _put_back(self, key: str, before: T | None) -> None:
+        del self._known[key]
+        if before is not None:
+            self._known[key] = before
+
+    def forget_oldest(self) -> None:
+        """Forget what is too much, the oldest first."""
         while len(self._known) > MAX_ANSWERED:
             del self._known[next(iter(self._known))]
-
-    def undo(self) -> None:
-        """It was refused: know what was known before."""
-        for key, value in self._before.items():
-            del self._known[key]
-            if value is not None:
-                self._known[key] = value
-        self._before.clear()
 
 
 def _without_computed(service: Service) -> Service:

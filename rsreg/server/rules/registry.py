@@ -23,7 +23,7 @@ from rsreg.server.backends.base import Copied, Copyable, RegistryBackend
 from rsreg.server.backends.stored import Event, Maintenance, Position, Service
 from rsreg.server.limits import Limits
 from rsreg.server.rules import policies
-from rsreg.server.rules.journal import Changes
+from rsreg.server.rules.journal import BY_ITSELF, Cause, Journal
 from rsreg.server.rules.ownership import ITSELF, Requester, check_entry, check_maintenance
 from rsreg.server.rules.rates import Bounds
 from rsreg.server.rules.selection import EVERYTHING, NOBODY, Chooser, Filter, Strategy
@@ -80,7 +80,7 @@ class Registry:
         self._backend = backend
         self._kind_meant = _Guesses(self._view.kinds)
         self._name_meant = _Guesses(self._view.names)
-        self._changes = Changes(backend, self._view, wall)
+        self._journal = Journal(backend, self._view, wall)
 
     def __len__(self) -> int:
         return len(self._view)
@@ -88,48 +88,48 @@ class Registry:
     @property
     def epoch(self) -> str:
         """The name of the numbering of events."""
-        return self._changes.epoch
+        return self._journal.epoch
 
     @property
     def seq(self) -> int:
         """The number of the last event."""
-        return self._changes.seq
+        return self._journal.seq
 
     @property
     def position(self) -> Position:
         """Where the journal stands."""
-        return self._changes.position
+        return self._journal.position
 
     @property
     def trouble(self) -> StoreError | None:
         """What is wrong with the store, or None."""
-        return self._changes.trouble
+        return self._journal.trouble
 
     # -- the store
 
     def open(self) -> None:
         """Load what is stored; every service gets a fresh ttl."""
-        self._changes.load(self._clock())
+        self._journal.load(self._clock())
         self._end_maintenance()
 
     def close(self) -> None:
         """Store the times of the last heartbeats, and close the store."""
-        self._changes.close()
+        self._journal.close()
 
     def commit(self) -> list[Event]:
         """Make all changes since the last commit durable; the events to publish.
 
         On a StoreError nothing of it has happened, in the store and in the live view alike.
         """
-        return self._changes.commit()
+        return self._journal.commit()
 
     def check_store(self) -> None:
         """See whether a store in trouble can be written again; it tells no one by itself."""
-        self._changes.check_store()
+        self._journal.check_store()
 
     def tend_store(self) -> None:
         """Look after the store; call it every second."""
-        self._changes.tend()
+        self._journal.tend()
 
     def copy_store(self, target: Path, *, replace: bool) -> Copied:
         """Write a copy of what is committed to a file; in a thread of its own.
@@ -251,7 +251,7 @@ class Registry:
         """
         if since > self.seq or epoch not in (None, self.epoch):
             return [], True
-        events = self._changes.events_since(since, mark, max(1, limit))
+        events = self._journal.events_since(since, mark, max(1, limit))
         return ([], True) if events is None else (events[:limit], False)
 
     def ending_leases(self) -> dict[str, float]:
@@ -318,7 +318,7 @@ class Registry:
         """
         if (known := self._answered_before(token, turn, info, extra, ttl)) is not None:
             return known
-        if self._changes.overtaken(info.id, turn):
+        if self._journal.overtaken(info.id, turn):
             raise UnknownService("This registration came after a later request of its sender")
         if judges:
             self._check_judged(info, extra.get("owner"), replaces or {})
@@ -337,14 +337,14 @@ class Registry:
         elif before is not None:
             check_entry(before, who)
         for each in dead:
-            self._changes.take_out(event_types.REPLACE, each, who)
+            self._journal.take_out(event_types.REPLACE, each, Cause(who))
         self._claim(service, before, who)
         lease.turn = self._chooser.last_turn if before is None else before.turn
         if report is not None:
             lease.report, lease.report_until = report, lease.deadline
         elif before is not None and before.service.owner == service.owner is not None:
             lease.report, lease.report_until = before.report, before.report_until
-        self._changes.put(event_types.REGISTER, lease, who, token, turn)
+        self._journal.put(event_types.REGISTER, lease, Cause(who, token, turn))
         return service.id
 
     def update(
@@ -367,9 +367,9 @@ class Registry:
         service = msgspec.structs.replace(
             lease.service, **change, extra={**lease.service.extra, **extra}
         )
-        if self._changes.answered(token) == service_id and (turn or service == lease.service):
+        if self._journal.answered(token) == service_id and (turn or service == lease.service):
             return
-        if self._changes.overtaken(service_id, turn):
+        if self._journal.overtaken(service_id, turn):
             raise UnknownService("This update came after a later request of its sender")
         check_entry(lease, who)
         changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
@@ -378,7 +378,7 @@ class Registry:
         self._claim(service, lease, who)
         changed.doubt, changed.turn = lease.doubt, lease.turn
         changed.report_until = lease.report_until
-        self._changes.put(event_types.UPDATE, changed, who, token, turn)
+        self._journal.put(event_types.UPDATE, changed, Cause(who, token, turn))
 
     def deregister(
         self,
@@ -393,21 +393,21 @@ class Registry:
         overtaken by a later request of the same sender.
         """
         lease = self._view.get(service_id)
-        if self._changes.answered(token) == service_id and (turn or lease is None):
+        if self._journal.answered(token) == service_id and (turn or lease is None):
             return
         if lease is None:
             raise UnknownService("Service not found or could not be deregistered")
-        if self._changes.overtaken(service_id, turn):
+        if self._journal.overtaken(service_id, turn):
             raise UnknownService("This request came after a later one of its sender")
         check_entry(lease, who)
-        self._changes.take_out(event_types.DEREGISTER, lease, who, token, turn)
+        self._journal.take_out(event_types.DEREGISTER, lease, Cause(who, token, turn))
 
     def expire(self, limit: int) -> int:
         """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
         lapsed = self._view.lapsed(limit)
         for lease in lapsed:
-            self._changes.tell(lease)
-            self._changes.take_out(event_types.EXPIRE, lease, ITSELF)
+            self._journal.tell(lease)
+            self._journal.take_out(event_types.EXPIRE, lease, BY_ITSELF)
         return len(lapsed)
 
     def start_maintenance(self, wanted: Maintenance, *, force: bool = False) -> None:
@@ -419,7 +419,7 @@ class Registry:
         others = self._other_maintenance(wanted, force=force)
         if len(others) >= self.bounds.limits.maintenance:
             raise self.bounds.limits.reached("maintenance")
-        self._changes.maintain([*others, wanted], Requester(wanted.by, wanted.says))
+        self._journal.maintain([*others, wanted], Requester(wanted.by, wanted.says))
 
     def covered(self, entry: Maintenance) -> int:
         """How many services a maintenance is about."""
@@ -430,7 +430,7 @@ class Registry:
         left = self._other_maintenance(wanted, force=force)
         if len(left) == len(self._view.maintenance):
             raise UnknownService("There is no such maintenance")
-        self._changes.maintain(left, Requester(wanted.by, wanted.says))
+        self._journal.maintain(left, Requester(wanted.by, wanted.says))
 
     def _other_maintenance(self, wanted: Maintenance, *, force: bool) -> list[Maintenance]:
         """All but that of the same target, which is to go."""
@@ -447,7 +447,7 @@ class Registry:
             self._end_maintenance()
         if self.trouble is not None or self._view.all_told:
             return False
-        self._changes.tell_some()
+        self._journal.tell_some()
         return not self._view.all_told
 
     def _end_maintenance(self) -> None:
@@ -471,7 +471,7 @@ class Registry:
         A sender that counts in turns never sends two requests that are the same. Of any other that
         may be so, after it was started again: then its service has to be registered as it asks.
         """
-        known = self._changes.answered(token)
+        known = self._journal.answered(token)
         if known is None:
             return None
         lease = self._view.get(known)
@@ -509,7 +509,7 @@ class Registry:
                 rival.service.port,
                 display.printable(service.name),
             )
-            self._changes.doubt(rival, f"{service.name} has registered its address", who)
+            self._journal.doubt(rival, f"{service.name} has registered its address", who)
 
     def _check_judged(
         self, info: ServiceInfo, owner: Mapping[str, Any] | None, judged: Mapping[str, object]

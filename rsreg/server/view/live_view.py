@@ -175,13 +175,9 @@ class LiveView:
         elif doubted or report is not None:
             self._settle(lease)
 
-    def doubt(self, lease: Lease, reason: str) -> None:
-        """Take the process of a lease that is in for dead."""
+    def doubt(self, lease: Lease, reason: str | None) -> None:
+        """Take the process of a lease for dead; None: no longer."""
         lease.doubt = reason
-        self._settle(lease)
-
-    def look_again(self, lease: Lease) -> None:
-        """Its doubt was put back, if it is in."""
         if self._leases.get(lease.service.id) is lease:
             self._settle(lease)
 
