@@ -30,10 +30,9 @@ from rsreg.protocol.messages import Asker, MaintenanceRequest
 from rsreg.server.backends.base import EVENTS_SIZE
 from rsreg.server.backends.stored import Event, Maintenance
 from rsreg.server.deferred import Body, Later, failed
-from rsreg.server.rules import registry
 from rsreg.server.rules.journal import unavailable
 from rsreg.server.rules.ownership import Requester
-from rsreg.server.rules.registry import Registry, Sender
+from rsreg.server.rules.registry import LEASES_WITHIN, Registry, Sender
 from rsreg.server.rules.selection import NOBODY, read_filter
 from rsreg.timing import Clock
 
@@ -254,7 +253,7 @@ class Dispatcher:
         events, reset = self._registry.events_since(since, epoch, limit, mark)
         return {
             "success": True,
-            "events": registry.bodies(_fitting(events)),
+            "events": [msgspec.Raw(event.body) for event in _fitting(events)],
             "reset": reset,
             **self._position(),
             **self._time(),
@@ -282,13 +281,13 @@ class Dispatcher:
             )
         if wanted.forever and wanted.seconds is not None:
             raise InvalidRequest("A maintenance is forever, or for some seconds, not both")
-        self._registry.bounds.flap(peer.address, self._registry.covered(entry))
-        change = self._registry.start_maintenance if wanted.on else self._registry.end_maintenance
+        self._registry.bounds.flap(peer.address, self._registry.maintenance.covered(entry))
+        change = self._registry.maintenance.start if wanted.on else self._registry.maintenance.end
         change(entry, force=wanted.force is True)
         return {"success": True, "maintenance": self._maintenance(), **self._time()}
 
     def _maintenance(self) -> list[Body]:
-        return [each.body() for each in self._registry.maintenance]
+        return [each.body() for each in self._registry.maintenance.entries]
 
     def _backup(self, request: Mapping[str, Any], peer: Peer) -> Later:
         _check_peer(peer, "backup", "rs_cs backup")
@@ -342,7 +341,7 @@ class Dispatcher:
         if wanted is None or not messages.checked(wanted, bool, "leases"):
             return {}
         ends = self._registry.ending_leases()
-        return {"leases": {"within": registry.LEASES_WITHIN, "ends": ends}}
+        return {"leases": {"within": LEASES_WITHIN, "ends": ends}}
 
 
 def _fitting(events: Sequence[Event]) -> Sequence[Event]:

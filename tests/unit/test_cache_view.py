@@ -108,7 +108,7 @@ class World:
     def maintain(self, service_id: str, on: bool) -> None:
         """Begin or end its maintenance."""
         entry = Maintenance(service=service_id, since=0)
-        (self.registry.start_maintenance if on else self.registry.end_maintenance)(entry)
+        (self.registry.maintenance.start if on else self.registry.maintenance.end)(entry)
         self.commit()
 
     def commit(self) -> None:

@@ -35,7 +35,7 @@ def maintain(house: House, seconds: float | None = 3600, **target: Any) -> None:
     """Start a maintenance, and commit."""
     since = int(house.wall.now)
     until = None if seconds is None else since + int(seconds)
-    house.registry.start_maintenance(
+    house.registry.maintenance.start(
         Maintenance(reason="new disk", says="rik", since=since, until=until, **target)
     )
     house.commit()
@@ -120,7 +120,7 @@ def test_who_was_critical_before_a_restart_has_a_whole_ttl_to_come_back(on_file:
 def test_maintenance_that_ended_while_the_registry_was_away_is_told(on_file: House) -> None:
     service_id = on_file.register("a", type="A")
     since = int(on_file.wall.now)
-    on_file.registry.start_maintenance(Maintenance(service="a", since=since, until=since + 60))
+    on_file.registry.maintenance.start(Maintenance(service="a", since=since, until=since + 60))
     on_file.commit()
     on_file.restart(killed=True)
     assert (on_file.health(service_id), on_file.tell()) == ("maintenance", [])
@@ -265,7 +265,7 @@ def test_maintenance_covers_who_is_there_and_who_comes(house: House, target: Any
     again = house.register("a", type="A", host="egse3", id="mine")
     assert house.health(again) == "maintenance"
     assert kinds(house)[3:] == ["deregister", "register"], "its own event says how it is"
-    house.registry.end_maintenance(Maintenance(**target))
+    house.registry.maintenance.end(Maintenance(**target))
     house.commit()
     assert kinds(house)[5:] == ["recovered"]
     assert house.discover("A") == again
@@ -282,7 +282,7 @@ def test_maintenance_ends_by_itself_and_is_kept_over_restarts(on_file: House) ->
     on_file.pass_time(1)
     assert on_file.tell() == [("recovered", service_id)]
     assert on_file.discover("A") == service_id
-    assert on_file.registry.maintenance == []
+    assert on_file.registry.maintenance.entries == []
     on_file.restart(killed=True)
     assert on_file.discover("A") == service_id
     assert on_file.tell() == []
@@ -304,8 +304,8 @@ def test_a_maintenance_of_many_is_told_in_slices(house: House) -> None:
     house.commit()
     turns = []
     for change, health in (
-        (house.registry.start_maintenance, "passing"),
-        (house.registry.end_maintenance, "maintenance"),
+        (house.registry.maintenance.start, "passing"),
+        (house.registry.maintenance.end, "maintenance"),
     ):
         change(Maintenance(service_type="A", until=2_000_000_000))
         turns.append(len(house.commit()))
@@ -322,7 +322,7 @@ def test_a_maintenance_that_was_told_in_part_is_told_on_after_a_restart(on_file:
     for number in range(150):
         on_file.stage(f"s{number}", ttl=7200, type="A")
     on_file.commit()
-    on_file.registry.start_maintenance(Maintenance(service_type="A", until=2_000_000_000))
+    on_file.registry.maintenance.start(Maintenance(service_type="A", until=2_000_000_000))
     assert len(on_file.commit()) == 100
     on_file.restart(killed=True)
     assert len(on_file.tell()) == 50
@@ -366,14 +366,14 @@ def test_maintenance_for_ever_and_of_nobody(on_file: House) -> None:
     assert on_file.tell() == []
     assert on_file.health(on_file.register("later")) == "maintenance"
     with pytest.raises(UnknownService):
-        on_file.registry.end_maintenance(Maintenance(host="later"))
+        on_file.registry.maintenance.end(Maintenance(host="later"))
 
 
 def test_the_second_maintenance_of_a_target_takes_the_place_of_the_first(house: House) -> None:
     service_id = house.register("a", host="egse3")
     maintain(house, 60, host="egse3")
     maintain(house, 600, host="egse3")
-    assert len(house.registry.maintenance) == 1
+    assert len(house.registry.maintenance.entries) == 1
     assert house.get(service_id)["maintenance"]["until"] == 1_700_000_600
     assert kinds(house) == ["register", "maintenance"]
 
@@ -393,11 +393,11 @@ def test_a_refused_maintenance_leaves_no_trace(house: House) -> None:
     with pytest.raises(StoreError):
         maintain(house, service_type="A")
     assert house.discover("A") == service_id
-    assert house.registry.maintenance == []
+    assert house.registry.maintenance.entries == []
     house.store.writes_fail = False
     maintain(house, service_type="A")
     house.store.writes_fail = True
-    house.registry.end_maintenance(Maintenance(service_type="A"))
+    house.registry.maintenance.end(Maintenance(service_type="A"))
     with pytest.raises(StoreError):
         house.registry.commit()
     assert house.health(service_id) == "maintenance"

@@ -52,7 +52,10 @@ ROOMS = {
         "sqlite_copy sqlite_file sqlite memory restore"
     ),
     "server.view": "lease lease_index type_index shares addresses maintenance live_view",
-    "server.rules": "conditions selection ownership policies rates journal registry",
+    "server.rules": (
+        "conditions selection ownership policies rates journal maintenance_rules hints "
+        "register_request takeover registry"
+    ),
     "server.guard": (
         "log_limiter readiness packet_filter descriptors connections endless_messages "
         "unread_replies topics fair_queue guard"

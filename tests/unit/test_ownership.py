@@ -201,7 +201,7 @@ def test_only_its_own_address_takes_a_process_for_dead(house: House) -> None:
 def test_what_happens_by_itself_is_by_nobody(house: House) -> None:
     registered(house, type="A")
     entry = Maintenance(service="puna", by=HERE, says="rik", until=int(house.wall.now) + 5)
-    house.registry.start_maintenance(entry)
+    house.registry.maintenance.start(entry)
     house.commit()
     house.pass_time(6)
     house.tell()
@@ -225,7 +225,7 @@ def test_a_maintenance_is_not_said_to_have_done_what_was_before(house: House) ->
     house.pass_time(29)
     house.registry.renew("other")
     house.pass_time(1)
-    house.registry.start_maintenance(Maintenance(service="other", by=HERE, says="rik"))
+    house.registry.maintenance.start(Maintenance(service="other", by=HERE, says="rik"))
     events = {event["type"]: event["by"] for event in house.commit()}
     assert events == {"critical": None, "maintenance": HERE}
 
@@ -235,7 +235,7 @@ def test_all_that_a_maintenance_covers_is_told_by_who_began_it(house: House) -> 
     for number in range(250):
         house.register(f"s{number}", port=number + 1, type="A")
     entry = Maintenance(service_type="A", by=HERE, says="rik")
-    for change in (house.registry.start_maintenance, house.registry.end_maintenance):
+    for change in (house.registry.maintenance.start, house.registry.maintenance.end):
         change(entry)
         told = house.commit()
         while house.registry.tell_health() or not house.registry.trouble:
@@ -258,7 +258,7 @@ def test_a_maintenance_that_the_store_refused_caused_nothing(house: House) -> No
     for number in range(250):
         house.register(f"s{number}", port=number + 1, type="A")
     house.store.writes_fail = True
-    house.registry.start_maintenance(Maintenance(service_type="A", by=HERE, says="rik"))
+    house.registry.maintenance.start(Maintenance(service_type="A", by=HERE, says="rik"))
     with pytest.raises(StoreError):
         house.commit()
     house.store.writes_fail = False
@@ -326,33 +326,33 @@ def mine(**said: Any) -> Maintenance:
 
 @pytest.mark.parametrize("other", [{"by": ELSEWHERE}, {"says": "kim"}, {"says": None}])
 def test_a_maintenance_is_for_who_began_it_to_end_or_change(house: House, other: Any) -> None:
-    house.registry.start_maintenance(mine(until=int(house.wall.now) + 60))
+    house.registry.maintenance.start(mine(until=int(house.wall.now) + 60))
     house.commit()
-    before = house.registry.maintenance
-    for change in (house.registry.start_maintenance, house.registry.end_maintenance):
+    before = house.registry.maintenance.entries
+    for change in (house.registry.maintenance.start, house.registry.maintenance.end):
         with pytest.raises(
             OwnedByOther, match=r"rik on 10\.0\.0\.7, until 20.*: laser$"
         ) as refusal:
             change(mine(reason="", **other))
         assert refusal.value.details["maintenance"]["says"] == "rik"
-        assert (house.commit(), house.registry.maintenance) == ([], before)
-    house.registry.start_maintenance(mine(reason="mine", **other), force=True)
-    house.registry.start_maintenance(mine(service="x", host=None, **other))
-    house.registry.end_maintenance(mine(**other), force=True)
-    assert [one.service for one in house.registry.maintenance] == ["x"]
+        assert (house.commit(), house.registry.maintenance.entries) == ([], before)
+    house.registry.maintenance.start(mine(reason="mine", **other), force=True)
+    house.registry.maintenance.start(mine(service="x", host=None, **other))
+    house.registry.maintenance.end(mine(**other), force=True)
+    assert [one.service for one in house.registry.maintenance.entries] == ["x"]
 
 
 def test_who_began_a_maintenance_changes_and_ends_it(house: House) -> None:
-    house.registry.start_maintenance(mine())
-    house.registry.start_maintenance(mine(reason="longer"))
-    house.registry.end_maintenance(mine())
-    assert house.registry.maintenance == []
+    house.registry.maintenance.start(mine())
+    house.registry.maintenance.start(mine(reason="longer"))
+    house.registry.maintenance.end(mine())
+    assert house.registry.maintenance.entries == []
 
 
 @pytest.mark.parametrize("unknown", [{"by": None}, {"says": None}])
 def test_a_maintenance_of_nobody_known_is_anybodys(house: House, unknown: Any) -> None:
-    house.registry.start_maintenance(mine(**unknown))
-    house.registry.end_maintenance(mine(by=ELSEWHERE, says="kim"))
+    house.registry.maintenance.start(mine(**unknown))
+    house.registry.maintenance.end(mine(by=ELSEWHERE, says="kim"))
 
 
 def test_what_was_said_before_of_a_maintenance_is_kept_as_that(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ class RegistryMachine(RuleBasedStateMachine):
         """All of a kind are out of discovery for a while."""
         self.tell_health()
         until = int(self.wall.now) + seconds
-        self.registry.start_maintenance(
+        self.registry.maintenance.start(
             Maintenance(service_type=kind, since=int(self.wall.now), until=until)
         )
         self.change_maintenance({**self.maintained, kind: until}, fails == 0)
@@ -201,11 +201,11 @@ class RegistryMachine(RuleBasedStateMachine):
         self.tell_health()
         left = {each: end for each, end in self.maintained.items() if each != kind}
         if kind in self.maintained:
-            self.registry.end_maintenance(Maintenance(service_type=kind))
+            self.registry.maintenance.end(Maintenance(service_type=kind))
             self.change_maintenance(left, fails == 0)
         else:
             with pytest.raises(UnknownService):
-                self.registry.end_maintenance(Maintenance(service_type=kind))
+                self.registry.maintenance.end(Maintenance(service_type=kind))
 
     def change_maintenance(self, changed: dict[str, float], fails: bool) -> None:
         """The registry was told of a change: it is committed or refused."""

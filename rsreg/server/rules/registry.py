@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,17 +13,20 @@ import msgspec
 
 from rsreg import display, timing
 from rsreg.config import SIMULATOR
-from rsreg.errors import JudgeFirst, NoService, StoreError, UnknownService
-from rsreg.protocol import event_types, records
+from rsreg.errors import NoService, StoreError, UnknownService
+from rsreg.protocol import event_types
 from rsreg.protocol.messages import NO_REPORT, Asker, Report, ServiceInfo
 from rsreg.protocol.wire import Turn
 from rsreg.server.backends.base import Copied, Copyable, RegistryBackend
-from rsreg.server.backends.stored import Event, Maintenance, Position, Service
+from rsreg.server.backends.stored import Event, Position, Service
 from rsreg.server.limits import Limits
-from rsreg.server.rules import policies
+from rsreg.server.rules import policies, takeover
+from rsreg.server.rules.hints import Hints
 from rsreg.server.rules.journal import BY_ITSELF, Cause, Journal
-from rsreg.server.rules.ownership import ITSELF, Requester, check_entry, check_maintenance
+from rsreg.server.rules.maintenance_rules import MaintenanceRules
+from rsreg.server.rules.ownership import ITSELF, Requester, check_entry
 from rsreg.server.rules.rates import Bounds
+from rsreg.server.rules.register_request import RegisterRequest
 from rsreg.server.rules.selection import EVERYTHING, NOBODY, Chooser, Filter, Strategy
 from rsreg.server.view.lease import Lease
 from rsreg.server.view.live_view import LiveView, joined
@@ -37,10 +38,6 @@ log = logging.getLogger(__name__)
 LEASES_WITHIN = 15
 #: Seconds told of a lease that has run out, but counts until the waiting requests are read.
 _LAST_MOMENT = 0.001
-#: Services that an answer explains itself with.
-_MENTIONED = 3
-#: Words that are remembered, not to be searched for again.
-_GUESSES = 100
 
 
 class Sender(Protocol):
@@ -78,9 +75,9 @@ class Registry:
         self._chooser = Chooser(strategy, strategies or {})
         self._view = LiveView()
         self._backend = backend
-        self._kind_meant = _Guesses(self._view.kinds)
-        self._name_meant = _Guesses(self._view.names)
+        self._hints = Hints(self._view)
         self._journal = Journal(backend, self._view, wall)
+        self.maintenance = MaintenanceRules(self._view, self._journal, self.bounds.limits, wall)
 
     def __len__(self) -> int:
         return len(self._view)
@@ -110,7 +107,7 @@ class Registry:
     def open(self) -> None:
         """Load what is stored; every service gets a fresh ttl."""
         self._journal.load(self._clock())
-        self._end_maintenance()
+        self.maintenance.end_expired()
 
     def close(self) -> None:
         """Store the times of the last heartbeats, and close the store."""
@@ -159,20 +156,15 @@ class Registry:
         """The record of a service; raises UnknownService."""
         lease = self._view.get(service_id)
         if lease is None:
-            raise UnknownService("Service not found", hint=self._named(service_id))
+            raise UnknownService(
+                "Service not found", hint=self._hints.unknown_id(service_id, self.seq)
+            )
         return msgspec.Raw(lease.record())
 
     def last_change(self, service_id: str) -> dict[str, str | None] | None:
         """Who registered or updated a service last, as events name them; None: not known."""
         lease = self._view.get(service_id)
         return None if lease is None or lease.changed is None else Requester(*lease.changed).named()
-
-    def _named(self, name: str) -> str | None:
-        """What is to be said to who asks for an id that nobody has: it may be a name."""
-        named = self._view.named(name)
-        if named:
-            return f"that is a name; the id is {next(iter(named)).service.id!r}"
-        return self._name_meant.hint(name, self.seq)
 
     def list_services(self, kind: str | None = None, wanted: Filter = EVERYTHING) -> msgspec.Raw:
         """The records of all services, or of those found under `kind` and wanted, as one array."""
@@ -217,29 +209,10 @@ class Registry:
             found = [lease for lease in found if wanted.fits(lease.service)]
         if not found:
             raise NoService(
-                f"No healthy service of type {kind} found", hint=self._why_none(kind, wanted)
+                f"No healthy service of type {kind} found",
+                hint=self._hints.none_found(kind, wanted, self.seq),
             )
         return msgspec.Raw(choose(found, asker).record())
-
-    def _why_none(self, kind: str, wanted: Filter) -> str | None:
-        """What is to be said of those that are registered under a kind, and not handed out.
-
-        If there are none: what may have been meant.
-        """
-        said = []
-        for lease in islice(self._view.of_kind(kind), _MENTIONED):
-            service = lease.service
-            what = f"is {lease.health}"
-            if lease.discovered:
-                what = wanted.against(service.body()) or f"is a {service.mode}"
-            said.append(f"{service.name} on {service.host}:{service.port} {what}")
-        return "; ".join(said) or self._kind_meant.hint(kind, self.seq)
-
-    @property
-    def maintenance(self) -> list[Maintenance]:
-        """What is in maintenance now."""
-        now = self._wall()
-        return [each for each in self._view.maintenance if each.until is None or each.until > now]
 
     def events_since(
         self, since: int, epoch: str | None, limit: int, mark: str | None = None
@@ -316,36 +289,29 @@ class Registry:
         InvalidRequest, DuplicateName, DuplicateServiceType, OwnedByOther; UnknownService if it was
         overtaken by a later request of the same sender.
         """
-        if (known := self._answered_before(token, turn, info, extra, ttl)) is not None:
+        request, cause = RegisterRequest(info, extra, ttl), Cause(who, token, turn)
+        if (known := self._answered_before(request, cause)) is not None:
             return known
         if self._journal.overtaken(info.id, turn):
             raise UnknownService("This registration came after a later request of its sender")
         if judges:
-            self._check_judged(info, extra.get("owner"), replaces or {})
-        dead = self._dead_ones(info, replaces or {}, who)
-        service_id = info.id or (dead[0].service.id if dead else _new_id(info))
-        service = _service(service_id, info, extra, ttl, int(self._wall()), who.address)
-        gone = {service.id, *(each.service.id for each in dead)}
+            takeover.check_judged(self._view, info, extra.get("owner"), replaces or {})
+        replaced = takeover.replaced_leases(self._view, info, replaces or {}, who)
+        service_id = info.id or (replaced[0].service.id if replaced else request.new_id())
+        service = request.service(service_id, int(self._wall()), who.address)
         lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
-        policies.check_size(self.bounds.limits, lease)
-        policies.check_room(self._view, self.bounds.limits, lease, gone)
-        policies.check_name(self._view, service, gone)
-        policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
+        self._check_policies(info, lease, {service_id, *(each.service.id for each in replaced)})
         before = self._view.get(service_id)
-        if before in dead:
+        if before in replaced:
             before = None
         elif before is not None:
             check_entry(before, who)
-        for each in dead:
+        for each in replaced:
             self._journal.take_out(event_types.REPLACE, each, Cause(who))
-        self._claim(service, before, who)
-        lease.turn = self._chooser.last_turn if before is None else before.turn
-        if report is not None:
-            lease.report, lease.report_until = report, lease.deadline
-        elif before is not None and before.service.owner == service.owner is not None:
-            lease.report, lease.report_until = before.report, before.report_until
-        self._journal.put(event_types.REGISTER, lease, Cause(who, token, turn))
-        return service.id
+        self._doubt_rivals(service, before, who)
+        self._carry_over(lease, before, report)
+        self._journal.put(event_types.REGISTER, lease, cause)
+        return service_id
 
     def update(
         self,
@@ -375,7 +341,7 @@ class Registry:
         changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
         policies.check_size(self.bounds.limits, changed)
         policies.check_room(self._view, self.bounds.limits, changed, {service_id})
-        self._claim(service, lease, who)
+        self._doubt_rivals(service, lease, who)
         changed.doubt, changed.turn = lease.doubt, lease.turn
         changed.report_until = lease.report_until
         self._journal.put(event_types.UPDATE, changed, Cause(who, token, turn))
@@ -410,98 +376,60 @@ class Registry:
             self._journal.take_out(event_types.EXPIRE, lease, BY_ITSELF)
         return len(lapsed)
 
-    def start_maintenance(self, wanted: Maintenance, *, force: bool = False) -> None:
-        """Take what it covers out of discovery, what registers later too, until it is over.
-
-        It takes the place of one of the same service, type or host. Raises OwnedByOther,
-        LimitReached.
-        """
-        others = self._other_maintenance(wanted, force=force)
-        if len(others) >= self.bounds.limits.maintenance:
-            raise self.bounds.limits.reached("maintenance")
-        self._journal.maintain([*others, wanted], Requester(wanted.by, wanted.says))
-
-    def covered(self, entry: Maintenance) -> int:
-        """How many services a maintenance is about."""
-        return len(self._view.covered(entry))
-
-    def end_maintenance(self, wanted: Maintenance, *, force: bool = False) -> None:
-        """End that of the same service, type or host; raises UnknownService, OwnedByOther."""
-        left = self._other_maintenance(wanted, force=force)
-        if len(left) == len(self._view.maintenance):
-            raise UnknownService("There is no such maintenance")
-        self._journal.maintain(left, Requester(wanted.by, wanted.says))
-
-    def _other_maintenance(self, wanted: Maintenance, *, force: bool) -> list[Maintenance]:
-        """All but that of the same target, which is to go."""
-        self._end_maintenance()
-        check_maintenance(self._view.maintenance, wanted, force=force)
-        return [each for each in self._view.maintenance if each.target != wanted.target]
-
     def tell_health(self) -> bool:
         """Stage events of what has become of services' health; True if more is to be told.
 
         Not while the store is in trouble: it is told when that is over, if it still is so.
         """
         if self._view.maintenance:
-            self._end_maintenance()
+            self.maintenance.end_expired()
         if self.trouble is not None or self._view.all_told:
             return False
         self._journal.tell_some()
         return not self._view.all_told
 
-    def _end_maintenance(self) -> None:
-        """Maintenance whose time is over ends by itself; nothing of it has to be stored."""
-        left = self.maintenance
-        if len(left) != len(self._view.maintenance):
-            self._view.maintain(left)
-
     # -- rules
 
-    def _answered_before(
-        self,
-        token: str | None,
-        turn: Turn | None,
-        info: ServiceInfo,
-        extra: dict[str, Any],
-        ttl: float,
-    ) -> str | None:
+    def _answered_before(self, request: RegisterRequest, cause: Cause) -> str | None:
         """The id under which an earlier copy of a request registered its service, if it did.
 
         A sender that counts in turns never sends two requests that are the same. Of any other that
         may be so, after it was started again: then its service has to be registered as it asks.
         """
-        known = self._journal.answered(token)
+        known = self._journal.answered(cause.token)
         if known is None:
             return None
         lease = self._view.get(known)
-        if turn is not None:
+        if cause.turn is not None:
             if lease is None:
                 raise UnknownService("This registration has ended since it was first asked for")
             return known
-        if lease is None or lease.service != _service(
-            known, info, extra, ttl, lease.service.last_heartbeat, lease.service.registered_by
+        if lease is None or lease.service != request.service(
+            known, lease.service.last_heartbeat, lease.service.registered_by
         ):
             return None
         self.renew(known)
         return known
 
-    def _claim(self, service: Service, before: Lease | None, who: Requester) -> None:
-        """Another process at an address that a service takes is dead: two can't listen there.
+    def _check_policies(self, info: ServiceInfo, lease: Lease, gone: set[str]) -> None:
+        """Refuse a service that may not be registered, `gone` being the ids that it replaces."""
+        limits, service = self.bounds.limits, lease.service
+        policies.check_size(limits, lease)
+        policies.check_room(self._view, limits, lease, gone)
+        policies.check_name(self._view, service, gone)
+        policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
 
-        But not where that is surely wrong: both entries were there before, and both were heard of
-        since; or several processes live at the address already, behind a gateway. Of entries that
-        name no owner nothing is sure, nor if it is said from elsewhere.
-        """
-        settled = set()
-        if before is not None and before.service.owner == service.owner:
-            settled = {rival.service.id for rival in self._view.rivals(before.service)}
-        rivals = [each for each in self._view.rivals(service) if each.service.id not in settled]
-        if any(each.service.is_of_another_process(rivals[0].service) for each in rivals[1:]):
-            return
-        for rival in rivals:
-            if not who.is_where(rival.service):
-                continue
+    def _carry_over(self, lease: Lease, before: Lease | None, report: Report | None) -> None:
+        """Give a new lease what is known of the service already: its report, and its turn."""
+        lease.turn = self._chooser.last_turn if before is None else before.turn
+        if report is not None:
+            lease.report, lease.report_until = report, lease.deadline
+        elif before is not None and before.service.owner == lease.service.owner is not None:
+            lease.report, lease.report_until = before.report, before.report_until
+
+    def _doubt_rivals(self, service: Service, before: Lease | None, who: Requester) -> None:
+        """Take the processes for dead that were at an address that a service now has."""
+        for rival in takeover.dead_rivals(self._view, service, before, who):
             log.warning(
                 "%s on %s:%d is critical: %s has registered its address",
                 display.printable(rival.service.name),
@@ -510,92 +438,3 @@ class Registry:
                 display.printable(service.name),
             )
             self._journal.doubt(rival, f"{service.name} has registered its address", who)
-
-    def _check_judged(
-        self, info: ServiceInfo, owner: Mapping[str, Any] | None, judged: Mapping[str, object]
-    ) -> None:
-        """Raises JudgeFirst if there are others of its name that this boot may know to be dead."""
-        boot = owner and owner.get("boot")
-        namesakes = [
-            lease
-            for lease in (self._view.named(info.name) if boot else ())
-            if lease.service.id != info.id
-            and lease.service.id not in judged
-            and (lease.service.owner or {}).get("boot") == boot
-        ]
-        if namesakes:
-            found = [msgspec.Raw(lease.record()) for lease in namesakes]
-            raise JudgeFirst(
-                f"There are entries of the name {info.name}", details={"namesakes": found}
-            )
-
-    def _dead_ones(
-        self, info: ServiceInfo, replaces: Mapping[str, object], who: Requester
-    ) -> list[Lease]:
-        """The leases that a registration replaces: of its name, and still of that owner.
-
-        Owners can be read by all: of one that lives still it has to come from the same address.
-        """
-        found = [self._view.get(service_id) for service_id in replaces]
-        return [
-            lease
-            for lease in found
-            if lease is not None
-            and (lease.service.name == info.name or lease.service.id == info.id)
-            and (not lease.alive or who.force or who.is_where(lease.service))
-            and lease.service.owner is not None
-            and lease.service.owner == replaces[lease.service.id]
-        ]
-
-
-class _Guesses:
-    """What may have been meant by a word that is not known.
-
-    Who asks again and again, waiting for a service, costs a search only after a change.
-    """
-
-    def __init__(self, known: Callable[[], Iterable[str]]) -> None:
-        self._known = known
-        self._seq = -1
-        self._found: dict[str, str | None] = {}
-
-    def hint(self, word: str, seq: int) -> str | None:
-        """The question whether that was meant, or None; `seq` tells whether anything changed."""
-        if seq != self._seq or len(self._found) >= _GUESSES:
-            self._seq, self._found = seq, {}
-        if word not in self._found:
-            self._found[word] = display.near(word, self._known())
-        found = self._found[word]
-        return None if found is None else display.did_you_mean(found)
-
-
-def bodies(events: Iterable[Event]) -> list[msgspec.Raw]:
-    """The events as the protocol shows them, as JSON."""
-    return [msgspec.Raw(event.body) for event in events]
-
-
-def _service(
-    service_id: str,
-    info: ServiceInfo,
-    extra: dict[str, Any],
-    ttl: float,
-    last_heartbeat: int,
-    registered_by: str | None,
-) -> Service:
-    return Service(
-        id=service_id,
-        name=info.name,
-        host=info.host,
-        port=info.port,
-        type=info.type,
-        tags=info.tags or [],
-        metadata=info.metadata or {},
-        ttl=ttl,
-        extra=extra,
-        last_heartbeat=last_heartbeat,
-        registered_by=registered_by,
-    )
-
-
-def _new_id(info: ServiceInfo) -> str:
-    return f"{records.slug(info.name)}-{uuid.uuid4()}"
