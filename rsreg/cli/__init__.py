@@ -22,4 +22,4 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    sys.exit(app.run(sys.argv[1:] if args is None else list(args)))
+    sys.exit(app.execute(sys.argv[1:] if args is None else list(args)))

@@ -11,7 +11,17 @@ from typing import Any
 import click
 
 from rsreg import __version__, errors
-from rsreg.cli import INTERRUPTED, asking, changing, maintaining, running, serving, shells, storing
+from rsreg.cli import INTERRUPTED
+from rsreg.cli.commands import (
+    events,
+    maintenance,
+    query,
+    register,
+    run,
+    server,
+    shell,
+    store,
+)
 from rsreg.cli.options import CantRun, Settings, WaitOver, common_options, examples, registry_option
 from rsreg.cli.output import CantWrite, forget, open_what_is_closed, say_error, write_json
 from rsreg.errors import RegistryError
@@ -74,19 +84,29 @@ def cli(context: click.Context) -> None:
         context.exit(2)
 
 
+#: In the order of the help page.
 for _command in (
-    *serving.COMMANDS,
-    *asking.COMMANDS,
-    *changing.COMMANDS,
-    *running.COMMANDS,
-    *maintaining.COMMANDS,
-    *storing.COMMANDS,
-    *shells.COMMANDS,
+    server.start,
+    query.status,
+    query.list_,
+    query.get,
+    query.discover,
+    events.wait,
+    events.watch,
+    register.register,
+    register.deregister,
+    server.stop,
+    run.run,
+    maintenance.maintenance,
+    store.backup,
+    store.restore,
+    shell.shell,
+    shell.completion,
 ):
     cli.add_command(_command)
 
 
-def run(args: list[str]) -> int:
+def execute(args: list[str]) -> int:
     """Run one command line; the exit code."""
     open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):

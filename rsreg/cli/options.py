@@ -210,6 +210,11 @@ def force_option(help_text: str) -> Callable[[F], F]:
     return click.option("--force", is_flag=True, help=help_text)
 
 
+def yes_option(command: F) -> F:
+    """The option not to be asked."""
+    return click.option("--yes", is_flag=True, help="Do not ask.")(command)
+
+
 def mode_option(help_text: str) -> Callable[[F], F]:
     """The option that tells hardware from simulators."""
     return click.option("--mode", type=click.Choice(config.MODES), help=help_text)

@@ -16,7 +16,7 @@ import click
 
 from rsreg import config
 from rsreg.display import printable
-from rsreg.errors import RegistryError
+from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.system.line_writer import Writer
 
 _STDOUT = 1
@@ -200,3 +200,12 @@ def ask(question: str) -> None:
         raise
     if not agreed:
         raise RegistryError("nothing was changed")
+
+
+def check_can_ask(yes: bool) -> None:
+    """Refuse before anything is sent where nobody is there to be asked."""
+    if not yes and not sys.stdin.isatty():
+        raise ConfigurationError(
+            "this asks first, and there is no terminal to ask on",
+            hint="--yes does it without asking",
+        )

@@ -90,9 +90,6 @@ def run(settings: Settings, /, command: tuple[str, ...], mode: str | None, **ser
                     note(_left_behind(command[0], f"but port {service['port']} still answers"))
 
 
-COMMANDS = (run,)
-
-
 class _Program:
     """A program that runs, and gets the signals that we get."""
 

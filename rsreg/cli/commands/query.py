@@ -1,4 +1,4 @@
-"""The commands that change nothing: status, list, get, discover, wait, watch."""
+"""The commands that ask the registry: status, list, get, discover."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from rsreg import config, timing
-from rsreg.admin import server_process
-from rsreg.cli import describing
+from rsreg.cli import describe
 from rsreg.cli.options import (
     Settings,
-    WaitOver,
     common_options,
     complete_service,
     complete_type,
@@ -26,7 +24,7 @@ from rsreg.cli.options import (
 )
 from rsreg.cli.output import note, write, write_facts, write_json, write_table
 from rsreg.client.sync import RegistryClient
-from rsreg.errors import InvalidRequest, NoService, RegistryError, SlowDown
+from rsreg.errors import InvalidRequest, NoService, SlowDown
 from rsreg.protocol import records
 from rsreg.protocol.health import CRITICAL, PASSING, STARTING, WARNING
 from rsreg.protocol.records import ServiceList, ServiceRecord
@@ -55,7 +53,7 @@ def status(settings: Settings) -> int:
     if settings.json:
         write_json(about)
     else:
-        write_facts(describing.status_facts(about, where, took))
+        write_facts(describe.status_facts(about, where, took))
     return 0 if about["status"] == "ok" else _DEGRADED
 
 
@@ -90,8 +88,8 @@ def list_(
     if settings.json:
         write_json({"success": True, "services": services})
     elif services:
-        now = describing.said_at(services.as_of)
-        write_table(*_columns([describing.list_row(one, now) for one in services]))
+        now = describe.said_at(services.as_of)
+        write_table(*_columns([describe.list_row(one, now) for one in services]))
     if not settings.json:
         failing = sum(one["health"] != "passing" for one in services)
         of_type = f" of type {service_type}" if service_type else ""
@@ -175,71 +173,6 @@ def discover(
         write(address)
 
 
-@click.command(
-    epilog=examples("rs_cs wait PUNA TEMP --timeout 120", "rs_cs wait PUNA && ./measure.py")
-)
-@click.argument(
-    "service_types", metavar="TYPE...", nargs=-1, required=True, shell_complete=complete_type
-)
-@mode_option("Only services of this mode; RSREG_MODE by default.")
-@registry_option()
-@common_options(timeout="Seconds to wait in all, 60 by default.")
-@pass_settings
-def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -> None:
-    """Wait until there is a passing service of each TYPE.
-
-    Exits with 124 when the time is over. A registry that does not answer yet is waited for too.
-    """
-    patience = 60.0 if settings.timeout is None else settings.timeout
-    with settings.client(config.DEFAULT_TIMEOUT, mode) as registry:
-        services = registry.wait_for(*service_types, timeout=patience)
-        missing = [kind for kind, service in services.items() if service is None]
-        hint = _meant_in_time(registry, missing)
-    if not settings.json:
-        rows = [[kind, *describing.name_and_endpoint(one)] for kind, one in services.items()]
-        write_table({"TYPE": True, "NAME": True, "ENDPOINT": True}, rows)
-    elif not missing:
-        write_json({"success": True, "found": services})
-    if missing:
-        raise WaitOver(
-            f"no passing service of type {', '.join(missing)} after {patience:g} s",
-            hint,
-            {"found": services},
-        )
-
-
-@click.command(
-    epilog=examples("rs_cs watch", "rs_cs watch PUNA --json | jq .data.service_info.name")
-)
-@click.argument("service_type", metavar="[TYPE]", required=False, shell_complete=complete_type)
-@click.option(
-    "--events",
-    metavar="HOST:PORT",
-    help="Where the registry publishes events, if that is not where it says itself.",
-)
-@registry_option()
-@common_options()
-@pass_settings
-def watch(settings: Settings, service_type: str | None, events: str | None) -> None:
-    """Print changes of the registry, or of the services of a type, as they come.
-
-    Each in a line of its own, until interrupted, which gives the exit code 130.
-    """
-    server_process.log_to_stderr("warning")
-    with settings.client(events=events) as registry:
-        coming = registry.watch(service_type)
-        note(f"watching {registry.settings.req_endpoint}; Ctrl-C ends it")
-        # What nobody reads waits in the registry's journal, not here.
-        for event in coming:
-            if settings.json:
-                write_json(event, indented=False)
-            else:
-                write(describing.event_line(event))
-
-
-COMMANDS = (status, list_, get, discover, wait, watch)
-
-
 def _of_interest(registry: RegistryClient, settings: Settings) -> ServiceList | None:
     """What status shows of services: those that are not well, or all in JSON.
 
@@ -257,14 +190,14 @@ def _show(settings: Settings, service: ServiceRecord) -> None:
     if settings.json:
         write_json({"success": True, "service": service})
     else:
-        write_facts(describing.service_facts(service, describing.said_at(service.as_of)))
+        write_facts(describe.service_facts(service, describe.said_at(service.as_of)))
 
 
 def _columns(rows: list[list[str]]) -> tuple[dict[str, bool], list[list[str]]]:
     """The columns of a list, the last only if anybody has something in it."""
     if any(row[-1] for row in rows):
-        return describing.LIST_COLUMNS, rows
-    return dict(list(describing.LIST_COLUMNS.items())[:-1]), [row[:-1] for row in rows]
+        return describe.LIST_COLUMNS, rows
+    return dict(list(describe.LIST_COLUMNS.items())[:-1]), [row[:-1] for row in rows]
 
 
 def _wanted(tags: list[str], where: dict[str, str], mode: str | None) -> Filter:
@@ -274,21 +207,13 @@ def _wanted(tags: list[str], where: dict[str, str], mode: str | None) -> Filter:
     return read_filter({"tags": tags, "where": where, "mode": mode})
 
 
-def _meant_in_time(registry: RegistryClient, missing: list[str]) -> str | None:
-    """Which types may have been meant, if the registry still says which there are."""
-    try:
-        return type_meant(registry, missing) if missing else None
-    except RegistryError:
-        return None
-
-
 def _why_none(services: ServiceList, wanted: Filter) -> str:
     """What is the matter with those that were not handed out, or were not asked for."""
-    now = describing.said_at(services.as_of)
+    now = describe.said_at(services.as_of)
     said = []
     for one in services[:_MENTIONED]:
         why = wanted.against(one) if one["health"] in (PASSING, WARNING) else None
-        said.append(f"{one['name']} {why}" if why else describing.standing(one, now))
+        said.append(f"{one['name']} {why}" if why else describe.standing(one, now))
     return "; ".join(said)
 
 

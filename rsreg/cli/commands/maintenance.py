@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rsreg.cli import describing
+from rsreg.cli import describe
 from rsreg.cli.options import (
     F,
     Settings,
@@ -161,9 +161,6 @@ def list_(settings: Settings) -> None:
     _show(settings, about.get("maintenance", []), about.get("timestamp"))
 
 
-COMMANDS = (maintenance,)
-
-
 def _changed(registry: RegistryClient, on: bool, *, force: bool, **asked: Any) -> list[Record]:
     """Begin or end one; on a terminal it is asked first if it is somebody else's."""
     try:
@@ -208,7 +205,7 @@ def _show(settings: Settings, entries: list[Record], as_of: float | None) -> Non
         write_json({"success": True, "maintenance": entries})
         return
     if entries:
-        now = describing.said_at(as_of)
+        now = describe.said_at(as_of)
         write_table(_COLUMNS, [_row(entry, now) for entry in entries])
     else:
         note("nothing is in maintenance")
@@ -217,9 +214,9 @@ def _show(settings: Settings, entries: list[Record], as_of: float | None) -> Non
 def _row(entry: Record, now: float) -> list[str]:
     until = entry.get("until")
     return [
-        describing.target(entry),
+        describe.target(entry),
         entry.get("says") or "-",
         entry.get("by") or "-",
-        "for good" if until is None else describing.moment(until, now),
+        "for good" if until is None else describe.moment(until, now),
         entry.get("reason") or "-",
     ]

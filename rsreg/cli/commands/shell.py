@@ -74,9 +74,6 @@ def completion(context: click.Context, shell_name: str) -> None:
         put(script)
 
 
-COMMANDS = (shell, completion)
-
-
 def _ipython_shell(ipython: Any, names: dict[str, Any], banner: str) -> None:
     wanted = importlib.import_module("traitlets.config").Config()
     wanted.TerminalInteractiveShell.banner1 = banner + "\n"

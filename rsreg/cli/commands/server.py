@@ -1,4 +1,4 @@
-"""The command that runs the server."""
+"""The commands that run and end the server: start, stop."""
 
 from __future__ import annotations
 
@@ -16,10 +16,21 @@ from rsreg.cli.options import (
     examples,
     pair,
     pass_settings,
+    registry_option,
     seconds,
     store_options,
+    yes_option,
 )
-from rsreg.cli.output import fact_lines, json_text, put, put_beside
+from rsreg.cli.output import (
+    ask,
+    check_can_ask,
+    fact_lines,
+    json_text,
+    put,
+    put_beside,
+    write,
+    write_json,
+)
 from rsreg.errors import ConfigurationError
 from rsreg.protocol.calls import Record
 from rsreg.system.line_writer import Writer
@@ -173,7 +184,25 @@ def start(
             writer.flush(_FLUSH)
 
 
-COMMANDS = (start,)
+@click.command(epilog=examples("rs_cs stop", "rs_cs stop -e localhost:5555 --yes"))
+@yes_option
+@registry_option()
+@common_options()
+@pass_settings
+def stop(settings: Settings, yes: bool) -> None:
+    """Stop the registry of this machine; returns when it has."""
+    check_can_ask(yes)
+    with settings.client() as registry:
+        about = registry.server_status(services=False)
+        where = registry.settings.req_endpoint
+        what = f"the registry on {where}, pid {about['pid']}"
+        if not yes:
+            ask(f"Stop {what}, services: {about['counts']['services']}?")
+        server_process.stop(registry)
+    if settings.json:
+        write_json({"success": True, "status": "stopped", "endpoint": where, "pid": about["pid"]})
+    else:
+        write(f"{what}, has stopped")
 
 
 def _announcement(

@@ -1,9 +1,8 @@
-"""The commands that change the registry: register, deregister, stop."""
+"""The commands that change the registry: register, deregister."""
 
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from typing import Any
 
@@ -22,13 +21,11 @@ from rsreg.cli.options import (
     registry_option,
     service_options,
     unknown,
+    yes_option,
 )
-from rsreg.cli.output import ask, note, write, write_json
+from rsreg.cli.output import ask, check_can_ask, note, write, write_json
 from rsreg.client.registration.address import own_host
 from rsreg.client.sync import RegistryClient
-from rsreg.errors import ConfigurationError
-
-_YES = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command(
@@ -73,7 +70,7 @@ def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service
     epilog=examples("rs_cs deregister puna_cs", "rs_cs deregister puna_cs-f47ac10b --yes")
 )
 @click.argument("service", metavar="ID|NAME|PREFIX", shell_complete=complete_service)
-@_YES
+@yes_option
 @force_option("Also the entry of a process that lives.")
 @registry_option()
 @common_options()
@@ -84,7 +81,7 @@ def deregister(settings: Settings, service: str, yes: bool, force: bool) -> None
     It is named by its id, its name, or the start of either. A program that still beats for it
     registers it again; without --force it has to be stopped first.
     """
-    _check_can_ask(yes)
+    check_can_ask(yes)
     with settings.client() as registry:
         record = found(registry, service)
         if not yes:
@@ -97,40 +94,7 @@ def deregister(settings: Settings, service: str, yes: bool, force: bool) -> None
         write(record["id"])
 
 
-@click.command(epilog=examples("rs_cs stop", "rs_cs stop -e localhost:5555 --yes"))
-@_YES
-@registry_option()
-@common_options()
-@pass_settings
-def stop(settings: Settings, yes: bool) -> None:
-    """Stop the registry of this machine; returns when it has."""
-    _check_can_ask(yes)
-    with settings.client() as registry:
-        about = registry.server_status(services=False)
-        where = registry.settings.req_endpoint
-        what = f"the registry on {where}, pid {about['pid']}"
-        if not yes:
-            ask(f"Stop {what}, services: {about['counts']['services']}?")
-        server_process.stop(registry)
-    if settings.json:
-        write_json({"success": True, "status": "stopped", "endpoint": where, "pid": about["pid"]})
-    else:
-        write(f"{what}, has stopped")
-
-
-COMMANDS = (register, deregister, stop)
-
-
 def _beat_until_interrupted(registry: RegistryClient) -> None:
     registry.start_heartbeat()
     while True:
         time.sleep(SIGNAL_LATENCY)
-
-
-def _check_can_ask(yes: bool) -> None:
-    """Refuse before anything is sent where nobody is there to be asked."""
-    if not yes and not sys.stdin.isatty():
-        raise ConfigurationError(
-            "this asks first, and there is no terminal to ask on",
-            hint="--yes does it without asking",
-        )

@@ -77,8 +77,5 @@ def restore(settings: Settings, file: Path, db: str | None, state_dir: str | Non
     note(f"what was there is in {kept}" if kept else "there was no store before")
 
 
-COMMANDS = (backup, restore)
-
-
 def _contents(services: int, seq: int) -> str:
     return f"{services} {'service' if services == 1 else 'services'}, the last event is {seq}"

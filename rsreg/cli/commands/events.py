@@ -1,0 +1,93 @@
+"""The commands that wait for changes of the registry: wait, watch."""
+
+from __future__ import annotations
+
+import click
+
+from rsreg import config
+from rsreg.admin import server_process
+from rsreg.cli import describe
+from rsreg.cli.options import (
+    Settings,
+    WaitOver,
+    common_options,
+    complete_type,
+    examples,
+    mode_option,
+    pass_settings,
+    registry_option,
+    type_meant,
+)
+from rsreg.cli.output import note, write, write_json, write_table
+from rsreg.client.sync import RegistryClient
+from rsreg.errors import RegistryError
+
+
+@click.command(
+    epilog=examples("rs_cs wait PUNA TEMP --timeout 120", "rs_cs wait PUNA && ./measure.py")
+)
+@click.argument(
+    "service_types", metavar="TYPE...", nargs=-1, required=True, shell_complete=complete_type
+)
+@mode_option("Only services of this mode; RSREG_MODE by default.")
+@registry_option()
+@common_options(timeout="Seconds to wait in all, 60 by default.")
+@pass_settings
+def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -> None:
+    """Wait until there is a passing service of each TYPE.
+
+    Exits with 124 when the time is over. A registry that does not answer yet is waited for too.
+    """
+    patience = 60.0 if settings.timeout is None else settings.timeout
+    with settings.client(config.DEFAULT_TIMEOUT, mode) as registry:
+        services = registry.wait_for(*service_types, timeout=patience)
+        missing = [kind for kind, service in services.items() if service is None]
+        hint = _meant_in_time(registry, missing)
+    if not settings.json:
+        rows = [[kind, *describe.name_and_endpoint(one)] for kind, one in services.items()]
+        write_table({"TYPE": True, "NAME": True, "ENDPOINT": True}, rows)
+    elif not missing:
+        write_json({"success": True, "found": services})
+    if missing:
+        raise WaitOver(
+            f"no passing service of type {', '.join(missing)} after {patience:g} s",
+            hint,
+            {"found": services},
+        )
+
+
+@click.command(
+    epilog=examples("rs_cs watch", "rs_cs watch PUNA --json | jq .data.service_info.name")
+)
+@click.argument("service_type", metavar="[TYPE]", required=False, shell_complete=complete_type)
+@click.option(
+    "--events",
+    metavar="HOST:PORT",
+    help="Where the registry publishes events, if that is not where it says itself.",
+)
+@registry_option()
+@common_options()
+@pass_settings
+def watch(settings: Settings, service_type: str | None, events: str | None) -> None:
+    """Print changes of the registry, or of the services of a type, as they come.
+
+    Each in a line of its own, until interrupted, which gives the exit code 130.
+    """
+    server_process.log_to_stderr("warning")
+    with settings.client(events=events) as registry:
+        coming = registry.watch(service_type)
+        note(f"watching {registry.settings.req_endpoint}; Ctrl-C ends it")
+        # What nobody reads waits in the registry's journal, not here.
+        for event in coming:
+            if settings.json:
+                write_json(event, indented=False)
+            else:
+                write(describe.event_line(event))
+
+
+def _meant_in_time(registry: RegistryClient, missing: list[str]) -> str | None:
+    """Which types may have been meant, if the registry still says which there are."""
+    try:
+        return type_meant(registry, missing) if missing else None
+    except RegistryError:
+        return None
