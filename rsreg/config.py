@@ -91,9 +91,9 @@ def python_program(what: str) -> str:
     if packed or _STARTED in os.environ or not _PYTHON.fullmatch(os.path.basename(program)):
         why = "this program is packed" if packed else f"sys.executable is {program!r}"
         raise ConfigurationError(
-            f"{what} has to start a Python, and there is none: {why}",
-            hint="in such a program use a heartbeat thread, and a registry in the foreground; "
-            "where there is a Python, sys.executable may be set to it",
+            f"{what} needs a Python interpreter to start, and none is known: {why}",
+            hint="use a heartbeat thread and a registry in the foreground, or set sys.executable to "
+            "a Python interpreter",
         )
     return program
 
@@ -143,8 +143,8 @@ def _home() -> Path:
         with contextlib.suppress(RuntimeError, KeyError):
             return Path.home()
     raise ConfigurationError(
-        "there is no folder for the registry's files: neither HOME nor a home for this user",
-        hint="name one with --state-dir or RSREG_STATE, or the files with --db and --log-file",
+        "there is no folder for the registry's files: HOME is not set, and this user has no home",
+        hint="set --state-dir or RSREG_STATE, or the files with --db and --log-file",
     )
 
 
@@ -179,7 +179,7 @@ def checked_mode(mode: str | None, default: str | None = None) -> str | None:
         return default
     if mode not in (ANY_MODE, *MODES):
         raise ConfigurationError(
-            f"no mode: {mode!r}", hint='a mode is "hardware", "simulator" or "any"'
+            f"unknown mode {mode!r}", hint='use "hardware", "simulator" or "any"'
         )
     return None if mode == ANY_MODE else mode
 
@@ -188,7 +188,7 @@ def check_timeout(timeout: float) -> None:
     """Raises ConfigurationError for what no call and no connection may take."""
     if not 0 < timeout <= MAX_TIMEOUT:
         raise ConfigurationError(
-            f"a timeout is more than 0 and at most {MAX_TIMEOUT} seconds, not {timeout}"
+            f"timeout must be more than 0 and at most {MAX_TIMEOUT} seconds, not {timeout}"
         )
 
 

@@ -64,7 +64,7 @@ class _Ordered(click.Group):
         "rs_cs -e egse1:4242 list",
         after="""
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 registry unreachable,
-4 nothing found, 5 conflict, 124 wait over, 130 interrupted.""",
+4 nothing found, 5 conflict, 124 timeout of "wait", 130 interrupted.""",
     ),
 )
 @registry_option()
@@ -72,10 +72,10 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 registry unreachable,
 @click.version_option(__version__, message="rs_cs %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """The service registry: run it, ask it, change it.
+    """Run a service registry, query it, and change what is registered.
 
-    The options may also stand after the command. -e, --registry and --endpoint are the same, but
-    after "discover", where --endpoint is a flag: print only the endpoint of the service.
+    The options can also follow the command. -e, --registry and --endpoint are the same option,
+    except after "discover": there --endpoint is a flag to print only the endpoint of the service.
     """
     if context.invoked_subcommand is None:
         if context.ensure_object(Settings).json:
@@ -140,7 +140,12 @@ def execute(args: list[str]) -> int:
         if sys.flags.dev_mode:
             raise
         said = f"rs_cs itself failed: {type(error).__name__}: {error}"
-        _report(as_json, said, '"python -X dev -m rsreg" and the same words show where', "internal")
+        _report(
+            as_json,
+            said,
+            'run "python -X dev -m rsreg" with the same arguments to see where',
+            "internal",
+        )
         return 1
 
 

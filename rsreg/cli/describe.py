@@ -26,8 +26,8 @@ LIST_COLUMNS = {
     "BEAT": False,
     "DOING": True,
 }
-#: How a health is said among numbers of services.
-_COUNTED = {"maintenance": "in maintenance"}
+#: How a health is said of a service, if not by its name.
+_HEALTH_PHRASES = {"maintenance": "in maintenance"}
 
 
 def list_row(service: Record, now: float) -> list[str]:
@@ -61,7 +61,8 @@ def standing(service: Record, now: float) -> str:
     """How a service is, in a clause."""
     explained = ("critical", "maintenance", "warning")
     why = doing(service, now) if service["health"] in explained else ""
-    return f"{service['name']} ({records.mode_of(service)}) is {service['health']}" + (
+    health = _HEALTH_PHRASES.get(service["health"], service["health"])
+    return f"{service['name']} ({records.mode_of(service)}) is {health}" + (
         f": {why}" if why else ""
     )
 
@@ -191,7 +192,7 @@ def _counted(counts: Mapping[str, int]) -> Iterator[str]:
     services, simulators = healths.pop("services"), healths.pop("simulators")
     yield str(services or "none")
     for health, count in healths.items():
-        yield f"{count} {_COUNTED.get(health, health)}"
+        yield f"{count} {_HEALTH_PHRASES.get(health, health)}"
     if simulators:
         yield f"{simulators} simulator{'' if simulators == 1 else 's'}"
 

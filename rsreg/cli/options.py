@@ -118,22 +118,30 @@ def service_options(command: F) -> F:
     """The options on what is registered; their names are those of `RegistryClient.register`."""
     for decorate in reversed(
         [
-            click.option("--name", required=True, help="The service's name."),
+            click.option("--name", required=True, metavar="NAME", help="Name of the service."),
             click.option(
-                "--port", required=True, type=click.IntRange(1, 65535), help="Where it listens."
+                "--port",
+                required=True,
+                metavar="PORT",
+                type=click.IntRange(1, 65535),
+                help="Port that the service listens on.",
             ),
             click.option(
                 "--host",
-                help="Where others reach it; RSREG_ADVERTISE, or this machine.",
+                metavar="HOST",
+                help="Host where clients reach the service. Default: RSREG_ADVERTISE, else this"
+                " machine.",
             ),
-            click.option("--type", "service_type", metavar="TYPE", help="What it is found under."),
+            click.option(
+                "--type", "service_type", metavar="TYPE", help="Service type, such as PUNA."
+            ),
             click.option(
                 "--tag",
                 "tags",
                 metavar="TAG",
                 multiple=True,
                 callback=_listed,
-                help="What else; may be given several times.",
+                help="Additional tag to find the service by; may be given several times.",
             ),
             click.option(
                 "--meta",
@@ -142,7 +150,7 @@ def service_options(command: F) -> F:
                 multiple=True,
                 type=pair,
                 callback=_mapped,
-                help="A fact about it; may be given several times.",
+                help="Metadata of the service; may be given several times.",
             ),
             click.option(
                 "--also",
@@ -151,17 +159,17 @@ def service_options(command: F) -> F:
                 multiple=True,
                 type=pair,
                 callback=_ports,
-                help="A further endpoint; may be given several times.",
+                help="Additional named port; may be given several times.",
             ),
-            mode_option("What it drives; RSREG_MODE, else hardware, by default."),
-            click.option("--exclusive", is_flag=True, help="No other may have its name."),
+            mode_option("What the service drives. Default: RSREG_MODE, else hardware."),
+            click.option("--exclusive", is_flag=True, help="No other service may have this name."),
             click.option(
                 "--ttl",
                 metavar="SECONDS",
                 type=seconds,
                 default=config.DEFAULT_TTL,
                 show_default=True,
-                help="How long it stays without a heartbeat.",
+                help="Seconds without a heartbeat after which the registration ends.",
             ),
         ]
     ):
@@ -177,7 +185,7 @@ def conditions(command: F) -> F:
         metavar="TAG",
         multiple=True,
         callback=_listed,
-        help="Only with this tag, without it for '!TAG'; may be given several times.",
+        help="Only services with this tag ('!TAG': without it); may be given several times.",
     )
     condition = click.option(
         "--where",
@@ -185,7 +193,8 @@ def conditions(command: F) -> F:
         multiple=True,
         type=where,
         callback=_mapped,
-        help="Only with this in its metadata, or a condition as 'version>=1.4,<2'; also several.",
+        help="Only services whose metadata has this value, or meets a condition such as"
+        " 'version>=1.4,<2'; may be given several times.",
     )
     return tag(condition(command))
 
@@ -195,12 +204,12 @@ def store_options(command: F) -> F:
     database = click.option(
         "--db",
         metavar="PATH|:memory:",
-        help="Where registrations are kept; RSREG_DB, else a file in the folder for state.",
+        help="Database file. Default: RSREG_DB, else a file in the state directory.",
     )
     folder = click.option(
         "--state-dir",
         metavar="PATH",
-        help="The folder for state; RSREG_STATE, else ~/.local/state/rsreg, by default.",
+        help="State directory. Default: RSREG_STATE, else ~/.local/state/rsreg.",
     )
     return database(folder(command))
 
@@ -212,7 +221,7 @@ def force_option(help_text: str) -> Callable[[F], F]:
 
 def yes_option(command: F) -> F:
     """The option not to be asked."""
-    return click.option("--yes", is_flag=True, help="Do not ask.")(command)
+    return click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(command)
 
 
 def mode_option(help_text: str) -> Callable[[F], F]:
@@ -235,13 +244,15 @@ def complete_type(
 
 
 def common_options(
-    *, timeout: str = "Seconds that the registry may take to answer, 2 by default."
+    *, timeout: str | None = "Seconds to wait for an answer of the registry. Default: 2."
 ) -> Callable[[F], F]:
-    """The options of every command."""
+    """Add the options of every command; a `--timeout` without help is accepted, but not shown."""
 
     def decorate(command: F) -> F:
-        command = _kept("--json", is_flag=True, help="Print JSON, for errors too.")(command)
-        return _kept("--timeout", metavar="SECONDS", type=seconds, help=timeout)(command)
+        command = _kept("--json", is_flag=True, help="Print JSON, also for errors.")(command)
+        return _kept(
+            "--timeout", metavar="SECONDS", type=seconds, help=timeout, hidden=timeout is None
+        )(command)
 
     return decorate
 
@@ -252,7 +263,7 @@ def registry_option(*names: str) -> Callable[[F], F]:
         *(names or ("-e", "--registry", "--endpoint")),
         "registry",
         metavar="URL",
-        help="Where the registry is, as host:port; RSREG_ENDPOINT, else localhost, by default.",
+        help="Address of the registry, as host:port. Default: RSREG_ENDPOINT, else localhost.",
     )
 
 

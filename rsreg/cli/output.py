@@ -206,6 +206,6 @@ def check_can_ask(yes: bool) -> None:
     """Refuse before anything is sent where nobody is there to be asked."""
     if not yes and not sys.stdin.isatty():
         raise ConfigurationError(
-            "this asks first, and there is no terminal to ask on",
-            hint="--yes does it without asking",
+            "confirmation needed, and stdin is not a terminal",
+            hint="use --yes to do it without confirmation",
         )

@@ -544,7 +544,7 @@ def test_the_commands(client: RegistryClient, process: ServerProcess, tmp_path: 
     assert done.stderr.splitlines()[0] == (
         "2 services, the last event is 4; start the registry to use it"
     )
-    assert done.stderr.splitlines()[1].startswith(f"what was there is in {process.store}.20")
+    assert done.stderr.splitlines()[1].startswith(f"the previous store is in {process.store}.20")
     kept = Path(done.stderr.splitlines()[1].rpartition(" ")[2])
     process.start()
     assert [one["id"] for one in client.list_services()] == ["s1", "s2"]
@@ -564,7 +564,7 @@ def test_a_command_that_has_nothing_to_restore(tmp_path: Path) -> None:
     )
     done = rs_cs("-e", "lab", "restore", "nope.db", cwd=tmp_path)
     assert done.returncode == 2
-    assert "the registry is stopped" in done.stderr
+    assert "stop the registry" in done.stderr
 
 
 def test_the_limits_of_the_journal_are_options_of_start(tmp_path: Path) -> None:

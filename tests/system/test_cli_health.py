@@ -41,7 +41,7 @@ def test_maintenance_of_a_service(endpoint: str, client: RegistryClient) -> None
     done = rs_cs("discover", "PUNA", **here)
     assert done.returncode == 4
     assert re.search(
-        r"hint:  puna_cs \(hardware\) is maintenance: \S+ until .*: mirror swap",
+        r"hint:  puna_cs \(hardware\) is in maintenance: \S+ until .*: mirror swap",
         done.stderr,
     )
     status = rs_cs("status", **here).stdout

@@ -246,7 +246,7 @@ def test_a_log_that_was_too_large_before_a_start_is_turned(home: Home) -> None:
 
 def test_the_size_is_for_the_background_and_holds_some_lines(home: Home) -> None:
     done = rs_cs("start", *FREE, "--log-size", "10000", **home.variables)
-    assert (done.returncode, "--log-size is for --background" in done.stderr) == (2, True)
+    assert (done.returncode, "--log-size needs --background" in done.stderr) == (2, True)
     done = rs_cs("start", "--background", *FREE, "--log-size", "10", **home.variables)
     assert done.returncode == 2
     assert "4096" in done.stderr

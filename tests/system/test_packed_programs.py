@@ -53,7 +53,7 @@ def test_what_would_start_the_program_again_is_refused(
     process = python_process(f"{program}\n{body}", endpoint)
     try:
         line = printed(process)
-        assert "has to start a Python, and there is none: " + why in line
+        assert "needs a Python interpreter to start, and none is known: " + why in line
         assert "heartbeat thread" in line
         assert children(process.pid) == []
     finally:

@@ -620,8 +620,8 @@ def test_a_mode_of_the_client_is_that_of_what_it_registers(
         assert own_record(client)["mode"] == "simulator"
     with RegistryClient(endpoint, mode="any") as client, client.registered("real", port=5000):
         assert "mode" not in own_record(client)
-    with pytest.raises(ConfigurationError, match="no mode: 'dream'"):
+    with pytest.raises(ConfigurationError, match="unknown mode 'dream'"):
         RegistryClient(endpoint, mode="dream")
     monkeypatch.setenv("RSREG_MODE", "dream")
-    with pytest.raises(ConfigurationError, match="no mode: 'dream'"):
+    with pytest.raises(ConfigurationError, match="unknown mode 'dream'"):
         RegistryClient(endpoint)

@@ -123,5 +123,7 @@ def test_any_other_timeout_is_taken(timeout: float) -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), 86400.5])
 def test_a_timeout_is_more_than_nothing_and_ends(timeout: float) -> None:
-    with pytest.raises(ConfigurationError, match=r"^a timeout is more than 0 and at most 86400 s"):
+    with pytest.raises(
+        ConfigurationError, match=r"^timeout must be more than 0 and at most 86400 s"
+    ):
         config.ClientSettings(None, None, None, timeout, "me")

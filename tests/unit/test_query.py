@@ -38,8 +38,8 @@ WRONG = [
     ({"where": "version>=1"}, "where is a mapping"),
     ({"where": {1: 2}}, "where is a mapping"),
     ({"where": {"a": object()}}, "this request"),
-    ({"mode": "simulation"}, "no mode: 'simulation'"),
-    ({"mode": True}, "no mode: True"),
+    ({"mode": "simulation"}, "unknown mode 'simulation'"),
+    ({"mode": True}, "unknown mode True"),
 ]
 
 

@@ -29,14 +29,15 @@ from rsreg.errors import RegistryError
 @click.argument(
     "service_types", metavar="TYPE...", nargs=-1, required=True, shell_complete=complete_type
 )
-@mode_option("Only services of this mode; RSREG_MODE by default.")
+@mode_option("Only services of this mode. Default: RSREG_MODE.")
 @registry_option()
-@common_options(timeout="Seconds to wait in all, 60 by default.")
+@common_options(timeout="Seconds to wait in total. Default: 60.")
 @pass_settings
 def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -> None:
-    """Wait until there is a passing service of each TYPE.
+    """Wait until each TYPE has a passing service.
 
-    Exits with 124 when the time is over. A registry that does not answer yet is waited for too.
+    Exits with 124 if that takes longer than --timeout. Also waits for a registry that does not
+    answer yet.
     """
     patience = 60.0 if settings.timeout is None else settings.timeout
     with settings.client(config.DEFAULT_TIMEOUT, mode) as registry:
@@ -63,15 +64,16 @@ def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -
 @click.option(
     "--events",
     metavar="HOST:PORT",
-    help="Where the registry publishes events, if that is not where it says itself.",
+    help="Address of the registry's events, if it differs from the one that the registry gives.",
 )
 @registry_option()
 @common_options()
 @pass_settings
 def watch(settings: Settings, service_type: str | None, events: str | None) -> None:
-    """Print changes of the registry, or of the services of a type, as they come.
+    """Print each change in the registry when it happens.
 
-    Each in a line of its own, until interrupted, which gives the exit code 130.
+    With a TYPE: only changes of services of this type. Each change is one line. The command runs
+    until Ctrl-C; then its exit code is 130.
     """
     server_process.log_to_stderr("warning")
     with settings.client(events=events) as registry:

@@ -28,7 +28,7 @@ from rsreg.protocol import records
 from rsreg.protocol.calls import Record
 from rsreg.protocol.records import ServiceList
 
-_FORCE = force_option("Do not ask, also if it is somebody else's.")
+_FORCE = force_option("Do not ask, even if somebody else started it.")
 _COLUMNS = {"OF": True, "BY": False, "FROM": False, "UNTIL": False, "REASON": True}
 
 
@@ -38,10 +38,10 @@ _COLUMNS = {"OF": True, "BY": False, "FROM": False, "UNTIL": False, "REASON": Tr
     )
 )
 def maintenance() -> None:
-    """Take services out of discovery for a while, for everybody to see.
+    """Take services out of discovery for some time.
 
-    They stay in lists, with the reason. It holds for services that register later too, over
-    restarts, and ends by itself.
+    Lists still show them, with the reason. A maintenance also applies to services that register
+    later, survives a restart of the registry, and ends by itself.
     """
 
 
@@ -54,7 +54,7 @@ def _target(command: F) -> F:
             "service_type",
             metavar="TYPE",
             shell_complete=complete_type,
-            help="All services that are found under this type.",
+            help="All services with this type or tag.",
         ),
         click.argument(
             "service", metavar="[NAME]", required=False, shell_complete=complete_service
@@ -72,10 +72,10 @@ def _target(command: F) -> F:
 )
 @_target
 @click.option(
-    "--for", "length", metavar="TIME", type=period, help="Such as 30min, 2h, 1d; 8h by default."
+    "--for", "length", metavar="TIME", type=period, help="How long: 30min, 2h, 1d, … Default: 8h."
 )
-@click.option("--forever", is_flag=True, help="Until somebody ends it.")
-@click.option("--reason", metavar="TEXT", help="Why, for who wonders.")
+@click.option("--forever", is_flag=True, help='Until somebody ends it with "off".')
+@click.option("--reason", metavar="TEXT", help="Reason, shown in lists.")
 @_FORCE
 @registry_option()
 @common_options()
@@ -90,10 +90,10 @@ def on(
     reason: str | None,
     force: bool,
 ) -> None:
-    """Begin a maintenance of a service, a type or a host.
+    """Start the maintenance of a service, a type or a host.
 
-    A NAME is that of a service, its id, or the start of either. One that nobody has yet will do:
-    it holds as soon as somebody registers under it.
+    NAME is the name or the id of a service, or the start of either. If no service has this name
+    yet, the maintenance applies to the service that registers with it later.
     """
     with settings.client() as registry:
         service = _resolved(registry, service)
@@ -133,9 +133,9 @@ def off(
     host: str | None,
     force: bool,
 ) -> None:
-    """End a maintenance, which is named as it was begun.
+    """End the maintenance of a service, a type or a host.
 
-    Before it ends that of somebody else it asks.
+    Give the same NAME, --type or --host as at its start. Asks first if somebody else started it.
     """
     with settings.client() as registry:
         entries = _changed(
@@ -155,7 +155,7 @@ def off(
 @common_options()
 @pass_settings
 def list_(settings: Settings) -> None:
-    """List what is in maintenance."""
+    """List everything that is in maintenance."""
     with settings.client() as registry:
         about = registry.server_status(services=False)
     _show(settings, about.get("maintenance", []), about.get("timestamp"))

@@ -43,7 +43,10 @@ _DEGRADED = 1
 @common_options()
 @pass_settings
 def status(settings: Settings) -> int:
-    """Say how the registry and its services are; exits with 1 if it can't store changes."""
+    """Show the state of the registry and of its services.
+
+    Exits with 1 if the registry can't store changes.
+    """
     with settings.client() as registry:
         asked = timing.steady()
         about = registry.server_status(services=False)
@@ -63,7 +66,7 @@ def status(settings: Settings) -> int:
 )
 @click.argument("service_type", metavar="[TYPE]", required=False, shell_complete=complete_type)
 @conditions
-@mode_option("Only services of this mode; all by default.")
+@mode_option("Only services of this mode. Default: all.")
 @registry_option()
 @common_options()
 @pass_settings
@@ -74,9 +77,9 @@ def list_(
     tags: list[str],
     where: dict[str, str],
 ) -> int:
-    """List the services, or those of a type, passing or not.
+    """List all services, or those of a type, whatever their health.
 
-    A service is found under its type and its tags. With a TYPE, exits with 4 if there is none.
+    TYPE is a service type or a tag. With a TYPE, exits with 4 if there is no such service.
     """
     with settings.client() as registry:
         services = registry.list_services(service_type, tags=tags, where=where, mode=mode)
@@ -108,9 +111,9 @@ def list_(
 @common_options()
 @pass_settings
 def get(settings: Settings, service: str) -> None:
-    """Show all about one service.
+    """Show everything about one service.
 
-    It is named by its id, its name, or the start of either.
+    Give its id, its name, or the start of either.
     """
     with settings.client() as registry:
         record = found(registry, service)
@@ -124,12 +127,16 @@ def get(settings: Settings, service: str) -> None:
     )
 )
 @click.argument("service_type", metavar="TYPE", shell_complete=complete_type)
-@click.option("--endpoint", is_flag=True, help="Print only the service's ZeroMQ endpoint.")
-@click.option("--named", metavar="NAME", help="Print only that of its endpoints.")
-@click.option("--strategy", metavar="NAME", help="How to choose: random, round-robin, …")
-@click.option("--wait", metavar="SECONDS", type=seconds, default=0.0, help="Wait so long for one.")
+@click.option("--endpoint", is_flag=True, help="Print only the ZeroMQ endpoint of the service.")
+@click.option("--named", metavar="NAME", help="Print only the endpoint with this name.")
+@click.option(
+    "--strategy", metavar="NAME", help="How to choose among several: random, round-robin, …"
+)
+@click.option(
+    "--wait", metavar="SECONDS", type=seconds, default=0.0, help="Wait up to SECONDS for one."
+)
 @conditions
-@mode_option("Only services of this mode; RSREG_MODE by default.")
+@mode_option("Only services of this mode. Default: RSREG_MODE.")
 @registry_option("-e", "--registry")
 @common_options()
 @pass_settings
@@ -144,10 +151,10 @@ def discover(
     tags: list[str],
     where: dict[str, str],
 ) -> None:
-    """Find one passing service of a type, as a program would.
+    """Find one passing service of a type, as a program does.
 
-    A service is found under its type and its tags. Here --endpoint is a flag; the registry's own
-    address goes by -e, --registry or RSREG_ENDPOINT.
+    TYPE is a service type or a tag. --endpoint is a flag here: give the address of the registry
+    with -e, --registry or RSREG_ENDPOINT.
     """
     with settings.client(mode=mode) as registry:
         record = registry.discover_service(

@@ -35,14 +35,16 @@ from rsreg.client.sync import RegistryClient
     )
 )
 @service_options
-@click.option("--id", "service_id", metavar="ID", help="Its id; else one is made of the name.")
-@force_option("Take the id also from another process that lives.")
-@click.option("--heartbeat", is_flag=True, help="Stay, beat until interrupted, then deregister.")
+@click.option(
+    "--id", "service_id", metavar="ID", help="Id of the service. Default: made from the name."
+)
+@force_option("Take over the id even from another process that is running.")
+@click.option("--heartbeat", is_flag=True, help="Send heartbeats until Ctrl-C, then deregister.")
 @registry_option()
 @common_options()
 @pass_settings
 def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service: Any) -> None:
-    """Register a service by hand; prints its id."""
+    """Register a service by hand and print its id."""
     if heartbeat:
         server_process.log_to_stderr("info")
         # A supervisor that ends us means the same as Ctrl-C.
@@ -63,7 +65,7 @@ def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service
                 registry.deregister()
     if not settings.json:
         ttl = service["ttl"]
-        note(f"it stays for {ttl:g} s without heartbeats; with --heartbeat this command beats")
+        note(f"without heartbeats the registration ends after {ttl:g} s; --heartbeat sends them")
 
 
 @click.command(
@@ -71,15 +73,16 @@ def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service
 )
 @click.argument("service", metavar="ID|NAME|PREFIX", shell_complete=complete_service)
 @yes_option
-@force_option("Also the entry of a process that lives.")
+@force_option("Remove it even if its process is running.")
 @registry_option()
 @common_options()
 @pass_settings
 def deregister(settings: Settings, service: str, yes: bool, force: bool) -> None:
     """Remove a service.
 
-    It is named by its id, its name, or the start of either. A program that still beats for it
-    registers it again; without --force it has to be stopped first.
+    Give its id, its name, or the start of either. Stop its program first: without --force a service
+    whose process is running is not removed, and a program that still sends heartbeats registers it
+    again.
     """
     check_can_ask(yes)
     with settings.client() as registry:

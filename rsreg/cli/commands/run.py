@@ -61,12 +61,17 @@ _BY_SIGNAL = 128
 @common_options()
 @pass_settings
 def run(settings: Settings, /, command: tuple[str, ...], mode: str | None, **service: Any) -> int:
-    """Run any program as a service, without a changed line in it.
+    """Run any program as a service, without changing the program.
 
-    It is registered when its port answers, beaten for while it runs, and deregistered when it ends.
-    Signals are passed on, and its exit code is that of this command; 126 and 127 as from a shell, 5
-    if something answers on the port already. The registry may come later. What the program leaves
-    in the background when it ends is not watched: start scripts end with "exec".
+    The service is registered when its port answers, kept registered while the program runs, and
+    deregistered when it ends. The registry can be started later. Signals are passed on to the
+    program.
+
+    The exit code is that of the program; 126 or 127 if it can't be run, as in a shell; 5 if
+    something else answers on the port already.
+
+    Programs that COMMAND leaves in the background are not watched: a start script has to end with
+    "exec PROGRAM".
     """
     server_process.log_to_stderr("warning")
     with settings.client(mode=mode) as registry:

@@ -53,14 +53,14 @@ def _numbers(
 
 
 @click.command(epilog=examples("rs_cs start --dev", "rs_cs start --background --db registry.db"))
-@click.option("--background", is_flag=True, help="Detach; print pid and log file once it answers.")
+@click.option("--background", is_flag=True, help="Run in the background; print pid and log file.")
 @click.option(
     "--req-port",
     metavar="PORT",
     type=_PORT,
     default=config.DEFAULT_RS_REQ_PORT,
     show_default=True,
-    help="For requests; 0 is a free one, as for the others.",
+    help="Port for requests; 0 is any free port, also for the other ports.",
 )
 @click.option(
     "--pub-port",
@@ -68,26 +68,26 @@ def _numbers(
     type=_PORT,
     default=config.DEFAULT_RS_PUB_PORT,
     show_default=True,
-    help="For events.",
+    help="Port for events.",
 )
 @click.option(
     "--hb-port",
     metavar="PORT",
     type=_PORT,
-    help="For heartbeats of CGSE's clients; 4244 beside request port 4242, else none.",
+    help="Port for heartbeats of CGSE's clients. Default: 4244 if --req-port is 4242, else none.",
 )
-@click.option("--bind", metavar="ADDRESS", help="Listen on this address only.")
+@click.option("--bind", metavar="ADDRESS", help="Listen only on this address. Default: on all.")
 @store_options
 @click.option(
     "--log-file",
     metavar="PATH",
-    help="With --background, where it logs; a file in the folder for state by default.",
+    help="Log file, with --background. Default: a file in the state directory.",
 )
 @click.option(
     "--log-size",
     metavar="BYTES",
     type=click.IntRange(_LEAST_LOG),
-    help="How long that may get; then it is renamed to PATH.1. 16 MiB by default.",
+    help="Largest size of the log file; then it is renamed to PATH.1. Default: 16 MiB.",
 )
 @click.option(
     "--cleanup-interval",
@@ -95,7 +95,7 @@ def _numbers(
     type=seconds,
     default=config.DEFAULT_CLEANUP_INTERVAL,
     show_default=True,
-    help="Between two looks for services whose ttl is over.",
+    help="Seconds between two removals of expired services.",
 )
 @click.option(
     "--journal-events",
@@ -103,7 +103,7 @@ def _numbers(
     type=click.IntRange(1),
     default=config.DEFAULT_JOURNAL_EVENTS,
     show_default=True,
-    help="Events that are kept for who was away.",
+    help="Number of events to keep, for clients that were disconnected.",
 )
 @click.option(
     "--journal-bytes",
@@ -111,7 +111,7 @@ def _numbers(
     type=click.IntRange(1),
     default=config.DEFAULT_JOURNAL_BYTES,
     show_default=True,
-    help="Bytes that these may have; the oldest go first.",
+    help="Largest size of these events together; the oldest are removed first.",
 )
 @click.option(
     "--limit",
@@ -120,47 +120,50 @@ def _numbers(
     multiple=True,
     type=pair,
     callback=_numbers,
-    help="Another bound than the default; may be given several times. The page docs/security.md has"
-    " all, status shows them.",
+    help="Change a limit; may be given several times. docs/security.md lists all limits, and"
+    ' "rs_cs status" shows them.',
 )
 @click.option(
     "--gateway",
     "gateways",
     metavar="ADDRESS",
     multiple=True,
-    help="An address or a network that many machines are behind: the bounds of one address do not"
-    " hold for it; may be given several times.",
+    help="Address or network that many machines share: the limits for one address do not apply to"
+    " it; may be given several times.",
 )
-@click.option("--unique-service-types", is_flag=True, help="Refuse a second service of a type.")
+@click.option(
+    "--unique-service-types", is_flag=True, help="Refuse a second service of the same type."
+)
 @click.option(
     "--cgse-reply",
     type=click.Choice(["RESPONSE", "REP"]),
     default="RESPONSE",
     show_default=True,
-    help="First frame of replies to CGSE's clients; those of mid-2025 want REP.",
+    help="First frame of replies to CGSE's clients; those of mid-2025 need REP.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    help="What is logged on stderr; info by default.",
+    help="Lowest level of messages to log. Default: info.",
 )
-@click.option("--dev", is_flag=True, help="To try things: in memory, on 127.0.0.1, debug log.")
-@common_options(timeout="Seconds that --background waits for an answer, 10 by default.")
+@click.option(
+    "--dev", is_flag=True, help="To try things out: store in memory, on 127.0.0.1, debug log."
+)
+@common_options(timeout="Seconds to wait for the first answer, with --background. Default: 10.")
 @pass_settings
 def start(
     settings: Settings, /, background: bool, dev: bool, log_file: str | None, **given: Any
 ) -> None:
-    """Run the registry, here until Ctrl-C or in the background."""
+    """Run the registry, until Ctrl-C or in the background."""
     from rsreg.server.limits import read_limits
 
     if settings.registry is not None:
-        raise ConfigurationError(
-            "start has no address of a registry", hint="it has --bind and --req-port"
-        )
+        raise ConfigurationError("start takes no --registry", hint="use --bind and --req-port")
     for option, value in (("--log-file", log_file), ("--log-size", given["log_size"])):
         if value is not None and not background:
             raise ConfigurationError(
-                f"{option} is for --background", hint="here the log goes to stderr: 2> FILE"
+                f"{option} needs --background",
+                hint="in the foreground the log goes to stderr: 2> FILE",
             )
     config.default_endpoint()  # A wrong RSREG_ENDPOINT is said before anything is started.
     said = {name: value for name, value in given.items() if value is not None}
@@ -190,7 +193,10 @@ def start(
 @common_options()
 @pass_settings
 def stop(settings: Settings, yes: bool) -> None:
-    """Stop the registry of this machine; returns when it has."""
+    """Stop the registry on this machine.
+
+    Asks for confirmation first, and returns when the registry has ended.
+    """
     check_can_ask(yes)
     with settings.client() as registry:
         about = registry.server_status(services=False)

@@ -23,10 +23,10 @@ from rsreg.errors import InternalError
 @common_options()
 @pass_settings
 def shell(settings: Settings) -> None:
-    """Open a Python shell with a connected client as "reg".
+    """Open a Python shell with a connected client named "reg".
 
-    Services are its attributes, by type and by name; "reg" alone shows all. The shell is IPython's
-    where that is installed, else Python's own. Here --json is for errors only.
+    Services are attributes of "reg", by type and by name; "reg" alone shows all. The shell is
+    IPython if that is installed, else Python's own. --json applies only to errors here.
     """
     server_process.log_to_stderr("warning")
     with settings.client(kind=Bench) as registry:
@@ -56,10 +56,10 @@ def shell(settings: Settings) -> None:
     )
 )
 @click.argument("shell_name", metavar="bash|zsh|fish", type=click.Choice(["bash", "zsh", "fish"]))
-@common_options()
+@common_options(timeout=None)
 @click.pass_context
 def completion(context: click.Context, shell_name: str) -> None:
-    """Print the script for completion in a shell.
+    """Print the completion script for a shell.
 
     It completes commands and options, and asks the registry for services and types.
     """

@@ -28,15 +28,15 @@ _PATIENCE = 60.0
     )
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--replace", is_flag=True, help="FILE may be there: an older copy, which is lost.")
+@click.option("--replace", is_flag=True, help="Replace an older copy in FILE.")
 @registry_option()
-@common_options(timeout="Seconds that the registry may take, 60 by default.")
+@common_options(timeout="Seconds to wait for the copy. Default: 60.")
 @pass_settings
 def backup(settings: Settings, file: Path, replace: bool) -> None:
-    """Have the registry of this machine write a copy of its store to FILE.
+    """Write a copy of the registry's store to FILE.
 
-    It goes on meanwhile. FILE is there when all of it is written, or not at all; only the user that
-    the registry runs as may read it.
+    The registry on this machine writes FILE, and goes on serving meanwhile. FILE appears only when
+    the copy is complete. Only the user that the registry runs as can read it.
     """
     patience = _PATIENCE if settings.timeout is None else settings.timeout
     with settings.client(patience) as registry:
@@ -56,16 +56,17 @@ def backup(settings: Settings, file: Path, replace: bool) -> None:
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @store_options
-@common_options(timeout="Nothing here takes long.")
+@common_options(timeout=None)
 @pass_settings
 def restore(settings: Settings, file: Path, db: str | None, state_dir: str | None) -> None:
-    """Put the copy in FILE in the place of the store of a registry that is stopped.
+    """Restore the store of a stopped registry from a copy.
 
-    The copy is checked first, and stays. The store that was there stays too, under another name.
+    FILE is a copy that "rs_cs backup" wrote. It is checked first, and kept. The previous store is
+    kept too, under another name.
     """
     if settings.registry is not None:
         raise ConfigurationError(
-            "restore has no address of a registry", hint="it has --db, and the registry is stopped"
+            "restore takes no --registry", hint="stop the registry, and give its store with --db"
         )
     restored = server_process.restore(file, db, state_dir)
     if settings.json:
@@ -74,7 +75,7 @@ def restore(settings: Settings, file: Path, db: str | None, state_dir: str | Non
     write(restored["store"])
     kept = restored["kept"]
     note(_contents(restored["services"], restored["seq"]) + "; start the registry to use it")
-    note(f"what was there is in {kept}" if kept else "there was no store before")
+    note(f"the previous store is in {kept}" if kept else "there was no store before")
 
 
 def _contents(services: int, seq: int) -> str:
