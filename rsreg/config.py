@@ -24,66 +24,65 @@ DEFAULT_JOURNAL_EVENTS = 10_000
 DEFAULT_JOURNAL_BYTES = 16 * 1024 * 1024
 #: Bytes that the log of a server in the background may have; one older file is kept beside it.
 DEFAULT_LOG_SIZE = 16 * 1024 * 1024
-#: Seconds a client's call may take, in all.
+#: Seconds that a call of a client may take in total, by default and at most.
 DEFAULT_TIMEOUT = 2.0
-#: Seconds that it may be given.
 MAX_TIMEOUT = 86_400
-#: Seconds of silence after which a registration ends.
+#: Seconds without a heartbeat after which a registration ends.
 DEFAULT_TTL = 30
-#: Seconds that a maintenance lasts if nothing is said.
+#: Seconds that a maintenance lasts by default.
 DEFAULT_MAINTENANCE = 8 * 3600
-#: What a service drives; none said means hardware. And what a client may be told to look for.
+#: What a service drives; without a mode it is hardware. A client may also look for "any".
 MODES = HARDWARE, SIMULATOR = "hardware", "simulator"
 ANY_MODE = "any"
 
-#: Set in processes that we started: a program that is started that way is no Python.
+#: Set in processes that we started: a program that finds it set was taken for a Python.
 _STARTED = "RSREG_STARTED"
 #: Where a process of ours looks for modules.
 _PATH = "RSREG_PATH"
-#: Runs a module as "-m" does; but that looks into the working folder first, and what is in
-#: PYTHONPATH goes before Python's own, when it starts already.
+#: Runs a module as "-m" does. But "-m" looks into the working folder first, and modules in
+#: PYTHONPATH replace those of the standard library.
 _RUN = f"""\
 import os, sys
 sys.path[:] = os.environ.pop("{_PATH}").split(os.pathsep)
 import runpy
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
-#: What a Python is called; "mayapy" and "hython" are some, too.
+#: Names of Python interpreters, "mayapy" and "hython" among them.
 _PYTHON = re.compile(r"(?i)[a-z]*(?:py|ython)w?[0-9.]*[dt]?(?:-dbg)?(?:\.exe)?")
 
 _HOST_AND_PORT = re.compile(r"(\[[^]\s]+\]|[^][:/\s]+)(?::([0-9]{1,5}))?")
 
 
 def default_endpoint() -> str:
-    """Where the registry is: `RSREG_ENDPOINT`, or the default port of this machine."""
+    """Return the endpoint in `RSREG_ENDPOINT`, else the default port of this machine."""
     return normal_endpoint(os.environ.get("RSREG_ENDPOINT") or "localhost")
 
 
 def default_mode() -> str | None:
-    """Whether simulators or hardware are meant: `RSREG_MODE`, or nothing said."""
+    """Return the mode in `RSREG_MODE`, or None."""
     return os.environ.get("RSREG_MODE") or None
 
 
 def environment() -> dict[str, str]:
-    """What a process of ours is started with, that is to know the same and to load the same.
+    """Return the environment for a `python_command`: the same variables and the same modules.
 
-    It is for a `python_command`. The standard library comes first: a folder with a json.py in it
-    takes no module from Python.
+    The standard library comes first in the path, so that a json.py in some folder does not replace
+    Python's own.
     """
     entries = sorted(map(os.path.abspath, sys.path), key=lambda entry: not _is_standard(entry))
     return {**os.environ, _PATH: os.pathsep.join(entries), _STARTED: "1"}
 
 
 def python_command(what: str, module: str, *arguments: str) -> list[str]:
-    """The command of a process of ours, which runs a module; see `python_program`."""
+    """Return the command that runs a module in a process of ours; see `python_program`."""
     return [python_program(what), "-c", _RUN, module, *arguments]
 
 
 def python_program(what: str) -> str:
-    """The Python that runs a process of ours; raises ConfigurationError if none is known.
+    """Return the Python interpreter for a process of ours; raises ConfigurationError without one.
 
-    `what` needs it, as the error says. In a packed program `sys.executable` is the program itself,
-    elsewhere it may be the program that has Python inside: to start that would do it all again.
+    `what` is what needs it, for the error. `sys.executable` can be another program: a packed one,
+    or one that has Python inside. To start that would run the program a second time.
     """
     program = sys.executable or ""
     main = sys.modules.get("__main__")
@@ -92,14 +91,14 @@ def python_program(what: str) -> str:
         why = "this program is packed" if packed else f"sys.executable is {program!r}"
         raise ConfigurationError(
             f"{what} needs a Python interpreter to start, and none is known: {why}",
-            hint="use a heartbeat thread and a registry in the foreground, or set sys.executable to "
-            "a Python interpreter",
+            hint="use a heartbeat thread and a registry in the foreground, or set sys.executable "
+            "to a Python interpreter",
         )
     return program
 
 
 def _is_standard(entry: str) -> bool:
-    """Whether a folder, or archive, of the path is one of Python's own, without what was added."""
+    """Return whether a folder or archive of the path belongs to Python's standard library."""
     library = os.path.dirname(os.path.abspath(os.__file__))
     archive = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
     folders = (library, os.path.join(library, "lib-dynload"), os.path.join(sys.base_prefix, "DLLs"))
@@ -107,7 +106,7 @@ def _is_standard(entry: str) -> bool:
 
 
 def no_server_here() -> ConfigurationError:
-    """What is raised on a system that has only clients."""
+    """Return the error for a system where only clients run."""
     return ConfigurationError(
         "the server of the registry runs on Linux and macOS; on Windows only clients do",
         hint="run it on another machine, in WSL or in a container, and set RSREG_ENDPOINT to it",
@@ -115,26 +114,26 @@ def no_server_here() -> ConfigurationError:
 
 
 def default_database() -> Path:
-    """The file of the server: `RSREG_DB`, or `service_registry.db` in `state_directory()`."""
+    """Return the database file: `RSREG_DB`, else `service_registry.db` in `state_directory()`."""
     path = os.environ.get("RSREG_DB")
     return Path(path) if path else state_directory() / DATABASE
 
 
 def state_directory() -> Path:
-    """Where the server keeps what must survive it; raises ConfigurationError without a home.
+    """Return the folder for the server's files; raises ConfigurationError if there is no home.
 
-    `RSREG_STATE`, else `rsreg` in `XDG_STATE_HOME`, else `~/.local/state/rsreg`.
+    It is `RSREG_STATE`, else `rsreg` in `XDG_STATE_HOME`, else `~/.local/state/rsreg`.
     """
-    if said := os.environ.get("RSREG_STATE"):
-        return Path(said)
+    if path := os.environ.get("RSREG_STATE"):
+        return Path(path)
     home = os.environ.get("XDG_STATE_HOME")
     return (Path(home) if home else _home() / ".local" / "state") / "rsreg"
 
 
 def advertised() -> tuple[str | None, str | None]:
-    """The host, or the network of the host, that `RSREG_ADVERTISE` says is to be registered."""
-    said = os.environ.get("RSREG_ADVERTISE") or None
-    return (None, said) if said and "/" in said and "://" not in said else (said, None)
+    """Return the host to register, or the network that it is in, from `RSREG_ADVERTISE`."""
+    host = os.environ.get("RSREG_ADVERTISE") or None
+    return (None, host) if host and "/" in host and "://" not in host else (host, None)
 
 
 def _home() -> Path:
@@ -149,12 +148,12 @@ def _home() -> Path:
 
 
 def no_color() -> bool:
-    """Whether `NO_COLOR` asks for plain text (https://no-color.org), or `TERM` is "dumb"."""
+    """Return whether `NO_COLOR` is set (https://no-color.org), or `TERM` is "dumb"."""
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def normal_endpoint(text: str, default_port: int = DEFAULT_RS_REQ_PORT) -> str:
-    """`tcp://host:port` from that, `host:port` or `host`; other transports as they are."""
+    """Return `tcp://host:port` for that, `host:port` or `host`; other transports unchanged."""
     scheme, separator, rest = text.strip().rpartition("://")
     if separator and scheme != "tcp":
         return text.strip()
@@ -169,12 +168,12 @@ def normal_endpoint(text: str, default_port: int = DEFAULT_RS_REQ_PORT) -> str:
 
 
 def on_port(endpoint: str, port: int) -> str:
-    """The same host as `endpoint`, another port."""
+    """Return `endpoint` with another port."""
     return f"{endpoint.rpartition(':')[0]}:{port}"
 
 
 def checked_mode(mode: str | None, default: str | None = None) -> str | None:
-    """The mode to ask for, None for "any"; raises ConfigurationError."""
+    """Return the mode to ask for, None for "any"; raises ConfigurationError."""
     if mode is None:
         return default
     if mode not in (ANY_MODE, *MODES):
@@ -185,7 +184,7 @@ def checked_mode(mode: str | None, default: str | None = None) -> str | None:
 
 
 def check_timeout(timeout: float) -> None:
-    """Raises ConfigurationError for what no call and no connection may take."""
+    """Raise ConfigurationError unless a timeout is allowed."""
     if not 0 < timeout <= MAX_TIMEOUT:
         raise ConfigurationError(
             f"timeout must be more than 0 and at most {MAX_TIMEOUT} seconds, not {timeout}"
@@ -193,7 +192,7 @@ def check_timeout(timeout: float) -> None:
 
 
 class ClientSettings:
-    """The checked arguments of a client, sync or async; raises ConfigurationError."""
+    """The arguments of a client, checked; raises ConfigurationError."""
 
     def __init__(
         self,
@@ -212,5 +211,5 @@ class ClientSettings:
         self.hb_endpoint = normal_endpoint(hb_endpoint, DEFAULT_RS_HB_PORT) if hb_endpoint else None
         self.timeout = timeout
         self.client_id = client_id
-        #: "hardware" or "simulator"; None where nothing is said, or "any".
+        #: "hardware" or "simulator"; None without a mode, and for "any".
         self.mode = checked_mode(mode if mode is not None else default_mode())

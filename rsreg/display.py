@@ -1,4 +1,4 @@
-"""How things are said to people: in the terminal, in the log."""
+"""Text for people: safe on a terminal and in a log, tables, ages, hints."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-#: Words that are looked at for one that was meant, and those that are compared letter by letter.
+#: Most words that are searched for a similar one, and most that are compared letter by letter.
 _MOST_WORDS, _MOST_COMPARED = 10_000, 200
-#: Characters of a word that may have been meant otherwise, and of those that are compared so: the
-#: time for that grows with the square of the length.
+#: Longest word that a similar one is searched for, and longest that is compared letter by letter:
+#: the time for that grows with the square of the length.
 _LONGEST, _LONGEST_COMPARED = 512, 32
-#: Characters of all words that are not ASCII: to take one of them apart takes up to 2 microseconds.
+#: Most characters in words that are not ASCII: to decompose one takes up to 2 microseconds.
 _MOST_FOREIGN = 10_000
-#: What is easily forgotten, or written otherwise.
-_LEFT_OUT = str.maketrans("", "", " -_.\t\n\xa0")
+#: Characters that people forget, or type differently.
+_IGNORED = str.maketrans("", "", " -_.\t\n\xa0")
 
 
 def printable(text: object) -> str:
-    """A text that is safe on a terminal: what is no printable character is shown as an escape."""
-    said = str(text)
-    if said.isprintable():
-        return said
+    """Return a text that is safe on a terminal: each unprintable character becomes an escape."""
+    line = str(text)
+    if line.isprintable():
+        return line
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in said
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in line
     )
 
 
 def age(seconds: float) -> str:
-    """A length of time in the unit that says it best: "12 s", "3 min", "5 h", "4 d"."""
+    """Return a length of time in a fitting unit: "12 s", "3 min", "5 h", "4 d"."""
     for unit, length, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
         if seconds < most * length:
             return f"{max(0, int(seconds / length))} {unit}"
@@ -38,10 +38,10 @@ def age(seconds: float) -> str:
 
 
 def near(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was meant by one that is not known, or None: for a hint, never more.
+    """Return the known word that is most similar to a mistyped one, or None; only for hints.
 
-    Case, accents, spaces, dots, hyphens and underscores don't count; if that does not help, and
-    there are few words, a letter or two.
+    Case, accents, spaces, dots, hyphens and underscores are ignored. If no word is equal then, and
+    there are few words, one or two letters may differ.
     """
     if len(word) > _LONGEST:
         return None
@@ -55,17 +55,17 @@ def near(word: str, known: Iterable[str]) -> str | None:
             short[spelled] = one
     if len(words) > _MOST_COMPARED or len(folded) > _LONGEST_COMPARED:
         return None
-    found = difflib.get_close_matches(folded, short, n=1, cutoff=0.8)
-    return short[found[0]] if found else None
+    similar = difflib.get_close_matches(folded, short, n=1, cutoff=0.8)
+    return short[similar[0]] if similar else None
 
 
 def did_you_mean(word: str) -> str:
-    """The question, for a hint."""
+    """Return the question for a hint."""
     return f"did you mean {word!r}?"
 
 
 def _few(known: Iterable[str]) -> list[str]:
-    """The first words, as many as can be looked at while somebody waits."""
+    """Return the first words, as many as can be searched while somebody waits."""
     words, foreign = [], 0
     for word in islice(known, _MOST_WORDS):
         foreign += 0 if word.isascii() else len(word)
@@ -79,11 +79,11 @@ def _folded(word: str) -> str:
     if not word.isascii():
         parts = unicodedata.normalize("NFKD", word)
         word = "".join(part for part in parts if not unicodedata.combining(part))
-    return word.casefold().translate(_LEFT_OUT)
+    return word.casefold().translate(_IGNORED)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as plain text, its columns as wide as what stands in them."""
+    """Return a table as plain text; each column is as wide as its widest cell."""
     lines = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -93,13 +93,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The same as HTML, for a notebook."""
+    """Return a table as HTML, for a notebook."""
     lines = [_html_row("th", header), *(_html_row("td", row) for row in rows)]
     return f"<table>{''.join(lines)}</table>"
 
 
 def as_html(text: object) -> str:
-    """A text that is safe in HTML."""
+    """Return a text that is safe in HTML."""
     return html.escape(printable(text))
 
 

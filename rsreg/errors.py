@@ -2,13 +2,13 @@
 
     RegistryError                    everything rsreg raises on purpose
     ├── ConfigurationError           an argument or setting is wrong          (also ValueError)
-    ├── TransportError               question or answer got lost
+    ├── TransportError               a request or its reply got lost
     │   ├── RequestTimeout           no answer within the timeout             (also TimeoutError)
     │   ├── UnknownHost              no name server knows the registry's host
     │   ├── Disconnected             the client is closed, or nothing can be sent
-    │   ├── Stale                    a cache got no answer for too long
-    │   └── Unreachable              a service is not where it says       (also TimeoutError)
-    ├── ServerError                  the registry answered "no": .code, .hint, .details
+    │   ├── Stale                    a cache got no reply for too long
+    │   └── Unreachable              a service can't be connected to     (also TimeoutError)
+    ├── ServerError                  the registry refused: .code, .hint, .details
     │   ├── InvalidRequest           invalid-request
     │   │   ├── InvalidJSON          invalid-json
     │   │   └── UnknownAction        unknown-action
@@ -25,9 +25,9 @@
     │   ├── BackupFailed             backup-failed
     │   └── InternalError            internal
     ├── AmbiguousName                a name or prefix fits several services
-    ├── StoreError                   server side: the store failed or was refused
-    │   ├── StoreInUse               another server has it
-    │   └── StoreLost                its files are no longer where, or what, they were
+    ├── StoreError                   server side: the store failed, or can't be used
+    │   ├── StoreInUse               another server uses it
+    │   └── StoreLost                its files were moved, replaced or changed
     └── PortInUse                    server side: a port is taken
 
 An unknown code decodes to plain `ServerError`, so older clients survive newer servers.
@@ -42,10 +42,10 @@ from rsreg.display import printable
 
 
 class RegistryError(Exception):
-    """Everything rsreg raises on purpose; `hint` says what to do, where that helps.
+    """Base of all errors that rsreg raises on purpose; `hint` says what to do, if that helps.
 
-    Both are one line: much of what they say was told by others, who are to write no lines of their
-    own into the log of whoever gets the error, nor to talk to the terminal.
+    The message and the hint are one printable line each. Parts of them come from other programs,
+    which must not write lines of their own into a log, nor control a terminal.
     """
 
     hint: str | None
@@ -64,15 +64,15 @@ class ConfigurationError(RegistryError, ValueError):
 
 
 class TransportError(RegistryError):
-    """The question or the answer got lost; whether the change happened is unknown."""
+    """A request or its reply got lost; it is unknown whether a change was made."""
 
 
 class RequestTimeout(TransportError, TimeoutError):
-    """The registry gave no answer within the timeout."""
+    """The registry did not reply within the timeout."""
 
 
 class UnknownHost(TransportError):
-    """The name of the registry's host is known to no name server, now at least."""
+    """No name server knows the host of the registry, at least not now."""
 
 
 class Disconnected(TransportError):
@@ -80,15 +80,18 @@ class Disconnected(TransportError):
 
 
 class Stale(TransportError):
-    """A cache got no answer for too long; it goes on asking, and answers again after one."""
+    """A cache got no reply for too long; it keeps asking, and can be used after the next reply."""
 
 
 class Unreachable(TransportError, TimeoutError):
-    """A service that the registry knows takes no connection where it says it is."""
+    """A registered service accepts no connection at its address."""
 
 
 class ServerError(RegistryError):
-    """The registry answered "no": `code` is for programs, the text for people."""
+    """The registry refused a request: `code` is for programs, the message for people.
+
+    `details` holds all other fields of the reply.
+    """
 
     code: str = "error"
 
@@ -105,7 +108,7 @@ class ServerError(RegistryError):
         self.details = dict(details or {})
 
     def body(self) -> dict[str, Any]:
-        """The error object of the protocol (docs/protocol.md, "Errors")."""
+        """Return the error object of the protocol (docs/protocol.md, "Errors")."""
         body: dict[str, Any] = {"success": False, "error": str(self), "code": self.code}
         if self.hint:
             body["hint"] = self.hint
@@ -113,13 +116,13 @@ class ServerError(RegistryError):
 
 
 class InvalidRequest(ServerError):
-    """The request breaks a rule of the protocol; the text names the field."""
+    """The request breaks a rule of the protocol; the message names the field."""
 
     code = "invalid-request"
 
 
 class InvalidJSON(InvalidRequest):
-    """The request is not JSON as the protocol has it."""
+    """The request is not valid JSON, or not JSON that the protocol allows."""
 
     code = "invalid-json"
 
@@ -131,73 +134,73 @@ class UnknownAction(InvalidRequest):
 
 
 class UnknownService(ServerError):
-    """No service has this id: it expired, left, or never was; register again."""
+    """No service has this id: it expired, was deregistered, or never existed; register it again."""
 
     code = "unknown-service"
 
 
 class NoService(ServerError):
-    """No passing service of the type asked for."""
+    """There is no passing service of the requested type."""
 
     code = "no-service"
 
 
 class DuplicateServiceType(ServerError):
-    """The policy allows one service of this type, and there is one."""
+    """The policy allows only one service of this type, and there is one already."""
 
     code = "duplicate_service_type"
 
 
 class DuplicateName(ServerError):
-    """The name is exclusive, and a live service has it."""
+    """The name is exclusive, and another live service has it."""
 
     code = "duplicate-name"
 
 
 class JudgeFirst(ServerError):
-    """Entries of the same name and boot are to be judged first: `details["namesakes"]`."""
+    """The client has to say first which entries of its name are dead: `details["namesakes"]`."""
 
     code = "judge-first"
 
 
 class OwnedByOther(ServerError):
-    """It is another process's, or another person's, and `force` was not said; nothing changed."""
+    """The entry belongs to another process or person, and `force` is not set; nothing changed."""
 
     code = "owned-by-other"
 
 
 class Forbidden(ServerError):
-    """This peer may not do that."""
+    """The client has no right to do this."""
 
     code = "forbidden"
 
 
 class LimitReached(ServerError):
-    """A bound of the registry is reached: `details` names it, `limit`, and its number, `bound`."""
+    """A limit is reached: `details["limit"]` is its name, `details["bound"]` its value."""
 
     code = "limit"
 
 
 class SlowDown(ServerError):
-    """Too much in too short a time: `details["retry_after"]` are the seconds until it is taken."""
+    """Too many requests in a short time: try again after `details["retry_after"]` seconds."""
 
     code = "slow-down"
 
 
 class Unavailable(ServerError):
-    """The store can't do it now; nothing was changed, try again."""
+    """The store can't be used now; nothing was changed, try again."""
 
     code = "unavailable"
 
 
 class BackupFailed(ServerError):
-    """The registry could not write the copy that was asked for; there is none."""
+    """The registry could not write the requested copy of its store; no file was left."""
 
     code = "backup-failed"
 
 
 class InternalError(ServerError):
-    """A fault of the registry; the details are in its log."""
+    """The registry has a fault; its log has the details."""
 
     code = "internal"
 
@@ -212,31 +215,31 @@ class AmbiguousName(RegistryError):
 
 
 class StoreError(RegistryError):
-    """The store failed, or may not be used; chained to what the database said."""
+    """The store failed, or can't be used; the error of the database is its cause."""
 
 
 class StoreInUse(StoreError):
-    """Another server has the store; the text says which."""
+    """Another server uses the store; the message says which."""
 
 
 class StoreLost(StoreError):
-    """The files of an open store were taken away, replaced or changed: only people mend that."""
+    """The files of an open store were removed, replaced or changed; a person has to repair it."""
 
 
 class PortInUse(RegistryError):
-    """A port of the server is taken by another program."""
+    """Another program uses the port."""
 
 
-def retry_after(told: Mapping[str, Any]) -> float | None:
-    """The seconds to wait that a SlowDown, or its reply, tells of; None if it tells none."""
-    seconds = told.get("retry_after")
+def retry_after(fields: Mapping[str, Any]) -> float | None:
+    """Return the seconds to wait from the details of a SlowDown, or from its reply; or None."""
+    seconds = fields.get("retry_after")
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
         return float(seconds)
     return None
 
 
 def _without_init(cls: type[RegistryError], args: tuple[Any, ...]) -> RegistryError:
-    """An error whose attributes are still to come, for `pickle` and `copy`."""
+    """Make an error without attributes, which `pickle` and `copy` set next."""
     error = cls.__new__(cls)
     error.args = args
     return error
@@ -256,9 +259,9 @@ _KNOWN_FIELDS = {"success", "error", "code", "hint", "message", "request_id"}
 
 
 def from_body(body: Mapping[str, Any]) -> ServerError:
-    """The exception that an error object stands for.
+    """Return the exception for an error object.
 
-    CGSE puts a code into `error` and the sentence into `message`; then the sentence is shown.
+    CGSE puts a code into `error` and the sentence into `message`; then the sentence is the message.
     """
     code = body.get("code")
     if not isinstance(code, str):
