@@ -182,7 +182,7 @@ def start_in_background(
         db = str(_database(db, settings.state_dir).absolute())
     try:
         private_files.make_folder(log_file.parent)
-        file = os.fdopen(private_files.opened(log_file, os.O_APPEND), "rb")
+        file = os.fdopen(private_files.open_file(log_file, os.O_APPEND), "rb")
     except OSError as error:
         raise ConfigurationError(
             f"can't write {log_file}: {error}",

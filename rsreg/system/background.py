@@ -1,4 +1,4 @@
-"""Threads that last: they end when they are told to, whatever is raised in them."""
+"""Background threads that survive errors: they end only when they are stopped."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rsreg.errors import Disconnected
 from rsreg.system.threads import Stop, Thread
 from rsreg.timing import Backoff
 
-#: Seconds before what failed is tried again: at first, and at most.
-_AGAIN_FIRST, _AGAIN_MOST = 0.25, 5.0
+#: Seconds before a failed step is called again: at first, and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
 def keep_on(
@@ -24,8 +24,8 @@ def keep_on(
 ) -> None:
     """Call `step` again and again until `stop` is set.
 
-    Whatever it raises is logged as a failure of `what`, once until all is well again; and it is
-    called again after a `pause`, of seconds that grow.
+    An error in it is logged as a failure of `what`, once until `step` succeeds again. Before the
+    next call `pause` is called with a number of seconds, which grows with each failure.
     """
     troubles = Troubles(log, what)
     while not stop.is_set():
@@ -36,41 +36,41 @@ def keep_on(
 
 
 class Troubles:
-    """What goes wrong with something that is tried on and on: two lines, from first to last."""
+    """Logs the failures of something that is repeated: one line when they begin, one at the end."""
 
     def __init__(self, log: logging.Logger, what: str) -> None:
         self._log = log
         self._what = what
-        self._again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._failing = False
 
     def after(self, error: BaseException | None) -> float:
-        """Note what a try raised, if anything; seconds until the next, 0.0 if it went well."""
+        """Note the error of a call, or None; return the seconds to wait, 0.0 if there was none."""
         if error is not None:
             if not self._failing:
                 text = "%s failed, trying on: %r"
                 say(self._log, logging.ERROR, text, self._what, error, exc_info=error)
             self._failing = True
-            return self._again.next()
+            return self._backoff.next()
         if self._failing:
             say(self._log, logging.INFO, "%s: all is well again", self._what)
             self._failing = False
-            self._again.reset()
+            self._backoff.reset()
         return 0.0
 
 
 class Caught:
-    """Catches what is raised in its block, if it is of these kinds, and keeps it as `error`."""
+    """Catches errors of these classes in its block, by default any, and keeps one as `error`."""
 
-    def __init__(self, *kinds: type[BaseException]) -> None:
+    def __init__(self, *classes: type[BaseException]) -> None:
         self.error: BaseException | None = None
-        self._kinds = kinds or (Exception,)
+        self._classes = classes or (Exception,)
 
     def __enter__(self) -> Caught:
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
-        if isinstance(error, self._kinds):
+        if isinstance(error, self._classes):
             self.error = error
             return True
         return False
@@ -83,10 +83,10 @@ def say(
     *values: object,
     exc_info: BaseException | None = None,
 ) -> None:
-    """Log it, if that can be done: a closed stderr, or no memory for a line, ends no thread.
+    """Log a message; if that fails, because stderr is closed for example, no error is raised.
 
-    Texts are made printable, as those of our errors are: what a registry or a service told writes
-    no line of its own into the log of the program.
+    Texts among the values are made printable, as in our errors: what another program sent must not
+    write lines of its own into the log.
     """
     with contextlib.suppress(Exception):
         log.log(level, message, *map(_safe, values), exc_info=exc_info)

@@ -1,6 +1,6 @@
-"""A process of ours beside this one that ends with it: started, spoken to in lines, ended.
+"""A child process that ends with its parent, and exchanges lines with it.
 
-Both sides of it, in two ways: with a socket pair, and with pipes where POSIX is not to be had.
+Here are both sides, the parent's and the child's: with a socket pair on POSIX, else with pipes.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ from typing import Any, Protocol
 from rsreg import config
 from rsreg.system.threads import new_lock, original
 
-#: Seconds after which the process looks whether its parent is still there.
+#: Seconds between two looks of the child whether its parent is still there.
 _LOOK = 1.0
-_LINE = 65_536
-#: No SIGPIPE from a process that has ended, whatever the driver does with it (not on macOS).
+#: Bytes that are read at once.
+_CHUNK = 65_536
+#: No SIGPIPE when the child has ended, whatever the driver does with that signal (not on macOS).
 _NO_SIGNAL: int = getattr(_socket, "MSG_NOSIGNAL", 0)
-#: Files that are closed at most: where there is no limit, the number of all is not one to count to.
+#: Most files to close: without a limit on open files their possible number is too large.
 _MOST_FILES = 2**20
 
 
 class Child(Protocol):
-    """The process, as its parent has it. It may be ended from any thread."""
+    """The child process, as its parent sees it. Any thread may end it."""
 
     def tell(self, line: bytes) -> bool:
-        """Send a line; whether there is somebody to take it."""
+        """Send a line; return False if the child has ended."""
 
     def lines(self) -> Iterator[bytes]:
-        """What it has to say, until it ends."""
+        """Yield the lines that the child sends, until it ends."""
 
     def end(self) -> None:
-        """Kill it, in the middle of a call perhaps: it holds nothing to be put in order."""
+        """Kill the child, perhaps in the middle of a call: it has nothing to clean up."""
 
 
 def start(module: str, what: str) -> Child:
-    """Start a module; raises OSError, and ConfigurationError where no Python can be started.
+    """Start a module as a child; raises OSError, and ConfigurationError without a Python to start.
 
-    `what` needs it, as an error says.
+    `what` is what needs the child, for the error.
     """
     if sys.platform != "win32":
         return _BySockets(config.python_command(what, module, str(os.getpid())))
@@ -51,20 +52,20 @@ def start(module: str, what: str) -> Child:
 
 
 def orders(parent: int) -> Iterator[bytes]:
-    """In the process itself: what the parent says, until that ends, as it may have already.
+    """Yield, in the child, the lines that the parent sends, until the parent ends.
 
-    The number is the first argument of the process. What else it got from the parent, devices for
-    one, is closed.
+    `parent` is the first argument of the child. All other files that it inherited, such as devices,
+    are closed.
     """
     if sys.platform != "win32" and parent:
         os.closerange(3, min(os.sysconf("SC_OPEN_MAX"), _MOST_FILES))
     rest = b""
-    # A forked child of the parent may hold the other end: that it is open says nothing.
+    # A forked child of the parent may hold the other end open after the parent has ended.
     while not parent or os.getppid() == parent:
         if parent and not select.select([0], [], [], _LOOK)[0]:
             continue
         try:
-            data = os.read(0, _LINE)
+            data = os.read(0, _CHUNK)
         except OSError:
             return
         if not data:
@@ -80,13 +81,13 @@ if sys.platform != "win32":
             self._lock = new_lock()
             self._here, there = _socket.socketpair()
             try:
-                # What gevent puts in its place would want to watch the child.
+                # That of gevent would watch the child.
                 self._pid: int | None = original("os", "posix_spawn")(
                     command[0],
                     command,
                     config.environment(),
                     file_actions=[(os.POSIX_SPAWN_DUP2, there.fileno(), fd) for fd in (0, 1)],
-                    # A Ctrl-C is for the driver, which then ends this process in its own time.
+                    # A Ctrl-C is for the driver, which then ends the child itself.
                     setsigmask=[signal.SIGINT],
                 )
             except OSError:
@@ -103,7 +104,7 @@ if sys.platform != "win32":
             return True
 
         def lines(self) -> Iterator[bytes]:
-            yield from _split(lambda: self._here.recv(_LINE))
+            yield from _split(lambda: self._here.recv(_CHUNK))
             self._here.close()
 
         def end(self) -> None:
@@ -119,7 +120,7 @@ if sys.platform != "win32":
 
 
 class _ByPipes:
-    #: On Windows: no console of its own that could be seen, and none that sends it a Ctrl-C.
+    #: On Windows: no console window of its own, and no Ctrl-C from a console.
     FLAGS: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
     def __init__(self, command: list[str]) -> None:
@@ -142,7 +143,7 @@ class _ByPipes:
 
     def lines(self) -> Iterator[bytes]:
         out: Any = self._process.stdout
-        yield from _split(lambda: out.read(_LINE))
+        yield from _split(lambda: out.read(_CHUNK))
         out.close()
 
     def end(self) -> None:

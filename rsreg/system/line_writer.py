@@ -1,4 +1,4 @@
-"""Lines for somebody who may not read them: written on a thread of their own."""
+"""Writes lines to a reader that may be slow or gone, on a thread, so that nobody waits for it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from collections.abc import Callable
 from rsreg import timing
 from rsreg.system import threads
 
-#: Lines that wait to be written; what comes when there are so many is left out.
+#: Most lines that wait to be written; further lines are dropped.
 MOST_LINES = 1_000
-#: Seconds between two looks whether a descriptor that takes nothing now takes something again.
+#: Seconds between two looks whether a blocked descriptor can be written to again.
 _LOOK = 1.0
-#: Seconds that it waits for a line; then it waits again.
+#: Seconds of one wait for a line; there is always another wait.
 _IDLE = 3600.0
-#: Seconds between two looks whether all is written.
+#: Seconds between two looks whether all lines are written.
 _PAUSE = 0.01
 
 
 class Writer:
-    """Writes lines to a file descriptor; `write` never waits, and no error there is anybody's.
+    """Writes lines to a file descriptor; `write` never waits, and raises no error of the file.
 
-    What can't be written, or comes while a thousand lines wait, is left out and counted; once lines
-    are taken again, the line that `left_out` makes of the count says so. Any thread may write, and
-    a forked child too. `before` is called with the size of each line before it is written, on the
-    thread that does so; an OSError of it counts as one of the writing.
+    A line that can't be written, or comes while `MOST_LINES` wait, is dropped and counted. When
+    lines can be written again, `left_out` makes a line of the count. Any thread may write, and a
+    forked child, too. `before` is called on the writing thread with the size of each line, before
+    the line is written; if it raises OSError, the line is dropped.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Writer:
         self._begin()
 
     def write(self, line: str) -> None:
-        """Have a line written, without its end."""
+        """Write a line later, on the thread; the line end is added."""
         if os.getpid() != self._pid:
             self._begin()
         with self._lock:
@@ -56,14 +56,14 @@ class Writer:
             self._take_missing()
             self._lines.append(self._encoded(line))
             if not self._runs:
-                # Where there can be no thread now, the next line tries again.
+                # If no thread can be started now, the next line tries again.
                 with contextlib.suppress(RuntimeError):
                     threads.Thread(self._run)
                     self._runs = True
         self._bell.ring()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is written, at most so long; whether it is."""
+        """Wait up to `seconds` until all lines are written; return whether they are."""
         until = timing.steady() + seconds
         while os.getpid() == self._pid and self._lines:
             if timing.steady() >= until:
@@ -72,7 +72,7 @@ class Writer:
         return True
 
     def _begin(self) -> None:
-        """In a forked child the thread is not there, and the lines are the parent's."""
+        """Start empty: a forked child has no thread, and the waiting lines are the parent's."""
         self._pid = os.getpid()
         self._lock = threads.new_lock()
         self._bell = threads.Bell()
@@ -101,7 +101,7 @@ class Writer:
         return f"{line}\n".encode(self._encoding, "backslashreplace")
 
     def _put(self, line: bytes) -> bool:
-        """Write a line, however long that takes; False if that is not possible now."""
+        """Write a line, however long that takes; return False if it can't be written now."""
         if self._before is not None:
             try:
                 self._before(len(line))

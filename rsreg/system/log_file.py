@@ -1,4 +1,4 @@
-"""A log of bounded size: when it is full it becomes `<file>.1`, and a new one takes its place."""
+"""A log of limited size: a full file is renamed to `<file>.1`, and a new one is begun."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rsreg.system import private_files
 
 
 class LogFile:
-    """The file that descriptors of this process write to; it grows to `limit` bytes at most.
+    """The log file that descriptors of this process write to, of at most `limit` bytes.
 
-    One older file is kept, so there are twice as many bytes. All is done by the thread that writes:
-    nobody else waits. A file that was removed, or that another one took the place of, is left for
-    the one that is at `path` now.
+    One older file is kept, so both have twice as many bytes. All work is done by the thread that
+    writes. If the file was removed or replaced, the descriptors change to the file that is at
+    `path` now.
     """
 
     def __init__(self, path: Path, limit: int, descriptors: Sequence[int]) -> None:
@@ -26,18 +26,18 @@ class LogFile:
         self._written, *_ = self._descriptors = descriptors
 
     def make_room(self, size: int) -> str | None:
-        """Before so many bytes are written: see that there is room for them.
+        """Make room for `size` bytes that will be written next.
 
-        Where there can be no new file, as in a folder that is read-only now, the old one is
-        emptied, and the text says why. Raises OSError only if that is not possible either.
+        If no new file can be made, as in a folder that has become read-only, the old one is
+        emptied, and the returned text says why. Raises OSError only if that fails, too.
         """
-        mine = os.fstat(self._written)
-        full = mine.st_size > 0 and mine.st_size + size > self._limit
+        current = os.fstat(self._written)
+        full = current.st_size > 0 and current.st_size + size > self._limit
         try:
-            if not self._is_there(mine):
-                self._take(private_files.opened(self.path, os.O_APPEND))
+            if not self._is_at_path(current):
+                self._switch_to(private_files.open_file(self.path, os.O_APPEND))
             elif full:
-                self._turn()
+                self._rotate()
         except OSError as error:
             if not full:
                 return None
@@ -45,27 +45,27 @@ class LogFile:
             return f"the log was full, and there can be no new one, so it was emptied: {error}"
         return None
 
-    def _is_there(self, mine: os.stat_result) -> bool:
+    def _is_at_path(self, current: os.stat_result) -> bool:
         with contextlib.suppress(FileNotFoundError):
-            return os.path.samestat(os.lstat(self.path), mine)
+            return os.path.samestat(os.lstat(self.path), current)
         return False
 
-    def _turn(self) -> None:
-        """A new file is there before the old one gets its other name: all of it, or nothing."""
+    def _rotate(self) -> None:
+        """Rename the old file and begin a new one, which is made first: both happen, or nothing."""
         fresh = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(4)}")
-        made = private_files.made(fresh, os.O_APPEND)
+        new = private_files.create_file(fresh, os.O_APPEND)
         try:
             self.path.replace(self._older)
             fresh.replace(self.path)
         except OSError:
-            os.close(made)
+            os.close(new)
             with contextlib.suppress(OSError):
                 fresh.unlink()
             raise
-        self._take(made)
+        self._switch_to(new)
 
-    def _take(self, new: int) -> None:
-        """Have the descriptors that are of the old file be of the new one."""
+    def _switch_to(self, new: int) -> None:
+        """Make the descriptors of the old file descriptors of the new one."""
         old = os.fstat(self._written)
         for descriptor in self._descriptors:
             if os.path.samestat(os.fstat(descriptor), old):

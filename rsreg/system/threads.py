@@ -1,7 +1,7 @@
 """Real OS threads and locks, also in a process that gevent has monkey-patched.
 
-A heartbeat on a patched thread is a greenlet, and stops while the driver blocks. So the originals
-are looked up, when they are needed, from gevent's own record of what it replaced.
+A heartbeat on a patched thread is a greenlet, and stops while the driver blocks. Therefore the
+original functions are taken from gevent's record of what it replaced, at the time of each use.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing import Any
 
 
 def original(module: str, name: str) -> Any:
-    """What gevent replaced under this name, or what is there."""
+    """Return the original of a name that gevent has replaced, or the name as it is."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None:
         return monkey.get_original(module, name)
-    # Most often it is there: to ask the import system takes ten times as long.
+    # The module is usually loaded, and the import system takes ten times as long.
     return getattr(sys.modules.get(module) or importlib.import_module(module), name)
 
 
 def new_lock() -> Any:
-    """A lock that blocks the OS thread, never a greenlet."""
+    """Return a lock that blocks the OS thread, not the greenlet."""
     return original("_thread", "allocate_lock")()
 
 
 def new_rlock() -> Any:
-    """The same, for what a signal handler may call in the middle of: its thread has it twice."""
+    """Return such a lock that its thread can take again, as a signal handler may have to."""
     return original("_thread", "RLock")()
 
 
 def thread_id() -> int:
-    """The number of the OS thread that asks; the same in all of its greenlets."""
+    """Return the number of the current OS thread; all its greenlets have the same."""
     return int(original("_thread", "get_ident")())
 
 
 def strand() -> tuple[int, object]:
-    """The OS thread that asks, and its greenlet, if there are any."""
+    """Return the current OS thread, and its greenlet if greenlets are used."""
     greenlet = sys.modules.get("greenlet")
     return thread_id(), greenlet.getcurrent() if greenlet is not None else None
 
@@ -52,19 +52,19 @@ class Stop:
         self._lock.acquire()
 
     def is_set(self) -> bool:
-        """Whether `set` was called."""
+        """Return whether `set` was called."""
         return self._set
 
     def set(self) -> None:
-        """Raise the flag and wake who waits for it; again is harmless."""
+        """Set the flag, and wake the thread that waits for it; can be called again."""
         if not self._set:
             self._set = True
-            # Two threads may set it at once; the lock is released by the first.
+            # If two threads set it at once, the first releases the lock.
             with contextlib.suppress(RuntimeError):
                 self._lock.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most `seconds`; whether the flag is up."""
+        """Wait up to `seconds` for the flag; return whether it is set."""
         if not self._set and self._lock.acquire(True, max(0.0, seconds)):
             self._lock.release()
         return self._set
@@ -88,7 +88,7 @@ class Bell:
 
 
 class Thread:
-    """A real OS thread that runs `target`; it never keeps the interpreter from ending."""
+    """A real OS thread that runs `target`; the interpreter does not wait for it at its end."""
 
     def __init__(self, target: Callable[[], None]) -> None:
         self._target = target
@@ -102,5 +102,5 @@ class Thread:
             self._ended.set()
 
     def join(self, timeout: float) -> bool:
-        """Wait until the thread has ended; whether it has."""
+        """Wait up to `timeout` seconds for the end of the thread; return whether it has ended."""
         return self._ended.wait(timeout)

@@ -20,6 +20,7 @@ from rsreg.system import private_files
 from rsreg.system.private_files import Planted
 from tests.commands import FREE, Home, environment, rs_cs
 from tests.helpers import need
+from rsreg.system.private_files import UnsafeFile
 
 VICTIM = "the only copy of last year's measurements\n"
 UMASKS = [0o000, 0o022, 0o027, 0o077, 0o777]
@@ -77,9 +78,9 @@ def test_a_trap_is_refused_and_what_is_behind_it_stays(
     path = tmp_path / "reg.db.lock"
     TRAPS[trap](path, victim)
     for flags in (0, os.O_APPEND):
-        with pytest.raises(Planted, match=r"reg\.db\.lock is a"):
-            private_files.opened(path, flags)
-    with pytest.raises(Planted):
+        with pytest.raises(UnsafeFile, match=r"reg\.db\.lock is a"):
+            private_files.open_file(path, flags)
+    with pytest.raises(UnsafeFile):
         private_files.check(path)
     assert victim.read_text() == VICTIM
     assert not victim.with_name("not there").exists()
@@ -87,11 +88,11 @@ def test_a_trap_is_refused_and_what_is_behind_it_stays(
 
 def test_a_file_of_ours_is_opened_as_it_is(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "log"
-    os.close(private_files.opened(path))
+    os.close(private_files.open_file(path))
     assert mode(path) == 0o600
     path.write_text("a")
     path.chmod(0o640)
-    fd = private_files.opened(path, os.O_APPEND)
+    fd = private_files.open_file(path, os.O_APPEND)
     os.write(fd, b"b")
     os.close(fd)
     assert (mode(path), path.read_text()) == (0o640, "ab")

@@ -19,14 +19,16 @@ PAGE = (ROOT / "docs" / "protocol.md").read_text()
 
 def section(heading: str) -> str:
     """The text under a heading, up to the next one."""
-    found = re.search(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", PAGE, re.M | re.S)
+    found = re.search(
+        rf"^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", PAGE, re.MULTILINE | re.DOTALL
+    )
     assert found, heading
     return found[1]
 
 
 def rows(heading: str) -> Iterator[list[str]]:
     """The rows of the first table under a heading, without its head."""
-    table = re.search(r"(?:^\|.*\n)+", section(heading), re.M)
+    table = re.search(r"(?:^\|.*\n)+", section(heading), re.MULTILINE)
     assert table, heading
     for row in table[0].splitlines()[2:]:
         yield [cell.strip() for cell in row.strip("|").split("|")]

@@ -68,7 +68,7 @@ def copy(source: sqlite3.Connection, target: Path, *, replace: bool) -> None:
         if os.path.lexists(target):
             _check_replaced(target, replace=replace)
         fresh = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
-        os.close(private_files.made(fresh))
+        os.close(private_files.create_file(fresh))
         try:
             source.execute("VACUUM INTO ?", (str(fresh),))
             sync(fresh)

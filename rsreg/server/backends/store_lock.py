@@ -39,11 +39,11 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self._name: socket.socket | None = None
-        self.file = private_files.opened(Path(f"{path}.lock"), beside=path)
+        self.file = private_files.open_file(Path(f"{path}.lock"), beside=path)
         try:
             self._check_ours(path)
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except private_files.Planted:
+        except private_files.UnsafeFile:
             self.release()
             raise
         except BlockingIOError:
@@ -65,7 +65,7 @@ class FileLock:
         # A power cut may leave zeros of a lock.
         begins = os.pread(self.file, len(_BEGINS), 0).strip(b"\0")
         if not path.exists() and begins not in (b"", _BEGINS):
-            raise private_files.Planted(f"{path}.lock is a file of another program")
+            raise private_files.UnsafeFile(f"{path}.lock is a file of another program")
 
     def begin(self, position: Position) -> None:
         """The journal stands there from now on; it is on the disk after the return."""
