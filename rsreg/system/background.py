@@ -48,12 +48,12 @@ class Troubles:
         """Note the error of a call, or None; return the seconds to wait, 0.0 if there was none."""
         if error is not None:
             if not self._failing:
-                text = "%s failed, trying on: %r"
+                text = "%s failed, retrying: %r"
                 say(self._log, logging.ERROR, text, self._what, error, exc_info=error)
             self._failing = True
             return self._backoff.next()
         if self._failing:
-            say(self._log, logging.INFO, "%s: all is well again", self._what)
+            say(self._log, logging.INFO, "%s works again", self._what)
             self._failing = False
             self._backoff.reset()
         return 0.0

@@ -377,10 +377,10 @@ def test_what_fails_is_said_once_until_all_is_well(caplog: pytest.LogCaptureFixt
     pauses: list[float] = []
     keep_on(step, stop, log, "it", pauses.append)
     assert caplog.messages == [
-        "it failed, trying on: OSError('x')",
-        "it: all is well again",
-        "it failed, trying on: OSError('z')",
-        "it: all is well again",
+        "it failed, retrying: OSError('x')",
+        "it works again",
+        "it failed, retrying: OSError('z')",
+        "it works again",
     ]
     assert len(pauses) == 3
     assert pauses[1] > pauses[0] / 2
