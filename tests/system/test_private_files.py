@@ -17,10 +17,9 @@ from rsreg import SQLiteBackend
 from rsreg.errors import StoreError, StoreInUse
 from rsreg.server.backends import restore
 from rsreg.system import private_files
-from rsreg.system.private_files import Planted
+from rsreg.system.private_files import UnsafeFile
 from tests.commands import FREE, Home, environment, rs_cs
 from tests.helpers import need
-from rsreg.system.private_files import UnsafeFile
 
 VICTIM = "the only copy of last year's measurements\n"
 UMASKS = [0o000, 0o022, 0o027, 0o077, 0o777]

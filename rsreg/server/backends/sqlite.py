@@ -102,7 +102,7 @@ class SQLiteBackend(TableBackend):
         except StoreError:
             self.close()
             raise
-        except private_files.Planted as error:
+        except private_files.UnsafeFile as error:
             self.close()
             hint = "see what it is, and move it away if it is not the registry's"
             raise StoreError(f"can't open {self.path}: {error}", hint=hint) from error

@@ -43,7 +43,7 @@ def create(path: Path) -> None:
     """Make a new database under another name first: a crash leaves no half-made file behind."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
-    os.close(private_files.made(fresh))
+    os.close(private_files.create_file(fresh))
     database: Any = SqliteDatabase(str(fresh), pragmas={"synchronous": "full"})
     with refusing(f"can't create {path}"), contextlib.closing(database):
         database.connect()
