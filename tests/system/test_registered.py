@@ -306,6 +306,9 @@ def test_a_registry_that_comes_back_empty_gets_all_again(process: ServerProcess)
             after = wait_until(lambda: client.get_service(puna.service_id))
             for record in (before, after):
                 del record["last_heartbeat"]
+            # It is reckoned from whole seconds of the clock at each heartbeat.
+            began = [record["status"].pop("since") for record in (before, after)]
+            assert abs(began[1] - began[0]) <= 1
             assert after == before
         assert client.list_services() == []
 
