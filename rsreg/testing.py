@@ -1,4 +1,4 @@
-"""For tests of programs that use rsreg: a registry in this process, and a clock in the hand."""
+"""For tests of programs that use rsreg: a registry in this process, and a clock that they move."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PATIENCE = 20.0
 _CLEANUP_INTERVAL, _LOOK = 0.05, 0.01
 
 
-class HandClock:
+class ManualClock:
     """A clock that stands still until it is told otherwise."""
 
     def __init__(self, now: float = 1_000.0) -> None:
@@ -38,7 +38,7 @@ class HandClock:
         self.now += seconds
 
 
-def let_pass(clock: HandClock, seconds: float, serve: Callable[[], object]) -> None:
+def advance(clock: ManualClock, seconds: float, serve: Callable[[], object]) -> None:
     """Move a server's clock, a second at a time; `serve` sends a request and gets the reply.
 
     A longer leap counts as a pause of the server, for which it gives every lease afresh. The first
@@ -97,7 +97,7 @@ class LocalRegistry:
 
     def __init__(self, **options: Any) -> None:
         #: What the server takes for the time, in seconds since the epoch.
-        self.clock = HandClock(time.time())
+        self.clock = ManualClock(time.time())
         clocks = {"clock": self.clock, "wall": self.clock}
         self._options = {"cleanup_interval": _CLEANUP_INTERVAL, **clocks, **options}
         self._stack = ExitStack()
@@ -139,7 +139,7 @@ class LocalRegistry:
         """
         if not 0 <= seconds < float("inf"):
             raise ConfigurationError(f"time does not pass by {seconds} seconds")
-        let_pass(self.clock, seconds, self._news)
+        advance(self.clock, seconds, self._news)
         before = None
         # Leases are judged after the replies were sent, many of them in slices: only when nothing
         # lapsed or went between two answers, nothing is left to do.

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from rsreg import InMemoryBackend, RegistryClient, RegistryServer, SQLiteBackend
-from tests.helpers import FAR, HandClock, ServerProcess, serving
-from tests.house import House
+from tests.harness import RegistryHarness
+from tests.helpers import FAR, ManualClock, ServerProcess, serving
 
 # A loaded machine is no failure.
 settings.register_profile("rsreg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,23 +31,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def clock() -> HandClock:
+def clock() -> ManualClock:
     """A clock that the test moves."""
-    return HandClock()
+    return ManualClock()
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    """A registry in memory, with its clocks in the hand."""
-    made = House(InMemoryBackend, limits=FAR)
+def harness() -> Iterator[RegistryHarness]:
+    """A registry in memory, with clocks that the test moves."""
+    made = RegistryHarness(InMemoryBackend, limits=FAR)
     yield made
     made.store.close()
 
 
 @pytest.fixture
-def on_file(tmp_path: Path) -> Iterator[House]:
+def on_file(tmp_path: Path) -> Iterator[RegistryHarness]:
     """The same on a file."""
-    made = House(lambda: SQLiteBackend(tmp_path / "registry.db"), limits=FAR)
+    made = RegistryHarness(lambda: SQLiteBackend(tmp_path / "registry.db"), limits=FAR)
     yield made
     made.store.close()
 

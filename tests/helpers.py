@@ -29,8 +29,8 @@ from rsreg.server.backends.stored import Event, Maintenance, Service
 from rsreg.server.limits import Limits
 
 # What we share with tests of programs that use rsreg.
-from rsreg.testing import HandClock as HandClock
-from rsreg.testing import let_pass as let_pass
+from rsreg.testing import ManualClock as ManualClock
+from rsreg.testing import advance as advance
 from rsreg.testing import serving as serving
 
 T = TypeVar("T")

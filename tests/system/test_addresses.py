@@ -15,8 +15,8 @@ from rsreg.protocol import messages
 from rsreg.protocol.calls import Call
 from rsreg.server.backends.stored import Service
 from rsreg.server.rules.ownership import Requester
+from tests.harness import RegistryHarness
 from tests.helpers import ServerProcess, printed, python_process, wait_until
-from tests.house import House
 
 
 def owner(pid: int, **said: Any) -> dict[str, Any]:
@@ -24,17 +24,17 @@ def owner(pid: int, **said: Any) -> dict[str, Any]:
     return {"host": "lab1", "boot": "b1", "namespace": "n1", "pid": pid, "started": 7.5, **said}
 
 
-def put(house: House, name: str, pid: int | None, **said: Any) -> str:
+def put(harness: RegistryHarness, name: str, pid: int | None, **said: Any) -> str:
     """Register a service of a type of its own, at one address unless told otherwise."""
     said = {"type": name.upper(), "id": name, **said}
     if pid is not None:
         said["owner"] = owner(pid)
-    return house.register(name, **said)
+    return harness.register(name, **said)
 
 
-def kinds(house: House) -> list[tuple[str, str]]:
+def kinds(harness: RegistryHarness) -> list[tuple[str, str]]:
     """What happened, to whom."""
-    return [(event["type"], event["data"]["service_id"]) for event in house.events]
+    return [(event["type"], event["data"]["service_id"]) for event in harness.events]
 
 
 @pytest.mark.parametrize(
@@ -50,28 +50,28 @@ def kinds(house: House) -> list[tuple[str, str]]:
     ],
 )
 def test_who_registers_an_address_has_it(
-    house: House, first: dict[str, Any], second: dict[str, Any]
+    harness: RegistryHarness, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
-    puna = put(house, "puna", 1, **first)
-    heater = put(house, "heater", 2, **second)
+    puna = put(harness, "puna", 1, **first)
+    heater = put(harness, "heater", 2, **second)
     with pytest.raises(NoService) as none:
-        house.discover("PUNA")
+        harness.discover("PUNA")
     assert none.value.hint is not None
-    assert house.discover("HEATER") == heater
-    record = house.get(puna)
+    assert harness.discover("HEATER") == heater
+    record = harness.get(puna)
     assert (record["health"], record["reason"]) == (
         "critical",
         "heater has registered its address",
     )
-    assert kinds(house) == [("register", puna), ("critical", puna), ("register", heater)]
-    assert house.events[1]["data"]["service_info"]["reason"] == record["reason"]
-    assert house.health(heater) == "passing"
-    house.pass_time(29)
-    assert house.expire() == [], "it may still say that it lives"
-    house.pass_time(1)
-    house.registry.renew(heater)
-    house.registry.expire(9)
-    assert [event["type"] for event in house.commit()] == ["expire"]
+    assert kinds(harness) == [("register", puna), ("critical", puna), ("register", heater)]
+    assert harness.events[1]["data"]["service_info"]["reason"] == record["reason"]
+    assert harness.health(heater) == "passing"
+    harness.pass_time(29)
+    assert harness.expire() == [], "it may still say that it lives"
+    harness.pass_time(1)
+    harness.registry.renew(heater)
+    harness.registry.expire(9)
+    assert [event["type"] for event in harness.commit()] == ["expire"]
 
 
 @pytest.mark.parametrize(
@@ -86,41 +86,43 @@ def test_who_registers_an_address_has_it(
     ],
 )
 def test_nobody_is_pushed_out_where_it_is_not_sure(
-    house: House, pids: tuple[int | None, int | None], second: dict[str, Any]
+    harness: RegistryHarness, pids: tuple[int | None, int | None], second: dict[str, Any]
 ) -> None:
-    put(house, "puna", pids[0])
-    put(house, "heater", pids[1], **second)
-    assert house.discover("PUNA") == "puna"
-    assert house.discover("HEATER") == "heater"
-    assert [record["health"] for record in house.list().values()] == ["passing"] * 2
+    put(harness, "puna", pids[0])
+    put(harness, "heater", pids[1], **second)
+    assert harness.discover("PUNA") == "puna"
+    assert harness.discover("HEATER") == "heater"
+    assert [record["health"] for record in harness.list().values()] == ["passing"] * 2
 
 
-def test_a_loopback_address_is_one_on_each_machine(house: House) -> None:
-    house.register("a", host="127.0.0.1", owner=owner(1), type="A")
-    house.register("b", host="localhost", owner=owner(1, boot="b2", host="lab2"), type="B")
-    assert house.discover("A")
-    assert house.discover("B")
+def test_a_loopback_address_is_one_on_each_machine(harness: RegistryHarness) -> None:
+    harness.register("a", host="127.0.0.1", owner=owner(1), type="A")
+    harness.register("b", host="localhost", owner=owner(1, boot="b2", host="lab2"), type="B")
+    assert harness.discover("A")
+    assert harness.discover("B")
 
 
-def test_an_update_takes_an_address_too(house: House) -> None:
-    put(house, "puna", 1)
-    put(house, "heater", 2, port=6000)
-    house.registry.update("heater", {"port": 5000}, {}, None, who=Requester(owner=owner(2)))
-    house.commit()
-    assert house.get("puna")["reason"] == "heater has registered its address"
-    assert house.health("heater") == "passing"
+def test_an_update_takes_an_address_too(harness: RegistryHarness) -> None:
+    put(harness, "puna", 1)
+    put(harness, "heater", 2, port=6000)
+    harness.registry.update("heater", {"port": 5000}, {}, None, who=Requester(owner=owner(2)))
+    harness.commit()
+    assert harness.get("puna")["reason"] == "heater has registered its address"
+    assert harness.health("heater") == "passing"
 
 
-def test_two_that_both_live_are_both_shown_and_neither_goes_in_turns(on_file: House) -> None:
+def test_two_that_both_live_are_both_shown_and_neither_goes_in_turns(
+    on_file: RegistryHarness,
+) -> None:
     """Machines behind a gateway, for example."""
-    house = on_file
-    put(house, "puna", 1)
-    put(house, "heater", 2)
-    house.registry.renew("puna")
-    assert house.tell() == [("recovered", "puna")]
+    harness = on_file
+    put(harness, "puna", 1)
+    put(harness, "heater", 2)
+    harness.registry.renew("puna")
+    assert harness.tell() == [("recovered", "puna")]
 
     def shown() -> dict[str, tuple[str, str | None]]:
-        return {key: (one["health"], one.get("reason")) for key, one in house.list().items()}
+        return {key: (one["health"], one.get("reason")) for key, one in harness.list().items()}
 
     both = {
         "puna": ("warning", "heater has the same address"),
@@ -128,45 +130,45 @@ def test_two_that_both_live_are_both_shown_and_neither_goes_in_turns(on_file: Ho
     }
     assert shown() == both
     for _ in range(3):
-        put(house, "puna", 1, metadata={"n": 1})
-        house.registry.update(
+        put(harness, "puna", 1, metadata={"n": 1})
+        harness.registry.update(
             "heater", {"metadata": {"n": 2}}, {}, None, who=Requester(owner=owner(2))
         )
-        house.commit()
+        harness.commit()
         for one in both:
-            house.registry.renew(one)
-        house.pass_time(20)
-        assert (house.tell(), shown()) == ([], both)
-    house.restart(killed=True)
-    assert (house.tell(), shown()) == ([], both)
-    third = put(house, "third", 3)
-    assert house.health(third) == "warning"
-    assert (house.tell(), house.health("puna")) == ([], "warning"), "they share it already"
-    house.registry.deregister("third", None, who=Requester(owner=owner(3)))
-    house.registry.deregister("heater", None, who=Requester(owner=owner(2)))
-    house.commit()
+            harness.registry.renew(one)
+        harness.pass_time(20)
+        assert (harness.tell(), shown()) == ([], both)
+    harness.restart(killed=True)
+    assert (harness.tell(), shown()) == ([], both)
+    third = put(harness, "third", 3)
+    assert harness.health(third) == "warning"
+    assert (harness.tell(), harness.health("puna")) == ([], "warning"), "they share it already"
+    harness.registry.deregister("third", None, who=Requester(owner=owner(3)))
+    harness.registry.deregister("heater", None, who=Requester(owner=owner(2)))
+    harness.commit()
     assert shown() == {"puna": ("passing", None)}
 
 
-def test_one_of_two_that_dies_leaves_the_other_without_a_warning(house: House) -> None:
-    put(house, "puna", 1)
-    put(house, "heater", 2)
-    house.registry.renew("puna")
-    assert house.health("heater") == "warning"
-    house.pass_time(29)
-    house.registry.renew("heater")
-    house.pass_time(1)
-    assert (house.health("puna"), house.health("heater")) == ("critical", "passing")
+def test_one_of_two_that_dies_leaves_the_other_without_a_warning(harness: RegistryHarness) -> None:
+    put(harness, "puna", 1)
+    put(harness, "heater", 2)
+    harness.registry.renew("puna")
+    assert harness.health("heater") == "warning"
+    harness.pass_time(29)
+    harness.registry.renew("heater")
+    harness.pass_time(1)
+    assert (harness.health("puna"), harness.health("heater")) == ("critical", "passing")
 
 
-def test_a_driver_that_comes_back_takes_its_address_again(house: House) -> None:
-    put(house, "puna", 1)
-    put(house, "heater", 2)
-    put(house, "puna", 3)
-    assert (house.health("puna"), house.health("heater")) == ("passing", "critical")
+def test_a_driver_that_comes_back_takes_its_address_again(harness: RegistryHarness) -> None:
+    put(harness, "puna", 1)
+    put(harness, "heater", 2)
+    put(harness, "puna", 3)
+    assert (harness.health("puna"), harness.health("heater")) == ("passing", "critical")
 
 
-def test_who_is_pushed_out_stays_so_over_a_restart(on_file: House) -> None:
+def test_who_is_pushed_out_stays_so_over_a_restart(on_file: RegistryHarness) -> None:
     put(on_file, "puna", 1)
     put(on_file, "heater", 2)
     on_file.restart(killed=True)
@@ -176,28 +178,28 @@ def test_who_is_pushed_out_stays_so_over_a_restart(on_file: House) -> None:
     assert on_file.tell() == [("recovered", "puna")]
 
 
-def test_an_exclusive_name_of_one_that_is_pushed_out_is_free(house: House) -> None:
-    put(house, "puna", 1, exclusive=True)
-    put(house, "heater", 2)
-    assert house.register("puna", id="other", port=7000, owner=owner(3)) == "other"
+def test_an_exclusive_name_of_one_that_is_pushed_out_is_free(harness: RegistryHarness) -> None:
+    put(harness, "puna", 1, exclusive=True)
+    put(harness, "heater", 2)
+    assert harness.register("puna", id="other", port=7000, owner=owner(3)) == "other"
 
 
-def test_a_refused_registration_pushes_nobody_out(house: House) -> None:
-    put(house, "puna", 1)
-    before = house.picture()
-    house.store.writes_fail = True
+def test_a_refused_registration_pushes_nobody_out(harness: RegistryHarness) -> None:
+    put(harness, "puna", 1)
+    before = harness.picture()
+    harness.store.writes_fail = True
     for _ in range(2):
-        house.stage("heater", id="heater", owner=owner(2))
+        harness.stage("heater", id="heater", owner=owner(2))
         with pytest.raises(StoreError):
-            house.commit()
-        assert house.picture() == before
-    house.store.writes_fail = False
-    assert house.discover("PUNA") == "puna"
-    put(house, "heater", 2)
-    assert house.health("puna") == "critical"
+            harness.commit()
+        assert harness.picture() == before
+    harness.store.writes_fail = False
+    assert harness.discover("PUNA") == "puna"
+    put(harness, "heater", 2)
+    assert harness.health("puna") == "critical"
 
 
-def test_many_at_one_address_cost_little_each(house: House) -> None:
+def test_many_at_one_address_cost_little_each(harness: RegistryHarness) -> None:
     """A thousand behind one gateway: nobody looks through all of them for each."""
     looked_at = 0
     original = Service.is_of_another_process
@@ -208,12 +210,12 @@ def test_many_at_one_address_cost_little_each(house: House) -> None:
         return original(self, other)
 
     for pid in range(1, 1_001):
-        put(house, f"s{pid}", pid)
+        put(harness, f"s{pid}", pid)
         if pid % 2:
-            house.registry.renew(f"s{pid - 1}") if pid > 1 else None
+            harness.registry.renew(f"s{pid - 1}") if pid > 1 else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Service, "is_of_another_process", counted)
-        put(house, "last", 5_000)
+        put(harness, "last", 5_000)
     assert looked_at < 20_000
 
 

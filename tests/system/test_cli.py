@@ -42,7 +42,7 @@ ACTING = ["register --name x --port 1", "deregister x --yes", "stop --yes", "wat
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[RegistryServer]:
+def shared_server() -> Iterator[RegistryServer]:
     """A server with three services, which no test changes."""
     with serving(backend=InMemoryBackend()) as server, RegistryClient(server.endpoint) as client:
         for one in LAB:
@@ -51,9 +51,9 @@ def lab() -> Iterator[RegistryServer]:
 
 
 @pytest.fixture(scope="module")
-def asked(lab: RegistryServer) -> Iterator[RegistryClient]:
+def shared_client(shared_server: RegistryServer) -> Iterator[RegistryClient]:
     """A client of the lab's server."""
-    with RegistryClient(lab.endpoint, timeout=10) as client:
+    with RegistryClient(shared_server.endpoint, timeout=10) as client:
         yield client
 
 
@@ -98,12 +98,13 @@ def nobody() -> Iterator[str]:
     ],
 )
 def test_a_failure_is_one_sentence_and_a_code(
-    lab: RegistryServer, command: str, code: int, said: str
+    shared_server: RegistryServer, command: str, code: int, said: str
 ) -> None:
     words = shlex.split(command)
     with ThreadPoolExecutor(2) as pool:
         plain, as_json = pool.map(
-            lambda options: rs_cs(*words, *options, RSREG_ENDPOINT=lab.endpoint), ([], ["--json"])
+            lambda options: rs_cs(*words, *options, RSREG_ENDPOINT=shared_server.endpoint),
+            ([], ["--json"]),
         )
     assert plain.returncode == code, plain.stderr
     sentence, *hints = plain.stderr.splitlines()
@@ -164,8 +165,8 @@ def test_a_policy_is_a_conflict_that_names_the_holder() -> None:
 
 
 @pytest.mark.parametrize("command", ASKING)
-def test_success_is_data_on_stdout(lab: RegistryServer, command: str) -> None:
-    done = rs_cs(*shlex.split(command), RSREG_ENDPOINT=lab.endpoint)
+def test_success_is_data_on_stdout(shared_server: RegistryServer, command: str) -> None:
+    done = rs_cs(*shlex.split(command), RSREG_ENDPOINT=shared_server.endpoint)
     assert done.returncode == 0
     assert done.stdout
     assert done.stderr == ("3 services\n" if command == "list" else "")
@@ -187,10 +188,10 @@ def test_what_is_not_installed_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_fault(lab: RegistryServer) -> None:
+def test_a_reader_that_goes_away_is_no_fault(shared_server: RegistryServer) -> None:
     process = subprocess.Popen(
         [*MODULE, "list"],
-        env=environment(RSREG_ENDPOINT=lab.endpoint),
+        env=environment(RSREG_ENDPOINT=shared_server.endpoint),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -206,17 +207,19 @@ def test_a_reader_that_goes_away_is_no_fault(lab: RegistryServer) -> None:
 # -- what they say
 
 
-def test_json_is_what_the_registry_said(lab: RegistryServer, asked: RegistryClient) -> None:
+def test_json_is_what_the_registry_said(
+    shared_server: RegistryServer, shared_client: RegistryClient
+) -> None:
     def said(command: str) -> Any:
-        return data(*command.split(), RSREG_ENDPOINT=lab.endpoint)
+        return data(*command.split(), RSREG_ENDPOINT=shared_server.endpoint)
 
     def by_name(services: list[dict[str, Any]]) -> dict[str, Any]:
         return {one["name"]: one for one in services}
 
-    known = by_name(asked.list_services())
+    known = by_name(shared_client.list_services())
     # Each command is one connection, which may have ended by now.
     now = {"timestamp": 0, "connections": 0}
-    assert said("status") | now == asked.server_status() | now
+    assert said("status") | now == shared_client.server_status() | now
     everything = said("list")
     assert everything["success"] is True
     assert by_name(everything["services"]) == known
@@ -228,16 +231,18 @@ def test_json_is_what_the_registry_said(lab: RegistryServer, asked: RegistryClie
         "success": True,
         "found": {"optics": known["puna_cs"], "TEMP": known["ls336"]},
     }
-    over = rs_cs("wait", "TEMP", "NO", "--timeout", "0", "--json", RSREG_ENDPOINT=lab.endpoint)
+    over = rs_cs(
+        "wait", "TEMP", "NO", "--timeout", "0", "--json", RSREG_ENDPOINT=shared_server.endpoint
+    )
     assert json.loads(over.stdout)["found"] == {"TEMP": known["ls336"], "NO": None}
     assert "rs_cs" in said("completion zsh")["script"]
 
 
-def test_nothing_of_a_type_is_an_empty_list_and_an_exit_code(lab: RegistryServer) -> None:
-    done = rs_cs("list", "NOPE", "--json", RSREG_ENDPOINT=lab.endpoint)
+def test_nothing_of_a_type_is_an_empty_list_and_an_exit_code(shared_server: RegistryServer) -> None:
+    done = rs_cs("list", "NOPE", "--json", RSREG_ENDPOINT=shared_server.endpoint)
     assert done.returncode == 4
     assert json.loads(done.stdout) == {"success": True, "services": []}
-    done = rs_cs("list", "NOPE", RSREG_ENDPOINT=lab.endpoint)
+    done = rs_cs("list", "NOPE", RSREG_ENDPOINT=shared_server.endpoint)
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr == "no services of type NOPE\n"
 
@@ -248,12 +253,12 @@ def test_an_empty_registry_is_no_failure(endpoint: str) -> None:
 
 
 def test_get_takes_an_id_a_name_or_the_start_of_either(
-    lab: RegistryServer, asked: RegistryClient
+    shared_server: RegistryServer, shared_client: RegistryClient
 ) -> None:
-    service = asked.find_service("puna_sim")
+    service = shared_client.find_service("puna_sim")
     assert service is not None
     for name in (service["id"], "puna_sim", "puna_s", service["id"][:-4]):
-        lines = rs_cs("get", name, RSREG_ENDPOINT=lab.endpoint).stdout.splitlines()
+        lines = rs_cs("get", name, RSREG_ENDPOINT=shared_server.endpoint).stdout.splitlines()
         facts = dict(line.split(maxsplit=1) for line in lines)
         assert facts["id"] == service["id"]
         assert facts["endpoint"] == "tcp://egse3:5001"
@@ -277,27 +282,33 @@ def test_get_takes_an_id_a_name_or_the_start_of_either(
     ],
 )
 def test_the_registry_may_be_named_before_or_after_the_command(
-    lab: RegistryServer, command: str
+    shared_server: RegistryServer, command: str
 ) -> None:
-    words = command.format(lab.endpoint).split()
+    words = command.format(shared_server.endpoint).split()
     done = rs_cs(*words, RSREG_ENDPOINT="nowhere.invalid:2")
     assert (done.returncode, done.stdout) == (0, "tcp://egse3:6000\n"), done.stderr
 
 
 @pytest.mark.parametrize("command", ["list {}", "{} list", "get ls336 {}", "wait TEMP {}"])
-def test_endpoint_is_the_registry_but_on_discover(lab: RegistryServer, command: str) -> None:
-    assert data(*command.format(f"--endpoint {lab.endpoint}").split())["success"] is True
+def test_endpoint_is_the_registry_but_on_discover(
+    shared_server: RegistryServer, command: str
+) -> None:
+    assert data(*command.format(f"--endpoint {shared_server.endpoint}").split())["success"] is True
 
 
 @pytest.mark.parametrize("command", ["--json get ls336", "get --json ls336", "get ls336 --json"])
-def test_json_may_stand_anywhere(lab: RegistryServer, command: str) -> None:
-    done = rs_cs(*command.split(), RSREG_ENDPOINT=lab.endpoint)
+def test_json_may_stand_anywhere(shared_server: RegistryServer, command: str) -> None:
+    done = rs_cs(*command.split(), RSREG_ENDPOINT=shared_server.endpoint)
     assert json.loads(done.stdout)["service"]["name"] == "ls336"
 
 
 @pytest.mark.parametrize("command", [MODULE, CHECKOUT], ids=["module", "checkout"])
-def test_all_ways_to_call_it_are_the_same(lab: RegistryServer, command: list[str]) -> None:
-    done = rs_cs("discover", "TEMP", "--endpoint", command=command, RSREG_ENDPOINT=lab.endpoint)
+def test_all_ways_to_call_it_are_the_same(
+    shared_server: RegistryServer, command: list[str]
+) -> None:
+    done = rs_cs(
+        "discover", "TEMP", "--endpoint", command=command, RSREG_ENDPOINT=shared_server.endpoint
+    )
     assert (done.returncode, done.stdout) == (0, "tcp://egse3:6000\n")
     assert rs_cs("--version", command=command).stdout == f"rs_cs {__version__}\n"
     assert rs_cs("list", "-h", command=command).stdout.startswith("Usage: rs_cs list ")
@@ -347,7 +358,7 @@ def test_client_commands_load_neither_gevent_nor_a_database(command: str) -> Non
     assert ("rich" in loaded) == (command.split()[0] in ("list", "wait"))
 
 
-def test_discover_is_quick_enough_for_scripts(lab: RegistryServer) -> None:
+def test_discover_is_quick_enough_for_scripts(shared_server: RegistryServer) -> None:
     """At most twice what its imports take, in processor time; a loaded machine is no reason."""
     commands = {
         "imports": [sys.executable, "-c", "import zmq, click, rich.table"],
@@ -359,7 +370,7 @@ def test_discover_is_quick_enough_for_scripts(lab: RegistryServer) -> None:
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(
                 command,
-                env=environment(RSREG_ENDPOINT=lab.endpoint),
+                env=environment(RSREG_ENDPOINT=shared_server.endpoint),
                 stdout=subprocess.DEVNULL,
                 check=True,
             )
@@ -397,9 +408,9 @@ def test_no_list_of_all_is_needed_to_look_after_a_registry(
         assert data("stop", "--yes", RSREG_ENDPOINT=server.endpoint)["status"] == "stopped"
 
 
-def test_services_are_listed_by_their_health(asked: RegistryClient) -> None:
-    assert len(asked.list_services(health=["passing"])) == 3
-    assert asked.list_services(health=["critical", "warning"]) == []
+def test_services_are_listed_by_their_health(shared_client: RegistryClient) -> None:
+    assert len(shared_client.list_services(health=["passing"])) == 3
+    assert shared_client.list_services(health=["critical", "warning"]) == []
     for wrong in ("passing", ["well"]):
         with pytest.raises(ConfigurationError, match="health is a list"):
-            asked.list_services(health=wrong)
+            shared_client.list_services(health=wrong)

@@ -12,7 +12,7 @@ import pytest
 
 from rsreg import InMemoryBackend, RegistryClient
 from tests.commands import Running, Terminal, data, rs_cs
-from tests.helpers import HandClock, free_port, serving, wait_until
+from tests.helpers import ManualClock, free_port, serving, wait_until
 
 HOUR = 3600
 
@@ -132,7 +132,7 @@ def test_a_short_table_stays_one_in_50_columns(endpoint: str, client: RegistryCl
 
 @pytest.mark.parametrize("off", [-HOUR, HOUR])
 def test_ages_are_by_the_clock_of_the_registry(off: int) -> None:
-    wall = HandClock(time.time() + off)
+    wall = ManualClock(time.time() + off)
     with (
         serving(backend=InMemoryBackend(), wall=wall) as server,
         RegistryClient(server.endpoint) as client,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rsreg import RegistryClient
 from rsreg.server.guard.endless_messages import Unfinished, own_memory
 from tests import zmtp
-from tests.helpers import HandClock, ServerProcess, wait_until
+from tests.helpers import ManualClock, ServerProcess, wait_until
 from tests.usage import memory
 
 MIB = 1024 * 1024
@@ -22,7 +22,7 @@ class Kernel:
     """What the kernel tells of connections, by hand."""
 
     def __init__(self) -> None:
-        self.clock = HandClock()
+        self.clock = ManualClock()
         self.memory = 50 * MIB
         self.came: dict[int, int] = {}
         self.cut: list[int] = []

@@ -15,8 +15,8 @@ from rsreg import InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.errors import LimitReached, SlowDown
 from rsreg.protocol import messages
 from rsreg.server.limits import Limits
-from tests.helpers import HandClock, Sender, raw_socket, received, serving
-from tests.house import House
+from tests.harness import RegistryHarness
+from tests.helpers import ManualClock, Sender, raw_socket, received, serving
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def test_services_are_bounded_but_who_is_there_stays(limit: str, names: list[str
 
 def test_a_service_that_takes_the_place_of_a_dead_one_needs_no_room() -> None:
     limits = Limits(services=1, services_per_name=1)
-    full = House(InMemoryBackend, limits=limits)
+    full = RegistryHarness(InMemoryBackend, limits=limits)
     owner = {"boot": "b", "pid": 7}
     full.register("a", owner=owner, id="dead")
     assert full.replace({"dead": owner}) == "dead"
@@ -101,7 +101,7 @@ def test_maintenance_entries_are_bounded() -> None:
 
 
 def test_changes_are_bounded_by_the_second_and_our_clients_wait() -> None:
-    clock = HandClock()
+    clock = ManualClock()
     with (
         serving(
             backend=InMemoryBackend(), limits=Limits(writes_per_second=10), clock=clock
@@ -140,73 +140,73 @@ def test_a_gateway_is_not_bounded_as_one_address() -> None:
 STALLED = {"fed": 100, "watchdog": 10}
 
 
-def flip(house: House, service_id: str, stalled: bool) -> None:
+def flip(harness: RegistryHarness, service_id: str, stalled: bool) -> None:
     """A heartbeat after which its main loop stands still, or runs."""
-    report = messages.read_report({"fed": 100 if stalled else 0, "watchdog": 10}, 0)
-    house.registry.renew(service_id, report, Sender("10.0.0.66"))
-    house.tell()
+    report = records.read_report({"fed": 100 if stalled else 0, "watchdog": 10}, 0)
+    harness.registry.renew(service_id, report, Sender("10.0.0.66"))
+    harness.tell()
 
 
 def test_changes_of_health_are_bounded_by_the_second() -> None:
-    house = House(InMemoryBackend, limits=Limits(flaps_per_second=10))
-    house.register("a", 30, id="a")
-    house.register("other", 30, id="other")
+    harness = RegistryHarness(InMemoryBackend, limits=Limits(flaps_per_second=10))
+    harness.register("a", 30, id="a")
+    harness.register("other", 30, id="other")
     for number in range(50):
-        flip(house, "a", number % 2 == 0)
+        flip(harness, "a", number % 2 == 0)
     with pytest.raises(SlowDown) as told:
-        flip(house, "a", True)
+        flip(harness, "a", True)
     assert told.value.details["limit"] == "flaps_per_second"
-    assert house.health("a") == "passing"
-    flip(house, "a", False)
-    report = messages.read_report({"fed": 100, "watchdog": 10}, 0)
-    house.registry.renew("other", report, Sender("10.0.0.5"))
-    assert house.health("other") == "critical", "that is of another address"
-    house.pass_time(0.2)
-    flip(house, "a", True)
-    assert len([one for one in house.events if one["type"] != "register"]) <= 53
+    assert harness.health("a") == "passing"
+    flip(harness, "a", False)
+    report = records.read_report({"fed": 100, "watchdog": 10}, 0)
+    harness.registry.renew("other", report, Sender("10.0.0.5"))
+    assert harness.health("other") == "critical", "that is of another address"
+    harness.pass_time(0.2)
+    flip(harness, "a", True)
+    assert len([one for one in harness.events if one["type"] != "register"]) <= 53
 
 
 def test_a_heartbeat_in_its_time_is_never_refused() -> None:
     """Whatever it says, and however much others of its address said."""
-    house = House(InMemoryBackend, limits=Limits(flaps_per_second=1))
-    house.register("a", 30, id="a")
-    house.register("noisy", 30, id="noisy")
+    harness = RegistryHarness(InMemoryBackend, limits=Limits(flaps_per_second=1))
+    harness.register("a", 30, id="a")
+    harness.register("noisy", 30, id="noisy")
     stalled = False
     for _ in range(20):
-        house.pass_time(10)
+        harness.pass_time(10)
         for turn in itertools.count():
             try:
-                flip(house, "noisy", turn % 2 == 0)
+                flip(harness, "noisy", turn % 2 == 0)
             except SlowDown:
                 break
         stalled = not stalled
-        flip(house, "a", stalled)
-        assert house.health("a") == ("critical" if stalled else "passing")
+        flip(harness, "a", stalled)
+        assert harness.health("a") == ("critical" if stalled else "passing")
 
 
-def test_a_report_that_is_not_said_again_is_over(house: House) -> None:
+def test_a_report_that_is_not_said_again_is_over(harness: RegistryHarness) -> None:
     """Somebody sent it once for a driver that says none: it may not stick for good."""
-    house.register("a", 30, id="a")
-    house.report("a", status={"text": "on fire"}, load=9, **STALLED)
-    assert house.health("a") == "critical"
+    harness.register("a", 30, id="a")
+    harness.report("a", status={"text": "on fire"}, load=9, **STALLED)
+    assert harness.health("a") == "critical"
     for _ in range(2):
-        house.pass_time(10)
-        house.registry.renew("a")
-        assert house.health("a") == "critical"
-    house.pass_time(10)
-    house.registry.renew("a")
-    assert house.health("a") == "passing"
-    assert not {"status", "load", "reason"} & house.get("a").keys()
-    assert house.tell() == [("recovered", "a")]
+        harness.pass_time(10)
+        harness.registry.renew("a")
+        assert harness.health("a") == "critical"
+    harness.pass_time(10)
+    harness.registry.renew("a")
+    assert harness.health("a") == "passing"
+    assert not {"status", "load", "reason"} & harness.get("a").keys()
+    assert harness.tell() == [("recovered", "a")]
 
 
-def test_a_report_that_is_said_again_stays(house: House) -> None:
-    house.register("a", 30, id="a")
+def test_a_report_that_is_said_again_stays(harness: RegistryHarness) -> None:
+    harness.register("a", 30, id="a")
     for _ in range(10):
-        house.report("a", status={"text": "homing"})
-        house.pass_time(29)
-        house.registry.renew("a")
-        assert house.get("a")["status"]["text"] == "homing"
+        harness.report("a", status={"text": "homing"})
+        harness.pass_time(29)
+        harness.registry.renew("a")
+        assert harness.get("a")["status"]["text"] == "homing"
 
 
 def test_a_maintenance_of_thousands_is_not_begun_and_ended_without_end() -> None:

@@ -34,9 +34,9 @@ from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend, __version__, e
 from rsreg.server.dispatch import Dispatcher
 from tests.helpers import (
     ROOT,
-    HandClock,
+    ManualClock,
     Sender,
-    let_pass,
+    advance,
     raw_socket,
     received,
     serving,
@@ -165,7 +165,7 @@ class Section:
         self.carrier = carrier
         self.store = directory / "service_registry.db"
         self.copy = directory / "copy.db"
-        self.clock = HandClock()
+        self.clock = ManualClock()
         self.known: dict[str, Any] = {}
         self.earlier = 0
 
@@ -180,7 +180,7 @@ class Section:
                 serving(
                     backend=SQLiteBackend(self.store) if on_disk else InMemoryBackend(),
                     clock=self.clock,
-                    wall=HandClock(NOW),
+                    wall=ManualClock(NOW),
                     cleanup_interval=0.2 if expires else 10,
                     unique_service_types="rs_cs start --unique-service-types" in said,
                 )
@@ -218,7 +218,7 @@ class Section:
         if kind == "json request":
             return self.ask(text.encode())
         assert kind == "json request from another machine"
-        dispatcher = Dispatcher(self.server.registry, HandClock(NOW), dict, pytest.fail)
+        dispatcher = Dispatcher(self.server.registry, ManualClock(NOW), dict, pytest.fail)
         elsewhere = Sender("192.0.2.1", here=False)
         return json.dumps(dispatcher.answer(text.encode(), elsewhere)).encode()
 
@@ -251,7 +251,7 @@ class Section:
     def happen(self, what: str) -> None:
         """Do what a comment says."""
         if seconds := re.fullmatch(r"(\d+) s pass", what):
-            let_pass(self.clock, int(seconds[1]), lambda: self.ask(HEALTH))
+            advance(self.clock, int(seconds[1]), lambda: self.ask(HEALTH))
         elif what == "another program locks the store":
             self.other = sqlite3.connect(self.store, isolation_level=None)
             self.stack.callback(self.other.close)
@@ -284,7 +284,7 @@ def test_requests_are_answered_as_documented(
 @pytest.fixture
 def server() -> Iterator[RegistryServer]:
     """A server in the second of the page."""
-    with serving(backend=InMemoryBackend(), wall=HandClock(NOW)) as running:
+    with serving(backend=InMemoryBackend(), wall=ManualClock(NOW)) as running:
         yield running
 
 

@@ -15,8 +15,8 @@ import pytest
 from rsreg import RegistryClient, ServiceCache, SQLiteBackend
 from rsreg.protocol.calls import Record
 from rsreg.transport.subscription import Follower
+from tests.harness import RegistryHarness
 from tests.helpers import ServerProcess, wait_until
-from tests.house import House
 
 #: What somebody copies: the database alone, or all that the server has put beside it, as a snapshot
 #: of the machine does.
@@ -142,36 +142,36 @@ def test_an_ordinary_restart_leaves_no_gap(process: ServerProcess, how: signal.S
 # -- where the store sees it
 
 
-def opened(path: Path) -> House:
+def opened(path: Path) -> RegistryHarness:
     """A registry on a file."""
-    return House(lambda: SQLiteBackend(path))
+    return RegistryHarness(lambda: SQLiteBackend(path))
 
 
 def epoch_of(path: Path) -> str:
     """The epoch after a start."""
-    house = opened(path)
-    house.registry.close()
-    return house.registry.epoch
+    harness = opened(path)
+    harness.registry.close()
+    return harness.registry.epoch
 
 
 def test_only_a_file_that_goes_on_keeps_its_epoch(tmp_path: Path) -> None:
     path, copy = tmp_path / "registry.db", tmp_path / "copy.db"
-    house = opened(path)
-    epoch = house.registry.epoch
-    house.register("a")
-    house.restart(killed=True)
-    house.register("b")
-    house.restart()
-    assert house.registry.epoch == epoch
-    house.registry.close()
+    harness = opened(path)
+    epoch = harness.registry.epoch
+    harness.register("a")
+    harness.restart(killed=True)
+    harness.register("b")
+    harness.restart()
+    assert harness.registry.epoch == epoch
+    harness.registry.close()
     shutil.copy(path, copy)
     assert epoch_of(copy) != epoch, "it is another registry from now on"
     shutil.copy(path, copy)
     assert epoch_of(path) == epoch == epoch_of(path)
 
-    house = opened(path)
-    house.register("c")
-    house.registry.close()
+    harness = opened(path)
+    harness.register("c")
+    harness.registry.close()
     shutil.copy(copy, path)
     second = epoch_of(path)
     assert second != epoch
@@ -183,13 +183,13 @@ def test_a_file_of_which_it_is_not_known_whether_it_goes_on_has_a_new_epoch(
     tmp_path: Path, text: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "registry.db"
-    house = opened(path)
-    house.register("a")
-    house.registry.close()
+    harness = opened(path)
+    harness.register("a")
+    harness.registry.close()
     lock = Path(f"{path}.lock")
     lock.unlink() if text is None else lock.write_bytes(text)
     caplog.set_level("INFO")
-    assert epoch_of(path) != house.registry.epoch
+    assert epoch_of(path) != harness.registry.epoch
     assert "does not go on where a server here ended" in caplog.text
 
 
@@ -198,7 +198,7 @@ def test_a_new_file_says_nothing_of_that(tmp_path: Path, caplog: pytest.LogCaptu
     assert caplog.text == ""
 
 
-def test_a_change_that_was_refused_makes_no_mark(on_file: House) -> None:
+def test_a_change_that_was_refused_makes_no_mark(on_file: RegistryHarness) -> None:
     on_file.register("a")
     before = on_file.registry.position
     on_file.store.writes_fail = True

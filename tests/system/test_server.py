@@ -31,7 +31,7 @@ from rsreg.server.reaper import EXPIRE_BATCH, Reaper
 from rsreg.server.request_loop import RequestLoop
 from rsreg.transport import sockets
 from tests.helpers import (
-    HandClock,
+    ManualClock,
     Sender,
     ServerProcess,
     UnreliableStore,
@@ -359,7 +359,7 @@ def test_a_request_that_is_too_long_is_told_so_and_the_log_says_whose(
 def test_the_log_tells_of_too_long_requests_once_a_minute_and_address(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock = HandClock()
+    clock = ManualClock()
     with (
         serving(backend=InMemoryBackend(), clock=clock) as server,
         raw_socket(zmq.REQ, f"tcp://127.0.0.1:{server.req_port}") as near,
@@ -449,7 +449,7 @@ def test_a_server_that_stood_still_gives_every_lease_a_fresh_ttl(process: Server
 
 def test_a_stall_in_the_middle_of_a_step_expires_nobody() -> None:
     """What came while it stood still between two lines of a step waits in the sockets."""
-    clock = HandClock()
+    clock = ManualClock()
 
     class Stalling(InMemoryBackend):
         def commit(self, *changes: Any) -> None:
@@ -481,8 +481,8 @@ def test_a_stall_in_the_middle_of_a_step_expires_nobody() -> None:
     server.stop()
 
 
-def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> None:
-    from rsreg.protocol.messages import ServiceInfo
+def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: ManualClock) -> None:
+    from rsreg.protocol.records import ServiceInfo
     from rsreg.server.rules.registry import Registry
 
     registry = Registry(InMemoryBackend(), clock=clock, wall=clock)
@@ -504,8 +504,8 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: HandClock) -> No
     registry.close()
 
 
-def test_timers_have_their_turn_while_many_services_expire(clock: HandClock) -> None:
-    from rsreg.protocol.messages import ServiceInfo
+def test_timers_have_their_turn_while_many_services_expire(clock: ManualClock) -> None:
+    from rsreg.protocol.records import ServiceInfo
     from rsreg.server.rules.registry import Registry
 
     registry = Registry(InMemoryBackend(), clock=clock, wall=clock)
@@ -537,7 +537,7 @@ def test_a_batch_is_one_transaction_and_answered_after_it() -> None:
             super().commit(changes, events, maintenance)
 
     # Time stands still: else a batch would end after some milliseconds.
-    server = RegistryServer(0, 0, backend=Counting(), bind="127.0.0.1", clock=HandClock())
+    server = RegistryServer(0, 0, backend=Counting(), bind="127.0.0.1", clock=ManualClock())
     server.start()
     loop = server._requests
     assert isinstance(loop, RequestLoop)

@@ -26,9 +26,9 @@ from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, Registry
 from rsreg.protocol.limits import MAX_FRAME, MAX_REQUEST
 from tests.helpers import (
     ROOT,
-    HandClock,
+    ManualClock,
     ServerProcess,
-    let_pass,
+    advance,
     raw_socket,
     received,
     serving,
@@ -257,7 +257,7 @@ def test_the_messages() -> None:
 
     Beside them stand only the position, in the list and in events.
     """
-    clock, wall = HandClock(), HandClock(1617293054.7)
+    clock, wall = ManualClock(), ManualClock(1617293054.7)
     with (
         serving(backend=InMemoryBackend(), clock=clock, wall=wall) as server,
         raw_socket(zmq.REQ, f"tcp://127.0.0.1:{server.req_port}") as peer,
@@ -379,7 +379,7 @@ def test_the_messages() -> None:
 
         service_id = register()
         assert event()["type"] == "register"
-        let_pass(clock, 31, lambda: asked(peer, '{"action": "health"}'))
+        advance(clock, 31, lambda: asked(peer, '{"action": "health"}'))
         assert event()["type"] == "critical"
         assert event() == {
             "type": "expire",

@@ -25,7 +25,7 @@ from tests.stores import HOLD, USE, event, fill, opened, service
 NOTICED = 3.0
 
 
-class Lab(NamedTuple):
+class StoreHarness(NamedTuple):
     """A server on a store in a folder of its own; `aside` is beside that folder."""
 
     process: ServerProcess
@@ -49,7 +49,7 @@ class Lab(NamedTuple):
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Lab]:
+def running(folder: Path) -> Iterator[StoreHarness]:
     """A server with twenty services, of which a copy has fifteen."""
     store = folder / "lab" / "registry.db"
     with (
@@ -63,12 +63,12 @@ def running(folder: Path) -> Iterator[Lab]:
             other.execute("VACUUM INTO ?", (str(folder / "copy.db"),))
         for number in range(15, 20):
             client.register(f"s{number}", "lab", 5000, ttl=3600)
-        yield Lab(process, client, store, folder / "aside", folder / "log")
+        yield StoreHarness(process, client, store, folder / "aside", folder / "log")
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A lab."""
+def harness(tmp_path: Path) -> Iterator[StoreHarness]:
+    """A server on a store."""
     with running(tmp_path) as made:
         yield made
 
@@ -79,23 +79,23 @@ def checkpoint(store: Path) -> None:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def copied_over(lab: Lab) -> None:
+def copied_over(harness: StoreHarness) -> None:
     """`cp copy.db registry.db`: the same file with other contents."""
-    checkpoint(lab.store)
-    lab.client.health_check()
-    lab.store.write_bytes((lab.store.parent.parent / "copy.db").read_bytes())
+    checkpoint(harness.store)
+    harness.client.health_check()
+    harness.store.write_bytes((harness.store.parent.parent / "copy.db").read_bytes())
 
 
-def other_copied_over(lab: Lab) -> None:
+def other_copied_over(harness: StoreHarness) -> None:
     """`cp ../other.db registry.db`: as many events, but those of another registry."""
-    checkpoint(lab.store)
-    lab.client.health_check()
-    other = lab.aside.parent / "other.db"
+    checkpoint(harness.store)
+    harness.client.health_check()
+    other = harness.aside.parent / "other.db"
     with ServerProcess(other) as process, RegistryClient(process.endpoint, timeout=20) as client:
         for number in range(20):
             client.register(f"s{number}", "lab", 5000, ttl=3600)
     checkpoint(other)
-    lab.store.write_bytes(other.read_bytes())
+    harness.store.write_bytes(other.read_bytes())
 
 
 def cut(file: Path, size: int) -> None:
@@ -104,18 +104,18 @@ def cut(file: Path, size: int) -> None:
     os.truncate(file, size)
 
 
-DAMAGES: dict[str, tuple[Callable[[Lab], object], str]] = {
-    "database removed": (lambda lab: lab.store.unlink(), "registry.db is gone"),
-    "log removed": (lambda lab: lab.beside("-wal").unlink(), "registry.db-wal is gone"),
-    "index removed": (lambda lab: lab.beside("-shm").unlink(), "registry.db-shm is gone"),
-    "lock removed": (lambda lab: lab.beside(".lock").unlink(), "registry.db.lock is gone"),
-    "folder removed": (lambda lab: shutil.rmtree(lab.store.parent), "/lab is gone"),
+DAMAGES: dict[str, tuple[Callable[[StoreHarness], object], str]] = {
+    "database removed": (lambda harness: harness.store.unlink(), "registry.db is gone"),
+    "log removed": (lambda harness: harness.beside("-wal").unlink(), "registry.db-wal is gone"),
+    "index removed": (lambda harness: harness.beside("-shm").unlink(), "registry.db-shm is gone"),
+    "lock removed": (lambda harness: harness.beside(".lock").unlink(), "registry.db.lock is gone"),
+    "folder removed": (lambda harness: shutil.rmtree(harness.store.parent), "/lab is gone"),
     "all but the folder removed": (
-        lambda lab: [file.unlink() for file in lab.store.parent.iterdir()],
+        lambda harness: [file.unlink() for file in harness.store.parent.iterdir()],
         "registry.db is gone",
     ),
     "copy moved over it": (
-        lambda lab: (lab.store.parent.parent / "copy.db").replace(lab.store),
+        lambda harness: (harness.store.parent.parent / "copy.db").replace(harness.store),
         "registry.db was replaced, it is not the file that was opened",
     ),
     "copied over it": (
@@ -126,74 +126,84 @@ DAMAGES: dict[str, tuple[Callable[[Lab], object], str]] = {
         other_copied_over,
         "registry.db was changed by another program: its last event, number 20, is not ours",
     ),
-    "emptied": (lambda lab: cut(lab.store, 0), "was changed by another program: "),
-    "cut off": (lambda lab: cut(lab.store, 8192), "was changed by another program: "),
-    "log emptied": (lambda lab: cut(lab.beside("-wal"), 0), "was changed by another program: "),
-    "log cut off": (lambda lab: cut(lab.beside("-wal"), 9000), "was changed by another program: "),
+    "emptied": (lambda harness: cut(harness.store, 0), "was changed by another program: "),
+    "cut off": (lambda harness: cut(harness.store, 8192), "was changed by another program: "),
+    "log emptied": (
+        lambda harness: cut(harness.beside("-wal"), 0),
+        "was changed by another program: ",
+    ),
+    "log cut off": (
+        lambda harness: cut(harness.beside("-wal"), 9000),
+        "was changed by another program: ",
+    ),
     "another folder in its place": (
-        lambda lab: shutil.copytree(lab.store.parent.rename(lab.aside), lab.aside.parent / "lab"),
+        lambda harness: shutil.copytree(
+            harness.store.parent.rename(harness.aside), harness.aside.parent / "lab"
+        ),
         "registry.db was replaced, it is not the file that was opened",
     ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_lost_store_is_noticed_and_changes_are_refused(lab: Lab, damage: str) -> None:
+def test_a_lost_store_is_noticed_and_changes_are_refused(
+    harness: StoreHarness, damage: str
+) -> None:
     do, reason = DAMAGES[damage]
-    do(lab)
+    do(harness)
     since = time.monotonic()
-    wait_until(lambda: lab.state() == "degraded")
+    wait_until(lambda: harness.state() == "degraded")
     assert time.monotonic() - since < NOTICED
-    about = lab.client.server_status()
+    about = harness.client.server_status()
     assert reason in about["reason"]
     assert "restart the registry" in about["hint"]
     for change in (
-        lambda: lab.client.register("late", "lab", 5000),
-        lambda: lab.client.update(metadata={"a": 1}),
-        lambda: lab.client.maintenance(True, host="lab"),
+        lambda: harness.client.register("late", "lab", 5000),
+        lambda: harness.client.update(metadata={"a": 1}),
+        lambda: harness.client.maintenance(True, host="lab"),
     ):
         with pytest.raises(Unavailable, match=r"^The registry's store failed: ") as caught:
             change()
         assert str(caught.value.hint).startswith("nothing was changed; ")
-    assert lab.client.renew()
-    assert len(lab.client.list_services()) == 20
-    assert not lab.client.health_check()
-    lab.process.signal(15)
-    assert lab.process.wait() == 0
-    (line,) = lab.outage()
-    assert line.startswith(f"ERROR the store failed, changes are refused: {lab.store.parent}")
+    assert harness.client.renew()
+    assert len(harness.client.list_services()) == 20
+    assert not harness.client.health_check()
+    harness.process.signal(15)
+    assert harness.process.wait() == 0
+    (line,) = harness.outage()
+    assert line.startswith(f"ERROR the store failed, changes are refused: {harness.store.parent}")
 
 
 @pytest.mark.parametrize("end", ["", "-wal", "-shm", ".lock"])
-def test_it_goes_on_when_the_same_file_is_back(lab: Lab, end: str) -> None:
-    file = lab.beside(end)
-    file.rename(lab.aside)
-    wait_until(lambda: lab.state() == "degraded")
+def test_it_goes_on_when_the_same_file_is_back(harness: StoreHarness, end: str) -> None:
+    file = harness.beside(end)
+    file.rename(harness.aside)
+    wait_until(lambda: harness.state() == "degraded")
     with pytest.raises(Unavailable, match=f"{file} is gone"):
-        lab.client.register("late", "lab", 5000)
-    lab.aside.rename(file)
-    wait_until(lambda: lab.state() == "ok")
-    assert "hint" not in lab.client.server_status()
-    later = lab.client.register("later", "lab", 5000, ttl=3600)
-    lab.process.kill()
-    lab.process.start()
-    assert len(lab.client.list_services()) == 21
-    assert lab.client.get_service(later) is not None
-    assert lab.outage() == [
+        harness.client.register("late", "lab", 5000)
+    harness.aside.rename(file)
+    wait_until(lambda: harness.state() == "ok")
+    assert "hint" not in harness.client.server_status()
+    later = harness.client.register("later", "lab", 5000, ttl=3600)
+    harness.process.kill()
+    harness.process.start()
+    assert len(harness.client.list_services()) == 21
+    assert harness.client.get_service(later) is not None
+    assert harness.outage() == [
         f"ERROR the store failed, changes are refused: {file} is gone",
         "WARNING the store takes changes again",
     ]
 
 
-def test_it_goes_on_when_the_folder_is_back(lab: Lab) -> None:
-    lab.store.parent.rename(lab.aside)
-    wait_until(lambda: lab.state() == "degraded")
-    shutil.copytree(lab.aside, lab.store.parent)
-    wait_until(lambda: "was replaced" in lab.client.server_status()["reason"])
-    shutil.rmtree(lab.store.parent)
-    lab.aside.rename(lab.store.parent)
-    wait_until(lambda: lab.state() == "ok")
-    assert len(lab.outage()) == 2
+def test_it_goes_on_when_the_folder_is_back(harness: StoreHarness) -> None:
+    harness.store.parent.rename(harness.aside)
+    wait_until(lambda: harness.state() == "degraded")
+    shutil.copytree(harness.aside, harness.store.parent)
+    wait_until(lambda: "was replaced" in harness.client.server_status()["reason"])
+    shutil.rmtree(harness.store.parent)
+    harness.aside.rename(harness.store.parent)
+    wait_until(lambda: harness.state() == "ok")
+    assert len(harness.outage()) == 2
 
 
 def test_a_change_right_after_the_loss_is_refused(tmp_path: Path) -> None:
@@ -228,54 +238,54 @@ def test_without_its_lock_changes_are_refused_until_it_is_back(tmp_path: Path) -
         store.commit({}, [event(1)])
 
 
-def test_what_a_removed_log_held_is_in_the_file_after_a_kill(lab: Lab) -> None:
-    lab.beside("-wal").unlink()
-    wait_until(lambda: lab.state() == "degraded")
-    lab.process.kill()
-    lab.process.start()
-    assert len(lab.client.list_services()) == 20
-    assert lab.client.register("later", "lab", 5000)
+def test_what_a_removed_log_held_is_in_the_file_after_a_kill(harness: StoreHarness) -> None:
+    harness.beside("-wal").unlink()
+    wait_until(lambda: harness.state() == "degraded")
+    harness.process.kill()
+    harness.process.start()
+    assert len(harness.client.list_services()) == 20
+    assert harness.client.register("later", "lab", 5000)
 
 
-def test_a_stop_leaves_what_is_in_the_place_alone(lab: Lab) -> None:
+def test_a_stop_leaves_what_is_in_the_place_alone(harness: StoreHarness) -> None:
     """SQLite removes the log when it closes a database, by its name."""
-    lab.store.unlink()
+    harness.store.unlink()
     for end, text in (("", "not ours"), ("-wal", "nor this"), ("-shm", "nor that")):
-        lab.beside(end).unlink(missing_ok=True)
-        lab.beside(end).write_text(text)
-    wait_until(lambda: lab.state() == "degraded")
-    lab.process.signal(15)
-    assert lab.process.wait() == 0
-    assert [lab.beside(end).read_text() for end in ("", "-wal", "-shm")] == [
+        harness.beside(end).unlink(missing_ok=True)
+        harness.beside(end).write_text(text)
+    wait_until(lambda: harness.state() == "degraded")
+    harness.process.signal(15)
+    assert harness.process.wait() == 0
+    assert [harness.beside(end).read_text() for end in ("", "-wal", "-shm")] == [
         "not ours",
         "nor this",
         "nor that",
     ]
 
 
-def test_other_programs_that_use_sqlite_are_no_loss(lab: Lab) -> None:
+def test_other_programs_that_use_sqlite_are_no_loss(harness: StoreHarness) -> None:
     """They read, write tables of their own, and move the log into the file."""
     over = threading.Event()
     states = set()
 
     def look() -> None:
-        with RegistryClient(lab.process.endpoint, timeout=20) as client:
+        with RegistryClient(harness.process.endpoint, timeout=20) as client:
             while not over.is_set():
                 states.add(client.server_status()["status"])
 
     watching = threading.Thread(target=look)
     watching.start()
-    with closing(sqlite3.connect(lab.store, timeout=20, isolation_level=None)) as other:
+    with closing(sqlite3.connect(harness.store, timeout=20, isolation_level=None)) as other:
         other.execute("CREATE TABLE notes (text)")
         for number in range(20):
             other.execute("INSERT INTO notes VALUES ('x')")
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            lab.client.register(f"more{number}", "lab", 5000)
+            harness.client.register(f"more{number}", "lab", 5000)
             other.execute("SELECT * FROM service").fetchall()
     over.set()
     watching.join()
     assert states == {"ok"}
-    assert lab.outage() == []
+    assert harness.outage() == []
 
 
 # -- a second server
@@ -304,12 +314,12 @@ def test_no_second_server_takes_the_path_of_removed_files(tmp_path: Path, ends: 
         assert len(store.load().services) == (0 if "" in ends else 1)
 
 
-def test_rs_cs_start_is_refused_where_the_lock_was_removed(lab: Lab) -> None:
-    lab.beside(".lock").unlink()
-    done = rs_cs("start", "--db", str(lab.store), "--req-port", "0", "--bind", "127.0.0.1")
+def test_rs_cs_start_is_refused_where_the_lock_was_removed(harness: StoreHarness) -> None:
+    harness.beside(".lock").unlink()
+    done = rs_cs("start", "--db", str(harness.store), "--req-port", "0", "--bind", "127.0.0.1")
     assert done.returncode == 5
-    assert lab.process.process is not None
-    assert f"is in use by pid {lab.process.process.pid}" in done.stderr
+    assert harness.process.process is not None
+    assert f"is in use by pid {harness.process.process.pid}" in done.stderr
 
 
 def test_a_link_to_a_store_is_that_store(tmp_path: Path) -> None:

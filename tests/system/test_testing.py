@@ -16,7 +16,7 @@ import zmq
 
 from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache, pytest_plugin
 from rsreg.errors import ConfigurationError, Disconnected, DuplicateServiceType, PortInUse
-from rsreg.testing import HandClock, LocalRegistry, let_pass, serving
+from rsreg.testing import LocalRegistry, ManualClock, advance, serving
 from tests.helpers import ROOT, raw_socket, received, wait_until
 
 
@@ -31,17 +31,17 @@ def local() -> Iterator[LocalRegistry]:
 
 
 def test_a_clock_in_the_hand() -> None:
-    clock = HandClock(5)
+    clock = ManualClock(5)
     assert (clock(), clock()) == (5, 5)
     clock.advance(2.5)
     assert clock() == 7.5
 
 
 def test_time_passes_a_second_at_a_time_up_to_the_moment() -> None:
-    clock, seen = HandClock(0), []
-    let_pass(clock, 2.5, lambda: seen.append(clock()))
+    clock, seen = ManualClock(0), []
+    advance(clock, 2.5, lambda: seen.append(clock()))
     assert seen == [1, 1, 2, 2, 2.5, 2.5]
-    let_pass(clock, 0, lambda: seen.append(clock()))
+    advance(clock, 0, lambda: seen.append(clock()))
     assert len(seen) == 6
 
 

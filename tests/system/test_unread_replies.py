@@ -16,12 +16,12 @@ from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.guard.unread_replies import Replies
 from rsreg.server.limits import Limits
 from tests.attacks import begun_at_once
-from tests.helpers import HandClock, raw_socket, received, serving, wait_until
+from tests.helpers import ManualClock, raw_socket, received, serving, wait_until
 
 MB = 1_000_000
 
 
-class Hands(Descriptors):
+class ManualDescriptors(Descriptors):
     """The kernel, by hand: what is left to send on connections that are read, as far as it is."""
 
     def __init__(self) -> None:
@@ -31,13 +31,13 @@ class Hands(Descriptors):
         return self.left.get(number)
 
 
-class Desk:
+class RepliesHarness:
     """Replies by hand."""
 
     def __init__(self, **limits: Any) -> None:
-        self.clock = HandClock()
-        self.hands = Hands()
-        self.replies = Replies(Limits(**limits), self.hands, self.clock)
+        self.clock = ManualClock()
+        self.descriptors = ManualDescriptors()
+        self.replies = Replies(Limits(**limits), self.descriptors, self.clock)
 
     def refused(self, address: str = "10.0.0.1") -> str | None:
         """Which limit is reached, if any; asked as the dispatcher does it."""
@@ -51,101 +51,101 @@ class Desk:
 
 
 def test_who_reads_is_never_refused() -> None:
-    desk = Desk(waiting_bytes=10 * MB, reply_bytes_per_second=1_000 * MB)
-    desk.hands.left[7] = 0
+    harness = RepliesHarness(waiting_bytes=10 * MB, reply_bytes_per_second=1_000 * MB)
+    harness.descriptors.left[7] = 0
     for pause, size in ((0.06, 4 * MB), (0.001, 50_000)):
         for _ in range(1_000):
-            assert desk.refused() is None
-            desk.replies.sent(7, "10.0.0.1", size)
-            desk.clock.now += pause
+            assert harness.refused() is None
+            harness.replies.sent(7, "10.0.0.1", size)
+            harness.clock.now += pause
             # Some is always under way.
-            desk.hands.left[7] = size // 2
+            harness.descriptors.left[7] = size // 2
 
 
 def test_what_nobody_reads_counts_for_all_connections_of_an_address() -> None:
-    desk = Desk(waiting_bytes=10 * MB)
+    harness = RepliesHarness(waiting_bytes=10 * MB)
     # The first may be longer than the bound: nothing waits.
-    desk.replies.sent(1, "10.0.0.1", 6 * MB)
-    assert desk.refused() is None
-    desk.replies.sent(2, "10.0.0.1", 6 * MB)
-    assert desk.refused() == "waiting_bytes"
-    assert desk.refused("10.0.0.2") is None
-    desk.hands.left[2] = 0
+    harness.replies.sent(1, "10.0.0.1", 6 * MB)
+    assert harness.refused() is None
+    harness.replies.sent(2, "10.0.0.1", 6 * MB)
+    assert harness.refused() == "waiting_bytes"
+    assert harness.refused("10.0.0.2") is None
+    harness.descriptors.left[2] = 0
     # libzmq may not have given it to the kernel yet.
-    assert desk.refused() == "waiting_bytes"
-    desk.clock.now += 0.06
-    assert desk.refused() is None
-    assert not desk.replies.suspects
+    assert harness.refused() == "waiting_bytes"
+    harness.clock.now += 0.06
+    assert harness.refused() is None
+    assert not harness.replies.suspects
 
 
 def test_what_an_ended_connection_did_not_read_is_gone() -> None:
-    desk = Desk(waiting_bytes=10 * MB)
-    desk.replies.sent(1, "10.0.0.1", 60 * MB)
-    assert desk.refused() == "waiting_bytes"
-    desk.replies.ended(1)
-    desk.replies.ended(1)
-    assert desk.refused() is None
+    harness = RepliesHarness(waiting_bytes=10 * MB)
+    harness.replies.sent(1, "10.0.0.1", 60 * MB)
+    assert harness.refused() == "waiting_bytes"
+    harness.replies.ended(1)
+    harness.replies.ended(1)
+    assert harness.refused() is None
     # The number is another's, and the end of the first was not told.
-    desk.replies.sent(2, "10.0.0.1", 60 * MB)
-    desk.replies.sent(2, "10.0.0.3", 1 * MB)
-    assert desk.refused() is None
-    assert desk.replies._addresses.keys() == {"10.0.0.3"}
+    harness.replies.sent(2, "10.0.0.1", 60 * MB)
+    harness.replies.sent(2, "10.0.0.3", 1 * MB)
+    assert harness.refused() is None
+    assert harness.replies._addresses.keys() == {"10.0.0.3"}
 
 
 def test_what_was_not_checked_before_is_not_sent_beyond_twice_the_bound() -> None:
     """As the echo of what a request named, or of its frames."""
-    desk = Desk(waiting_bytes=10 * MB)
+    harness = RepliesHarness(waiting_bytes=10 * MB)
     sent = 0
-    while desk.replies.may_send("10.0.0.1"):
-        desk.replies.sent(1, "10.0.0.1", 64_000)
+    while harness.replies.may_send("10.0.0.1"):
+        harness.replies.sent(1, "10.0.0.1", 64_000)
         sent += 64_000
     assert 20 * MB <= sent <= 20.1 * MB
-    assert desk.replies.may_send("10.0.0.2")
+    assert harness.replies.may_send("10.0.0.2")
 
 
 def test_long_replies_again_and_again_have_a_rate() -> None:
-    desk = Desk(waiting_bytes=1_000 * MB, reply_bytes_per_second=10 * MB)
-    desk.hands.left.update(dict.fromkeys(range(100), 0))
+    harness = RepliesHarness(waiting_bytes=1_000 * MB, reply_bytes_per_second=10 * MB)
+    harness.descriptors.left.update(dict.fromkeys(range(100), 0))
     # Many may begin at once: a dozen caches.
     for number in range(20):
-        assert desk.refused() is None
-        desk.replies.sent(number, "10.0.0.1", 9 * MB)
+        assert harness.refused() is None
+        harness.replies.sent(number, "10.0.0.1", 9 * MB)
     count = 0
-    while desk.refused() is None:
-        desk.replies.sent(0, "10.0.0.1", 9 * MB)
+    while harness.refused() is None:
+        harness.replies.sent(0, "10.0.0.1", 9 * MB)
         count += 1
     assert count == 6
-    assert desk.refused() == "reply_bytes_per_second"
-    desk.clock.now += 0.6
-    assert desk.refused() is None
+    assert harness.refused() == "reply_bytes_per_second"
+    harness.clock.now += 0.6
+    assert harness.refused() is None
 
 
 def test_unknown_peers_have_read_when_everybody_has() -> None:
-    desk = Desk(waiting_bytes=10 * MB)
-    desk.replies.all = [[1, 2], [3]]
-    desk.hands.left = {1: 0, 3: 5}
-    desk.replies.sent(-1, "", 60 * MB)
-    desk.clock.now += 1
-    assert desk.refused("") == "waiting_bytes"
-    desk.hands.left[2] = 0
-    desk.clock.now += 1
-    assert desk.refused("") is None
+    harness = RepliesHarness(waiting_bytes=10 * MB)
+    harness.replies.all = [[1, 2], [3]]
+    harness.descriptors.left = {1: 0, 3: 5}
+    harness.replies.sent(-1, "", 60 * MB)
+    harness.clock.now += 1
+    assert harness.refused("") == "waiting_bytes"
+    harness.descriptors.left[2] = 0
+    harness.clock.now += 1
+    assert harness.refused("") is None
 
 
 def test_gateways_may_have_any_number() -> None:
-    desk = Desk(waiting_bytes=1, reply_bytes_per_second=1, gateways=("10.0.0.0/24",))
+    harness = RepliesHarness(waiting_bytes=1, reply_bytes_per_second=1, gateways=("10.0.0.0/24",))
     for _ in range(10):
-        desk.replies.sent(1, "10.0.0.1", MB)
-        assert desk.refused() is None
+        harness.replies.sent(1, "10.0.0.1", MB)
+        assert harness.refused() is None
 
 
 def test_those_that_are_refused_come_again_one_after_the_other() -> None:
-    desk = Desk(waiting_bytes=1)
-    desk.replies.sent(1, "10.0.0.1", MB)
+    harness = RepliesHarness(waiting_bytes=1)
+    harness.replies.sent(1, "10.0.0.1", MB)
     waits = []
     for _ in range(300):
         with pytest.raises(SlowDown) as refused:
-            desk.replies.check("10.0.0.1")
+            harness.replies.check("10.0.0.1")
         waits.append(refused.value.details["retry_after"])
     assert waits[:3] == [0.05, 0.07, 0.09]
     assert waits == sorted(waits)

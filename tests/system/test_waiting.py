@@ -21,10 +21,10 @@ from rsreg import AsyncRegistryClient, RegistryClient
 from rsreg.client.waiting import Waiting
 from rsreg.errors import ConfigurationError, Disconnected, InvalidRequest, RequestTimeout
 from rsreg.protocol import calls
-from tests.helpers import HandClock, ServerProcess, scripted_server
+from tests.helpers import ManualClock, ServerProcess, scripted_server
 
 
-def waiting(clock: HandClock, *kinds: str, seconds: float = 100.0) -> Waiting:
+def waiting(clock: ManualClock, *kinds: str, seconds: float = 100.0) -> Waiting:
     """A wait for a service of each kind."""
     return Waiting({kind: calls.discover(kind) for kind in kinds or ("A", "B")}, seconds, clock)
 
@@ -45,7 +45,7 @@ def answer(wait: Waiting, **found: Any) -> list[str]:
 
 
 @pytest.fixture
-def settled(clock: HandClock) -> Waiting:
+def settled(clock: ManualClock) -> Waiting:
     """One that has asked both rounds in vain with which it begins."""
     wait = waiting(clock)
     assert answer(wait) == ["A", "B"]
@@ -54,7 +54,7 @@ def settled(clock: HandClock) -> Waiting:
     return wait
 
 
-def test_it_is_over_when_all_are_found(clock: HandClock) -> None:
+def test_it_is_over_when_all_are_found(clock: ManualClock) -> None:
     wait = waiting(clock)
     assert answer(wait, B={"id": "b"}) == ["A", "B"]
     assert wait.left == 100.0
@@ -63,13 +63,13 @@ def test_it_is_over_when_all_are_found(clock: HandClock) -> None:
     assert wait.result() == {"A": {"id": "a"}, "B": {"id": "b"}}
 
 
-def test_there_may_be_nothing_to_wait_for(clock: HandClock) -> None:
+def test_there_may_be_nothing_to_wait_for(clock: ManualClock) -> None:
     wait = Waiting({}, 10.0, clock)
     assert wait.left == 0.0
     assert wait.result() == {}
 
 
-def test_an_event_is_a_reason_to_ask(clock: HandClock, settled: Waiting) -> None:
+def test_an_event_is_a_reason_to_ask(clock: ManualClock, settled: Waiting) -> None:
     clock.advance(0.1)
     assert settled.published({"type": "register"}) == []
     assert answer(settled, A={"id": "a"}) == ["A", "B"]
@@ -83,7 +83,7 @@ def test_an_event_is_a_reason_to_ask(clock: HandClock, settled: Waiting) -> None
 
 
 def test_silence_is_a_reason_to_ask_more_and_more_seldom(
-    clock: HandClock, settled: Waiting
+    clock: ManualClock, settled: Waiting
 ) -> None:
     silences = []
     while settled.left:
@@ -95,7 +95,7 @@ def test_silence_is_a_reason_to_ask_more_and_more_seldom(
 
 
 def test_a_registry_that_does_not_answer_is_asked_again_soon(
-    clock: HandClock, settled: Waiting
+    clock: ManualClock, settled: Waiting
 ) -> None:
     pauses = []
     while settled.left > 50:
@@ -111,7 +111,7 @@ def test_a_registry_that_does_not_answer_is_asked_again_soon(
     assert settled.silence <= 0.1
 
 
-def test_a_registry_that_did_not_answer_is_an_error_at_the_end(clock: HandClock) -> None:
+def test_a_registry_that_did_not_answer_is_an_error_at_the_end(clock: ManualClock) -> None:
     wait = waiting(clock)
     wait.unanswered(RequestTimeout("nobody there"))
     clock.advance(100)
@@ -120,7 +120,7 @@ def test_a_registry_that_did_not_answer_is_an_error_at_the_end(clock: HandClock)
         wait.result()
 
 
-def test_a_registry_that_answered_in_the_end_is_none(clock: HandClock) -> None:
+def test_a_registry_that_answered_in_the_end_is_none(clock: ManualClock) -> None:
     wait = waiting(clock)
     wait.unanswered(RequestTimeout("nobody there"))
     clock.advance(99.9)
@@ -129,7 +129,7 @@ def test_a_registry_that_answered_in_the_end_is_none(clock: HandClock) -> None:
     assert wait.result() == {"A": None, "B": None}
 
 
-def test_any_other_error_is_no_reason_to_wait(clock: HandClock) -> None:
+def test_any_other_error_is_no_reason_to_wait(clock: ManualClock) -> None:
     with pytest.raises(InvalidRequest):
         waiting(clock).unanswered(InvalidRequest("no such strategy"))
 

@@ -25,7 +25,7 @@ from rsreg.server.backends.stored import Event, Maintenance
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import LEASES_WITHIN, Registry
-from tests.helpers import HandClock, Sender
+from tests.helpers import ManualClock, Sender
 
 KINDS = ("A", "B")
 #: What no event tells: what reports say, and from which of two reasons to be critical to which.
@@ -45,11 +45,11 @@ class ForgetfulStore(InMemoryBackend):
         return [event for event in super().events(since, limit) if event.seq > self.forgotten]
 
 
-class World:
+class CacheHarness:
     """A registry, a mirror of it, and the events that are on their way."""
 
     def __init__(self) -> None:
-        self.clock = HandClock()
+        self.clock = ManualClock()
         self.mirror = Mirror(self.clock)
         #: The answer that is on its way.
         self.reply: Any = None
@@ -183,18 +183,18 @@ def without_heartbeat(services: list[Record]) -> list[Record]:
     ]
 
 
-class MirrorMachine(RuleBasedStateMachine):
+class CacheMachine(RuleBasedStateMachine):
     """Whatever happens to the services, the registry, and the messages, and in what order."""
 
     IDS = st.sampled_from("abcd")
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
-        self.mirror = self.world.mirror
+        self.harness = CacheHarness()
+        self.mirror = self.harness.mirror
 
     def teardown(self) -> None:
-        self.world.close()
+        self.harness.close()
 
     @rule(
         service_id=IDS,
@@ -213,14 +213,14 @@ class MirrorMachine(RuleBasedStateMachine):
         ready: bool,
         replaces: list[str],
     ) -> None:
-        self.world.register(service_id, kinds, ttl, replaces, mode=mode, ready=ready)
+        self.harness.register(service_id, kinds, ttl, replaces, mode=mode, ready=ready)
 
     @rule(replaces=st.lists(IDS, min_size=1, max_size=3, unique=True))
     def take_over(self, replaces: list[str]) -> None:
         """The new one has the id of the first that there is, or else goes at once."""
-        known = {service["id"] for service in self.world.services()}
+        known = {service["id"] for service in self.harness.services()}
         if known.intersection(replaces):
-            self.world.register(None, ("A",), 14, replaces)
+            self.harness.register(None, ("A",), 14, replaces)
 
     @rule(
         service_id=IDS,
@@ -235,80 +235,80 @@ class MirrorMachine(RuleBasedStateMachine):
     )
     def update(self, service_id: str, said: dict[str, Any]) -> None:
         with contextlib.suppress(UnknownService):
-            self.world.update(service_id, **said)
+            self.harness.update(service_id, **said)
 
     @rule(service_id=IDS, on=st.booleans())
     def maintain(self, service_id: str, on: bool) -> None:
         with contextlib.suppress(UnknownService):
-            self.world.maintain(service_id, on)
+            self.harness.maintain(service_id, on)
 
     @rule(service_id=IDS, fed=st.sampled_from([0, 6, 60]))
     def report(self, service_id: str, fed: float) -> None:
         said = {"fed": fed, "watchdog": 10, "load": fed, "status": {"text": f"fed {fed}"}}
         with contextlib.suppress(UnknownService):
-            self.world.registry.renew(service_id, read_report(said, 0))
-        self.world.commit()
+            self.harness.registry.renew(service_id, read_report(said, 0))
+        self.harness.commit()
 
     @rule(service_id=IDS)
     def deregister(self, service_id: str) -> None:
         try:
-            self.world.registry.deregister(service_id, None, who=FORCED)
+            self.harness.registry.deregister(service_id, None, who=FORCED)
         except UnknownService:
             return
-        self.world.commit()
+        self.harness.commit()
 
     @rule(service_id=IDS)
     def renew(self, service_id: str) -> None:
         with contextlib.suppress(UnknownService):
-            self.world.registry.renew(service_id)
-        self.world.commit()
+            self.harness.registry.renew(service_id)
+        self.harness.commit()
 
     @rule(seconds=st.sampled_from([0.1, 0.4, 2, 9, 16]), reaped=st.booleans())
     def time(self, seconds: float, reaped: bool) -> None:
-        self.world.clock.advance(seconds)
+        self.harness.clock.advance(seconds)
         if reaped:
-            self.world.judge()
-            self.world.registry.expire(10)
-            self.world.commit()
+            self.harness.judge()
+            self.harness.registry.expire(10)
+            self.harness.commit()
 
     @rule()
     def grace(self) -> None:
-        self.world.registry.grant_grace()
-        self.world.commit()
+        self.harness.registry.grant_grace()
+        self.harness.commit()
 
     @rule()
     def deliver(self) -> None:
-        self.world.deliver()
+        self.harness.deliver()
 
     @rule()
     def lose(self) -> None:
-        self.world.waiting.clear()
+        self.harness.waiting.clear()
 
     @rule()
     def forget(self) -> None:
-        self.world.store.forgotten = self.world.registry.seq
+        self.harness.store.forgotten = self.harness.registry.seq
 
     @rule()
     def another_registry(self) -> None:
-        for service in self.world.services():
-            self.world.changed[service["id"]] = self.world.clock.now
-        self.world.open()
+        for service in self.harness.services():
+            self.harness.changed[service["id"]] = self.harness.clock.now
+        self.harness.open()
 
     @rule(on_the_way=st.sampled_from([0.0, 0.2, 3]), limit=st.sampled_from([1, 1_000]))
     def ask(self, on_the_way: float, limit: int) -> None:
         self.take()
-        self.world.ask(on_the_way, limit)
+        self.harness.ask(on_the_way, limit)
 
     @rule(on_the_way=st.sampled_from([0.0, 0.2, 3]), limit=st.sampled_from([1, 1_000]))
     def send(self, on_the_way: float, limit: int) -> None:
         """What happens next may be told before the answer is there."""
         self.take()
-        self.world.send(on_the_way, limit)
+        self.harness.send(on_the_way, limit)
 
     @rule()
     def take(self) -> None:
-        if self.world.reply is not None:
-            self.world.take()
+        if self.harness.reply is not None:
+            self.harness.take()
 
     @rule()
     def ask_in_vain(self) -> None:
@@ -320,24 +320,24 @@ class MirrorMachine(RuleBasedStateMachine):
     def catch_up(self) -> None:
         """Then the two are equal, health included."""
         self.take()
-        world, mirror = self.world, self.mirror
-        world.catch_up()
+        harness, mirror = self.harness, self.mirror
+        harness.catch_up()
         assert mirror.stale() is None
-        assert mirror.as_of == world.clock.now
+        assert mirror.as_of == harness.clock.now
         for kind in (None, *KINDS, "C"):
-            told = world.services(kind)
+            told = harness.services(kind)
             assert without_heartbeat(mirror.list_services(kind)) == without_heartbeat(told)
             if kind is not None:
                 self.discover_alike(kind)
         for service_id in "abcd":
             known = mirror.get(service_id)
-            expected = [one for one in world.services() if one["id"] == service_id]
+            expected = [one for one in harness.services() if one["id"] == service_id]
             assert without_heartbeat([known] if known else []) == without_heartbeat(expected)
 
     def discover_alike(self, kind: str) -> None:
         """Both find one of the same services, or both none, whatever the mode."""
         for mode in (None, "hardware", "simulator"):
-            leases = self.world.registry._view.discovered(kind, mode)
+            leases = self.harness.registry._view.discovered(kind, mode)
             found = {(self.mirror.discover(kind, mode) or {}).get("id") for _ in range(3)}
             assert found <= ({lease.service.id for lease in leases} or {None})
             listed = ids(self.mirror.list_services(kind, mode))
@@ -348,18 +348,18 @@ class MirrorMachine(RuleBasedStateMachine):
         """Or else it changed since the mirror last heard, which is not long ago."""
         if self.mirror.stale() is not None:
             return
-        now = self.world.clock.now
+        now = self.harness.clock.now
         assert now - self.mirror.as_of <= STALE_AFTER
-        self.world.judge()
-        alive = ids(self.world.services())
+        self.harness.judge()
+        alive = ids(self.harness.services())
         for service_id in ids(self.mirror.list_services(None)):
             if service_id not in alive and not self.just_over(service_id):
-                assert self.world.changed[service_id] >= self.mirror.as_of
+                assert self.harness.changed[service_id] >= self.mirror.as_of
 
     def just_over(self, service_id: str) -> bool:
         """Its lease ended, or the registry still said that it is passing, within the rounding."""
-        just = self.world.clock.now - ROUNDED
-        lease = self.world.registry._view.get(service_id)
+        just = self.harness.clock.now - ROUNDED
+        lease = self.harness.registry._view.get(service_id)
         return self.mirror.as_of > just or (lease is not None and lease.deadline > just)
 
     @invariant()
@@ -368,162 +368,164 @@ class MirrorMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_registry_names_each_lease_that_ends_soon(self) -> None:
-        now, leases = self.world.clock.now, self.world.registry._view.all()
+        now, leases = self.harness.clock.now, self.harness.registry._view.all()
         soon = {one.service.id for one in leases if one.deadline < now + LEASES_WITHIN}
-        assert set(self.world.registry.ending_leases()) == soon
+        assert set(self.harness.registry.ending_leases()) == soon
 
 
-TestMirror = MirrorMachine.TestCase
-TestMirror.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestCache = CacheMachine.TestCase
+TestCache.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def harness() -> Iterator[CacheHarness]:
     """A mirror that has listed a service with a ttl of 30, and one with a ttl of 1."""
-    world = World()
-    world.register("slow", ttl=30)
-    world.register("quick", ttl=1)
-    world.deliver()
-    world.catch_up()
-    yield world
-    world.close()
+    harness = CacheHarness()
+    harness.register("slow", ttl=30)
+    harness.register("quick", ttl=1)
+    harness.deliver()
+    harness.catch_up()
+    yield harness
+    harness.close()
 
 
-def test_the_first_question_is_a_list_and_then_come_events(world: World) -> None:
-    assert Mirror(world.clock).question().action == "list"
-    assert world.mirror.question().params == {
+def test_the_first_question_is_a_list_and_then_come_events(harness: CacheHarness) -> None:
+    assert Mirror(harness.clock).question().action == "list"
+    assert harness.mirror.question().params == {
         "since": 2,
-        "epoch": world.registry.epoch,
-        "mark": world.registry.position.mark,
+        "epoch": harness.registry.epoch,
+        "mark": harness.registry.position.mark,
         "leases": True,
     }
 
 
-def test_what_is_not_sure_any_more_is_critical_until_it_is_told(world: World) -> None:
-    mirror = world.mirror
+def test_what_is_not_sure_any_more_is_critical_until_it_is_told(harness: CacheHarness) -> None:
+    mirror = harness.mirror
     assert ids(mirror.list_services(None)) == ["slow", "quick"]
-    world.clock.advance(0.9)
-    world.registry.renew("quick")
-    world.clock.advance(0.1)
+    harness.clock.advance(0.9)
+    harness.registry.renew("quick")
+    harness.clock.advance(0.1)
     assert ids(mirror.list_services(None), "critical") == ["quick"]
-    unsure = {**world.services()[1], "health": "critical", "reason": "no heartbeat"}
+    unsure = {**harness.services()[1], "health": "critical", "reason": "no heartbeat"}
     assert mirror.get("quick") == unsure
     assert mirror.silence == 0.0
-    world.catch_up()
+    harness.catch_up()
     assert ids(mirror.list_services(None)) == ["slow", "quick"]
 
 
-def test_a_lease_counts_from_before_the_question(world: World) -> None:
-    world.registry.renew("quick")
-    world.ask(on_the_way=0.4)
-    assert ids(world.mirror.list_services(None)) == ["slow"], "0.6 s were left, 0.4 s ago"
+def test_a_lease_counts_from_before_the_question(harness: CacheHarness) -> None:
+    harness.registry.renew("quick")
+    harness.ask(on_the_way=0.4)
+    assert ids(harness.mirror.list_services(None)) == ["slow"], "0.6 s were left, 0.4 s ago"
 
 
-def test_it_asks_again_before_a_lease_ends_but_not_all_the_time(world: World) -> None:
-    mirror = world.mirror
+def test_it_asks_again_before_a_lease_ends_but_not_all_the_time(harness: CacheHarness) -> None:
+    mirror = harness.mirror
     for _ in range(8):
-        world.catch_up()
-        world.registry.renew("quick")
+        harness.catch_up()
+        harness.registry.renew("quick")
     assert mirror.silence == 0.75, "its lease ends in a second"
-    world.clock.advance(0.7)
+    harness.clock.advance(0.7)
     assert mirror.silence == pytest.approx(0.05)
-    world.catch_up()
+    harness.catch_up()
     assert mirror.silence == 0.25, "0.3 s are left"
-    world.clock.advance(1)
-    world.catch_up()
+    harness.clock.advance(1)
+    harness.catch_up()
     for _ in range(8):
-        world.catch_up()
+        harness.catch_up()
     assert mirror.silence == 5.0, "there is nothing to lose any more"
 
 
-def test_events_do_not_put_off_the_next_question(world: World) -> None:
+def test_events_do_not_put_off_the_next_question(harness: CacheHarness) -> None:
     for number in range(60):
-        world.registry.renew("quick")
-        world.register(f"one of {number}")
-        world.deliver()
-        world.clock.advance(0.1)
-        if not world.mirror.silence:
-            world.catch_up()
-        assert world.clock.now - world.mirror.as_of < 5.2
-        world.registry.renew("slow")
-    assert len(world.mirror.list_services(None)) == 62
+        harness.registry.renew("quick")
+        harness.register(f"one of {number}")
+        harness.deliver()
+        harness.clock.advance(0.1)
+        if not harness.mirror.silence:
+            harness.catch_up()
+        assert harness.clock.now - harness.mirror.as_of < 5.2
+        harness.registry.renew("slow")
+    assert len(harness.mirror.list_services(None)) == 62
 
 
-def test_the_lease_of_a_new_service_counts_from_the_last_answer(world: World) -> None:
+def test_the_lease_of_a_new_service_counts_from_the_last_answer(harness: CacheHarness) -> None:
     """The event may have been on its way for as long as that."""
-    world.clock.advance(3)
-    world.register("brief", ttl=2)
-    world.register("lasting", ttl=20)
-    world.clock.advance(1.5)
-    world.deliver()
-    assert ids(world.mirror.list_services(None)) == ["slow", "lasting"]
-    assert world.mirror.silence == 0.0
-    world.catch_up()
-    assert ids(world.mirror.list_services(None)) == ["slow", "brief", "lasting"]
+    harness.clock.advance(3)
+    harness.register("brief", ttl=2)
+    harness.register("lasting", ttl=20)
+    harness.clock.advance(1.5)
+    harness.deliver()
+    assert ids(harness.mirror.list_services(None)) == ["slow", "lasting"]
+    assert harness.mirror.silence == 0.0
+    harness.catch_up()
+    assert ids(harness.mirror.list_services(None)) == ["slow", "brief", "lasting"]
 
 
-def test_leases_are_taken_in_only_with_all_events(world: World) -> None:
+def test_leases_are_taken_in_only_with_all_events(harness: CacheHarness) -> None:
     """A service that is gone already is named in no lease, which would mean that it holds."""
-    world.registry.deregister("quick", None, who=FORCED)
-    world.register("other")
-    world.clock.advance(2)
-    world.ask(limit=0)
-    assert not world.mirror.silence
-    assert ids(world.mirror.list_services(None)) == ["slow"]
-    world.ask(limit=1)
-    assert not world.mirror.silence
-    world.ask(limit=1)
-    assert world.mirror.silence
-    assert ids(world.mirror.list_services(None)) == ["slow", "other"]
+    harness.registry.deregister("quick", None, who=FORCED)
+    harness.register("other")
+    harness.clock.advance(2)
+    harness.ask(limit=0)
+    assert not harness.mirror.silence
+    assert ids(harness.mirror.list_services(None)) == ["slow"]
+    harness.ask(limit=1)
+    assert not harness.mirror.silence
+    harness.ask(limit=1)
+    assert harness.mirror.silence
+    assert ids(harness.mirror.list_services(None)) == ["slow", "other"]
 
 
-def test_stale_is_what_got_no_answer_for_two_intervals(world: World) -> None:
-    mirror = world.mirror
+def test_stale_is_what_got_no_answer_for_two_intervals(harness: CacheHarness) -> None:
+    mirror = harness.mirror
     for _ in range(2):
-        world.clock.advance(5)
+        harness.clock.advance(5)
         assert mirror.silence == 0.0
         assert mirror.stale() is None
         mirror.question()
         mirror.unanswered(RequestTimeout("away"))
         assert mirror.silence == 5.0
-    world.clock.advance(0.5)
+    harness.clock.advance(0.5)
     assert mirror.stale() == 10.5
-    world.catch_up()
+    harness.catch_up()
     assert mirror.stale() is None
 
 
-def test_nothing_is_known_before_the_first_answer(world: World) -> None:
-    assert Mirror(world.clock).stale() == float("inf")
+def test_nothing_is_known_before_the_first_answer(harness: CacheHarness) -> None:
+    assert Mirror(harness.clock).stale() == float("inf")
 
 
-def test_another_registry_is_listed_anew(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.open()
-    world.register("new")
-    world.deliver()
-    assert world.mirror.silence == 0.0
-    assert ids(world.mirror.list_services(None)) == ["slow", "quick"], "until it is known better"
-    world.catch_up()
-    assert ids(world.mirror.list_services(None)) == ["new"]
+def test_another_registry_is_listed_anew(
+    harness: CacheHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.open()
+    harness.register("new")
+    harness.deliver()
+    assert harness.mirror.silence == 0.0
+    assert ids(harness.mirror.list_services(None)) == ["slow", "quick"], "until it is known better"
+    harness.catch_up()
+    assert ids(harness.mirror.list_services(None)) == ["new"]
     assert caplog.records == [], "nothing was missed"
 
 
 def test_an_outage_with_another_registry_at_its_end_is_two_lines(
-    world: World, caplog: pytest.LogCaptureFixture
+    harness: CacheHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
-        world.mirror.unanswered(RequestTimeout("away"))
-    world.open()
+        harness.mirror.unanswered(RequestTimeout("away"))
+    harness.open()
     for _ in range(3):
-        world.catch_up()
+        harness.catch_up()
     assert [record.getMessage()[:24] for record in caplog.records] == [
         "no events for now, tryin",
         "the registry answers aga",
     ]
 
 
-def test_answers_are_the_callers(world: World) -> None:
+def test_answers_are_the_callers(harness: CacheHarness) -> None:
     def all_of_it() -> list[Record | None]:
-        mirror = world.mirror
+        mirror = harness.mirror
         return [mirror.get("slow"), mirror.discover("A"), *mirror.list_services("A")]
 
     before = all_of_it()
@@ -532,109 +534,109 @@ def test_answers_are_the_callers(world: World) -> None:
         answer["tags"].append("changed")
         answer.clear()
     assert len(before) == len(all_of_it())
-    assert world.mirror.get("slow") == before[0]
+    assert harness.mirror.get("slow") == before[0]
 
 
-def test_any_of_the_passing_services_is_discovered(world: World) -> None:
+def test_any_of_the_passing_services_is_discovered(harness: CacheHarness) -> None:
     for number in range(4):
-        world.register(f"slow {number}")
-    world.deliver()
-    world.clock.advance(1.5)
-    found = Counter(str((world.mirror.discover("A") or {})["id"]) for _ in range(1_000))
+        harness.register(f"slow {number}")
+    harness.deliver()
+    harness.clock.advance(1.5)
+    found = Counter(str((harness.mirror.discover("A") or {})["id"]) for _ in range(1_000))
     assert set(found) == {"slow", "slow 0", "slow 1", "slow 2", "slow 3"}
     assert min(found.values()) > 100
 
 
-def test_a_simulator_is_found_only_where_no_hardware_is_registered(world: World) -> None:
-    mirror = world.mirror
-    world.register("sim", mode="simulator", kinds=("A", "S"))
-    world.deliver()
+def test_a_simulator_is_found_only_where_no_hardware_is_registered(harness: CacheHarness) -> None:
+    mirror = harness.mirror
+    harness.register("sim", mode="simulator", kinds=("A", "S"))
+    harness.deliver()
     assert {(mirror.discover("A") or {})["id"] for _ in range(50)} == {"slow", "quick"}
     assert (mirror.discover("A", "simulator") or {})["id"] == "sim"
     assert (mirror.discover("S") or {})["id"] == "sim"
     assert mirror.discover("S", "hardware") is None
-    world.clock.advance(60)
+    harness.clock.advance(60)
     assert mirror.discover("A") is None, "hardware is registered, though it may have lapsed"
     for hardware in ("slow", "quick"):
-        world.registry.deregister(hardware, None, who=FORCED)
-    world.register("sim", mode="simulator", kinds=("A", "S"), ttl=120)
-    world.catch_up()
+        harness.registry.deregister(hardware, None, who=FORCED)
+    harness.register("sim", mode="simulator", kinds=("A", "S"), ttl=120)
+    harness.catch_up()
     assert (mirror.discover("A") or {})["id"] == "sim"
 
 
-def test_health_is_followed_by_events_and_in_place(world: World) -> None:
-    mirror = world.mirror
-    world.maintain("slow", True)
-    world.deliver()
+def test_health_is_followed_by_events_and_in_place(harness: CacheHarness) -> None:
+    mirror = harness.mirror
+    harness.maintain("slow", True)
+    harness.deliver()
     slow, quick = mirror.list_services(None)
     assert (slow["id"], slow["health"], quick["id"]) == ("slow", "maintenance", "quick")
     assert slow["maintenance"]["until"] is None
     assert {(mirror.discover("A") or {})["id"] for _ in range(50)} == {"quick"}
-    world.maintain("slow", False)
-    world.registry.renew("quick", read_report({"fed": 20, "watchdog": 10, "load": 1}, 0))
-    world.commit()
-    world.deliver()
+    harness.maintain("slow", False)
+    harness.registry.renew("quick", read_report({"fed": 20, "watchdog": 10, "load": 1}, 0))
+    harness.commit()
+    harness.deliver()
     slow, quick = mirror.list_services(None)
     assert (slow["health"], quick["health"], quick["reason"]) == ("passing", "critical", "stalled")
     assert "load" not in quick, "it changes, and no event tells"
-    world.registry.renew("quick", read_report({}, 0))
-    world.commit()
-    world.deliver()
-    assert without_heartbeat(mirror.list_services(None)) == without_heartbeat(world.services())
+    harness.registry.renew("quick", read_report({}, 0))
+    harness.commit()
+    harness.deliver()
+    assert without_heartbeat(mirror.list_services(None)) == without_heartbeat(harness.services())
 
 
-def test_a_service_that_recovers_is_passing_at_once(world: World) -> None:
-    mirror = world.mirror
-    world.clock.advance(1.1)
-    world.judge()
-    world.deliver()
-    assert mirror.get("quick") == world.services()[1]
-    assert world.services()[1]["health"] == "critical"
-    world.clock.advance(0.4)
-    world.registry.renew("quick")
-    world.register("slow", ttl=30)
-    world.catch_up()
-    world.clock.advance(1.1)
-    world.judge()
-    world.registry.renew("quick")
-    world.commit()
-    world.deliver()
+def test_a_service_that_recovers_is_passing_at_once(harness: CacheHarness) -> None:
+    mirror = harness.mirror
+    harness.clock.advance(1.1)
+    harness.judge()
+    harness.deliver()
+    assert mirror.get("quick") == harness.services()[1]
+    assert harness.services()[1]["health"] == "critical"
+    harness.clock.advance(0.4)
+    harness.registry.renew("quick")
+    harness.register("slow", ttl=30)
+    harness.catch_up()
+    harness.clock.advance(1.1)
+    harness.judge()
+    harness.registry.renew("quick")
+    harness.commit()
+    harness.deliver()
     assert mirror.silence < 1, "how long it stays so has to be asked soon"
-    world.catch_up()
+    harness.catch_up()
     assert ids(mirror.list_services(None)) == ["quick", "slow"]
 
 
-def test_an_event_that_overtakes_an_answer_is_no_news_to_it(world: World) -> None:
+def test_an_event_that_overtakes_an_answer_is_no_news_to_it(harness: CacheHarness) -> None:
     """The answer knows nothing of the lease that began after it was given."""
-    world.catch_up()
-    world.send()
-    world.register("brief", ttl=2)
-    world.deliver()
-    assert world.mirror.get("brief") == world.services()[-1]
-    world.take()
-    assert "brief" in ids(world.mirror.list_services(None))
-    world.clock.advance(2.1)
-    assert "brief" not in ids(world.mirror.list_services(None))
+    harness.catch_up()
+    harness.send()
+    harness.register("brief", ttl=2)
+    harness.deliver()
+    assert harness.mirror.get("brief") == harness.services()[-1]
+    harness.take()
+    assert "brief" in ids(harness.mirror.list_services(None))
+    harness.clock.advance(2.1)
+    assert "brief" not in ids(harness.mirror.list_services(None))
 
 
-def test_an_update_leaves_the_lease(world: World) -> None:
-    world.clock.advance(0.9)
-    world.update("quick", port=7, tags=["B"])
-    world.deliver()
-    assert (world.mirror.discover("B") or {})["port"] == 7
-    assert ids(world.mirror.list_services(None)) == ["slow", "quick"]
-    world.clock.advance(0.2)
-    assert world.mirror.discover("B") is None
+def test_an_update_leaves_the_lease(harness: CacheHarness) -> None:
+    harness.clock.advance(0.9)
+    harness.update("quick", port=7, tags=["B"])
+    harness.deliver()
+    assert (harness.mirror.discover("B") or {})["port"] == 7
+    assert ids(harness.mirror.list_services(None)) == ["slow", "quick"]
+    harness.clock.advance(0.2)
+    assert harness.mirror.discover("B") is None
 
 
-def test_what_was_replaced_is_gone_when_the_new_one_comes(world: World) -> None:
-    world.register(None, ("A",), 30, ["quick", "slow"])
+def test_what_was_replaced_is_gone_when_the_new_one_comes(harness: CacheHarness) -> None:
+    harness.register(None, ("A",), 30, ["quick", "slow"])
     for left in (["slow", "quick"], ["slow", "quick"], ["quick"]):
-        world.mirror.published(world.waiting.pop(0))
-        assert ids(world.mirror.list_services(None)) == left
-    assert world.waiting == []
-    assert without_heartbeat(world.mirror.list_services(None)) == without_heartbeat(
-        world.services()
+        harness.mirror.published(harness.waiting.pop(0))
+        assert ids(harness.mirror.list_services(None)) == left
+    assert harness.waiting == []
+    assert without_heartbeat(harness.mirror.list_services(None)) == without_heartbeat(
+        harness.services()
     )
 
 
@@ -648,25 +650,25 @@ def restless() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restless")
-def test_a_service_is_never_missing_while_it_is_updated(world: World) -> None:
-    world.register("slow", kinds=("T", "U"))
-    world.deliver()
-    event = {"type": "register", "epoch": world.registry.epoch}
-    data = {"service_id": "slow", "service_info": world.mirror.get("slow")}
+def test_a_service_is_never_missing_while_it_is_updated(harness: CacheHarness) -> None:
+    harness.register("slow", kinds=("T", "U"))
+    harness.deliver()
+    event = {"type": "register", "epoch": harness.registry.epoch}
+    data = {"service_id": "slow", "service_info": harness.mirror.get("slow")}
     over, missing = threading.Event(), []
 
     def read() -> None:
         while not over.is_set():
-            if not (world.mirror.get("slow") and world.mirror.list_services("U")):
+            if not (harness.mirror.get("slow") and harness.mirror.list_services("U")):
                 missing.append("slow")
 
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for seq in range(world.registry.seq + 1, 10_000):
-        world.mirror.published({**event, "seq": seq, "data": data})
+    for seq in range(harness.registry.seq + 1, 10_000):
+        harness.mirror.published({**event, "seq": seq, "data": data})
     over.set()
     for thread in threads:
         thread.join(20)
     assert missing == []
-    assert world.mirror.question().params["since"] == 9_999
+    assert harness.mirror.question().params["since"] == 9_999

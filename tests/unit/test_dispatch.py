@@ -20,17 +20,17 @@ from rsreg.server import dispatch
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.rules.registry import Registry
 from rsreg.server.rules.selection import Chooser
-from tests.helpers import FAR, HandClock, Sender, UnreliableStore
+from tests.helpers import FAR, ManualClock, Sender, UnreliableStore
 
 INFO = {"name": "example", "host": "192.168.1.10", "port": 8080}
 ABOUT = {"req_port": 1, "pub_port": 2, "hb_port": None, "pid": 5}
 
 
-class Desk:
+class DispatcherHarness:
     """A dispatcher over a registry with one service; replies are read as clients read them."""
 
     def __init__(self) -> None:
-        self.clock = HandClock()
+        self.clock = ManualClock()
         self.store = UnreliableStore(InMemoryBackend())
         self.registry = Registry(
             self.store, clock=self.clock, wall=lambda: 1_617_293_054.7, limits=FAR
@@ -77,9 +77,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    """A desk."""
-    made = Desk()
+def harness() -> Iterator[DispatcherHarness]:
+    """A dispatcher and what it stands on."""
+    made = DispatcherHarness()
     yield made
     made.store.close()
 
@@ -100,8 +100,8 @@ RECORD = {
 # -- what each action answers
 
 
-def test_register(desk: Desk) -> None:
-    reply = desk.ask(
+def test_register(harness: DispatcherHarness) -> None:
+    reply = harness.ask(
         "register",
         service_info={**INFO, "type": "web", "tags": ["a"], "metadata": {"version": "1.0.0"}},
         ttl=30,
@@ -110,7 +110,7 @@ def test_register(desk: Desk) -> None:
     assert service_id.startswith("example-")
     assert re.fullmatch("[0-9a-f]{16}", reply.pop("entry"))
     assert reply == {"success": True, "message": "Service registered successfully"}
-    assert desk.ask("get", service_id=service_id)["service"] == {
+    assert harness.ask("get", service_id=service_id)["service"] == {
         **RECORD,
         **INFO,
         "id": service_id,
@@ -120,50 +120,50 @@ def test_register(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("ttl", [{}, {"ttl": None}])
-def test_a_ttl_may_be_left_out(desk: Desk, ttl: dict[str, None]) -> None:
-    service_id = desk.ask("register", service_info=INFO, **ttl)["service_id"]
-    assert desk.ask("get", service_id=service_id)["service"]["ttl"] == 30
+def test_a_ttl_may_be_left_out(harness: DispatcherHarness, ttl: dict[str, None]) -> None:
+    service_id = harness.ask("register", service_info=INFO, **ttl)["service_id"]
+    assert harness.ask("get", service_id=service_id)["service"]["ttl"] == 30
 
 
-def test_a_resent_register_gets_the_same_answer(desk: Desk) -> None:
+def test_a_resent_register_gets_the_same_answer(harness: DispatcherHarness) -> None:
     request = {"service_info": INFO, "ttl": 30, "request_id": "7"}
-    first = desk.ask("register", **request)
+    first = harness.ask("register", **request)
     assert first["request_id"] == "7"
-    assert desk.ask("register", **request) == first
-    assert desk.ask("register", **{**request, "ttl": 31})["service_id"] != first["service_id"]
-    assert desk.registry.seq == 3
+    assert harness.ask("register", **request) == first
+    assert harness.ask("register", **{**request, "ttl": 31})["service_id"] != first["service_id"]
+    assert harness.registry.seq == 3
 
 
-def test_deregister(desk: Desk) -> None:
+def test_deregister(harness: DispatcherHarness) -> None:
     request = {"service_id": "known", "request_id": "7"}
     done = {"success": True, "message": "Service deregistered successfully", "request_id": "7"}
-    assert desk.ask("deregister", **request) == done
-    assert desk.ask("deregister", **request) == done
-    assert desk.registry.seq == 2
+    assert harness.ask("deregister", **request) == done
+    assert harness.ask("deregister", **request) == done
+    assert harness.registry.seq == 2
 
 
-def test_renew(desk: Desk) -> None:
-    desk.clock.advance(20)
-    assert desk.ask("renew", service_id="known") == {
+def test_renew(harness: DispatcherHarness) -> None:
+    harness.clock.advance(20)
+    assert harness.ask("renew", service_id="known") == {
         "success": True,
         "message": "Service renewed successfully",
-        "entry": desk.registry.entry("known"),
+        "entry": harness.registry.entry("known"),
     }
-    desk.clock.advance(20)
-    desk.registry.caught_up(desk.clock.now)
-    assert desk.ask("get", service_id="known")["service"]["health"] == "passing"
-    assert desk.registry.seq == 1
+    harness.clock.advance(20)
+    harness.registry.caught_up(harness.clock.now)
+    assert harness.ask("get", service_id="known")["service"]["health"] == "passing"
+    assert harness.registry.seq == 1
 
 
-def test_get(desk: Desk) -> None:
-    assert desk.ask("get", service_id="known") == {
+def test_get(harness: DispatcherHarness) -> None:
+    assert harness.ask("get", service_id="known") == {
         "success": True,
         "service": RECORD,
         "timestamp": 1_617_293_054,
     }
-    desk.clock.advance(30)
-    desk.registry.caught_up(desk.clock.now)
-    assert desk.ask("get", service_id="known")["service"] == {
+    harness.clock.advance(30)
+    harness.registry.caught_up(harness.clock.now)
+    assert harness.ask("get", service_id="known")["service"] == {
         **RECORD,
         "health": "critical",
         "reason": "no heartbeat",
@@ -181,65 +181,65 @@ def test_get(desk: Desk) -> None:
         ({"service_type": "other"}, []),
     ],
 )
-def test_list(desk: Desk, fields: dict[str, Any], found: list[object]) -> None:
-    assert desk.ask("list", **fields) == {
+def test_list(harness: DispatcherHarness, fields: dict[str, Any], found: list[object]) -> None:
+    assert harness.ask("list", **fields) == {
         "success": True,
         "services": found,
-        **desk.position(),
+        **harness.position(),
         "timestamp": 1_617_293_054,
     }
 
 
-def test_discover(desk: Desk) -> None:
-    assert desk.ask("discover", service_type="web") == {
+def test_discover(harness: DispatcherHarness) -> None:
+    assert harness.ask("discover", service_type="web") == {
         "success": True,
         "service": RECORD,
         "timestamp": 1_617_293_054,
     }
-    assert desk.ask("discover", service_type="api")["service"] == RECORD
+    assert harness.ask("discover", service_type="api")["service"] == RECORD
 
 
-def test_health(desk: Desk) -> None:
+def test_health(harness: DispatcherHarness) -> None:
     answer = {"success": True, "status": "ok", "timestamp": 1_617_293_054}
-    assert desk.ask("health") == answer
-    assert desk.ask("health", unknown="field", request_id="") == {**answer, "request_id": ""}
+    assert harness.ask("health") == answer
+    assert harness.ask("health", unknown="field", request_id="") == {**answer, "request_id": ""}
 
 
-def test_a_registry_whose_store_fails_says_so(desk: Desk) -> None:
-    desk.store.writes_fail = True
-    desk.dispatcher.answer(b'{"action":"deregister","service_id":"known"}', Sender())
+def test_a_registry_whose_store_fails_says_so(harness: DispatcherHarness) -> None:
+    harness.store.writes_fail = True
+    harness.dispatcher.answer(b'{"action":"deregister","service_id":"known"}', Sender())
     with pytest.raises(StoreError):
-        desk.registry.commit()
+        harness.registry.commit()
     state = {"success": True, "status": "degraded", "reason": "the disk is full"}
-    assert desk.ask("health") == {**state, "timestamp": 1_617_293_054}
-    assert desk.ask("info", services=False).items() >= state.items()
-    desk.store.writes_fail = False
-    desk.ask("deregister", service_id="known")
-    assert desk.ask("health")["status"] == "ok"
-    assert "reason" not in desk.ask("info")
+    assert harness.ask("health") == {**state, "timestamp": 1_617_293_054}
+    assert harness.ask("info", services=False).items() >= state.items()
+    harness.store.writes_fail = False
+    harness.ask("deregister", service_id="known")
+    assert harness.ask("health")["status"] == "ok"
+    assert "reason" not in harness.ask("info")
 
 
-def test_info(desk: Desk) -> None:
-    position = {**desk.position(), "timestamp": 1_617_293_054}
+def test_info(harness: DispatcherHarness) -> None:
+    position = {**harness.position(), "timestamp": 1_617_293_054}
     counts = {"services": 1, "simulators": 0, "passing": 1}
     answer = {"success": True, "status": "ok", **ABOUT, **position, "counts": counts}
-    assert desk.ask("info") == {**answer, "services": [RECORD]}
-    assert desk.ask("info", services=True) == {**answer, "services": [RECORD]}
-    assert desk.ask("info", services=False) == answer
+    assert harness.ask("info") == {**answer, "services": [RECORD]}
+    assert harness.ask("info", services=True) == {**answer, "services": [RECORD]}
+    assert harness.ask("info", services=False) == answer
 
 
-def test_events(desk: Desk) -> None:
-    desk.ask("deregister", service_id="known")
-    position = {"success": True, **desk.position(), "timestamp": 1_617_293_054}
-    assert desk.ask("events") == {**position, "events": [], "reset": False}
-    reply = desk.ask("events", since=0)
+def test_events(harness: DispatcherHarness) -> None:
+    harness.ask("deregister", service_id="known")
+    position = {"success": True, **harness.position(), "timestamp": 1_617_293_054}
+    assert harness.ask("events") == {**position, "events": [], "reset": False}
+    reply = harness.ask("events", since=0)
     assert reply["events"] == [
         {
             "type": kind,
             "timestamp": 1_617_293_054,
             "data": {"service_id": "known", "service_info": RECORD},
             "seq": seq,
-            "epoch": desk.registry.epoch,
+            "epoch": harness.registry.epoch,
             "mark": reply["events"][seq - 1]["mark"],
             "after": None if seq == 1 else reply["events"][0]["mark"],
             "by": "127.0.0.1",
@@ -247,38 +247,40 @@ def test_events(desk: Desk) -> None:
         for seq, kind in ((1, "register"), (2, "deregister"))
     ]
     first, second = (event["mark"] for event in reply["events"])
-    assert first != second == desk.position()["mark"]
+    assert first != second == harness.position()["mark"]
     assert reply["reset"] is False
-    assert [e["seq"] for e in desk.ask("events", since=0, limit=1)["events"]] == [1]
-    assert [e["seq"] for e in desk.ask("events", since=1, limit=None)["events"]] == [2]
-    assert desk.ask("events", since=0, limit=0)["events"] == []
+    assert [e["seq"] for e in harness.ask("events", since=0, limit=1)["events"]] == [1]
+    assert [e["seq"] for e in harness.ask("events", since=1, limit=None)["events"]] == [2]
+    assert harness.ask("events", since=0, limit=0)["events"] == []
     for fields in ({"since": 3}, {"since": 10**30}, {"since": 1, "epoch": "other"}):
-        assert desk.ask("events", **fields) == {**position, "events": [], "reset": True}
-    for fields in ({"epoch": desk.registry.epoch}, {"mark": first}):
-        same = desk.ask("events", since=1, **fields)
+        assert harness.ask("events", **fields) == {**position, "events": [], "reset": True}
+    for fields in ({"epoch": harness.registry.epoch}, {"mark": first}):
+        same = harness.ask("events", since=1, **fields)
         assert [e["seq"] for e in same["events"]] == [2]
-    assert desk.ask("events", since=2, mark=second)["reset"] is False
+    assert harness.ask("events", since=2, mark=second)["reset"] is False
     for since in (1, 2):
-        assert desk.ask("events", since=since, mark="another's")["reset"] is True
+        assert harness.ask("events", since=since, mark="another's")["reset"] is True
 
 
-def test_a_whole_number_may_be_written_with_a_fraction_of_nothing(desk: Desk) -> None:
+def test_a_whole_number_may_be_written_with_a_fraction_of_nothing(
+    harness: DispatcherHarness,
+) -> None:
     info = {**INFO, "id": "gson", "port": 5000.0, "endpoints": {"data": 5001.0}}
     info |= {"owner": {"pid": 611.0}, "metadata": {"gain": 5.0, "data_port": 5002.0}}
-    assert desk.ask("register", service_info=info, ttl=30.0)["success"]
-    record = desk.ask("get", service_id="gson")["service"]
+    assert harness.ask("register", service_info=info, ttl=30.0)["success"]
+    record = harness.ask("get", service_id="gson")["service"]
     said = [record["port"], record["endpoints"]["data"], record["owner"]["pid"], record["ttl"]]
     assert (said, json.dumps(said)) == ([5000, 5001, 611, 30], "[5000, 5001, 611, 30]")
     assert json.dumps(record["metadata"]) == json.dumps(info["metadata"]), "that is not ours"
-    assert desk.ask(
+    assert harness.ask(
         "update", service_id="gson", owner={"pid": 611.0}, service_info={"port": 6000.0}
     )["success"]
-    assert json.dumps(desk.ask("get", service_id="gson")["service"]["port"]) == "6000"
+    assert json.dumps(harness.ask("get", service_id="gson")["service"]["port"]) == "6000"
     report = {"status": {"text": "x", "since": 5.0, "max": 10.0}}
-    assert desk.ask("renew", service_id="gson", report=report)["success"]
-    assert len(desk.ask("events", since=0.0, limit=2.0)["events"]) == 2
+    assert harness.ask("renew", service_id="gson", report=report)["success"]
+    assert len(harness.ask("events", since=0.0, limit=2.0)["events"]) == 2
     wanted = {"on": True, "service": "gson", "for": 60.0}
-    (entry,) = desk.ask("maintenance", **wanted)["maintenance"]
+    (entry,) = harness.ask("maintenance", **wanted)["maintenance"]
     assert json.dumps(entry["until"] - entry["since"]) == "60"
 
 
@@ -300,9 +302,9 @@ def test_a_whole_number_may_be_written_with_a_fraction_of_nothing(desk: Desk) ->
     ],
 )
 def test_what_is_not_whole_is_refused_by_its_name(
-    desk: Desk, field: str, request_of: dict[str, Any]
+    harness: DispatcherHarness, field: str, request_of: dict[str, Any]
 ) -> None:
-    reply = desk.refuse(json.dumps(request_of).encode())
+    reply = harness.refuse(json.dumps(request_of).encode())
     assert reply["error"].startswith(f"Invalid {field}")
     assert reply["hint"]
 
@@ -316,91 +318,91 @@ def test_what_is_not_whole_is_refused_by_its_name(
     ],
 )
 def test_what_stands_in_the_wrong_place_is_refused(
-    desk: Desk, asked: dict[str, Any], error: str
+    harness: DispatcherHarness, asked: dict[str, Any], error: str
 ) -> None:
-    reply = desk.refuse(json.dumps({"action": "register", **asked}).encode())
+    reply = harness.refuse(json.dumps({"action": "register", **asked}).encode())
     assert reply["error"] == f"Invalid {error}: it means nothing here"
     assert reply["hint"]
     change = {k: v for k, v in asked["service_info"].items() if k not in INFO}
     update = {"action": "update", "service_id": "known", "service_info": change}
-    assert desk.refuse(json.dumps(update).encode())["error"].startswith(f"Invalid {error}")
+    assert harness.refuse(json.dumps(update).encode())["error"].startswith(f"Invalid {error}")
 
 
-def test_a_record_may_be_registered_as_it_was_got(desk: Desk) -> None:
-    record = desk.ask("get", service_id="known")["service"]
-    assert desk.ask("register", service_info=record, ttl=record["ttl"])["success"]
+def test_a_record_may_be_registered_as_it_was_got(harness: DispatcherHarness) -> None:
+    record = harness.ask("get", service_id="known")["service"]
+    assert harness.ask("register", service_info=record, ttl=record["ttl"])["success"]
     both = {**INFO, "type": "web", "service_type": "web", "id": "b", "service_id": "b", "ttl": 9}
-    assert desk.ask("register", service_info=both, ttl=30)["success"]
+    assert harness.ask("register", service_info=both, ttl=30)["success"]
 
 
-def test_since_when_is_by_the_clock_of_the_registry(desk: Desk) -> None:
+def test_since_when_is_by_the_clock_of_the_registry(harness: DispatcherHarness) -> None:
     """The clock of the driver is an hour off."""
     status = {"text": "homing", "since": 1_617_296_654, "elapsed": 42.4, "max": 300}
-    desk.ask("renew", service_id="known", report={"status": status})
-    told = desk.ask("get", service_id="known")["service"]["status"]
+    harness.ask("renew", service_id="known", report={"status": status})
+    told = harness.ask("get", service_id="known")["service"]["status"]
     assert told == {"text": "homing", "since": 1_617_293_054 - 42, "max": 300}
     del status["elapsed"]
-    desk.ask("renew", service_id="known", report={"status": status})
-    assert desk.ask("get", service_id="known")["service"]["status"] == status, "an older client"
+    harness.ask("renew", service_id="known", report={"status": status})
+    assert harness.ask("get", service_id="known")["service"]["status"] == status, "an older client"
 
 
-def test_what_may_have_been_meant(desk: Desk) -> None:
-    desk.ask("register", service_info={**INFO, "id": "x", "name": "Käfer 1", "type": "PUNA"})
+def test_what_may_have_been_meant(harness: DispatcherHarness) -> None:
+    harness.ask("register", service_info={**INFO, "id": "x", "name": "Käfer 1", "type": "PUNA"})
     for asked, meant in (("puna", "PUNA"), ("Puna.", "PUNA"), ("WEB ", "web"), ("PUNNA", "PUNA")):
-        reply = desk.ask("discover", service_type=asked)
+        reply = harness.ask("discover", service_type=asked)
         assert (reply["code"], reply["hint"]) == ("no-service", f"did you mean {meant!r}?")
-    assert "hint" not in desk.ask("discover", service_type="hexapod")
-    assert desk.ask("get", service_id="kafer-1")["hint"] == "did you mean 'Käfer 1'?"
-    assert desk.ask("get", service_id="Käfer 1")["hint"] == "that is a name; the id is 'x'"
-    desk.ask("register", service_info={**INFO, "id": "y", "type": "Hexapod"})
-    assert desk.ask("discover", service_type="hexapod")["hint"] == "did you mean 'Hexapod'?"
-    assert desk.ask("discover", service_type="web", strategy="round_robin")["hint"].startswith(
+    assert "hint" not in harness.ask("discover", service_type="hexapod")
+    assert harness.ask("get", service_id="kafer-1")["hint"] == "did you mean 'Käfer 1'?"
+    assert harness.ask("get", service_id="Käfer 1")["hint"] == "that is a name; the id is 'x'"
+    harness.ask("register", service_info={**INFO, "id": "y", "type": "Hexapod"})
+    assert harness.ask("discover", service_type="hexapod")["hint"] == "did you mean 'Hexapod'?"
+    assert harness.ask("discover", service_type="web", strategy="round_robin")["hint"].startswith(
         "did you mean 'round-robin'?; the strategies are "
     )
 
 
-def test_leases_that_end_soon(desk: Desk) -> None:
+def test_leases_that_end_soon(harness: DispatcherHarness) -> None:
     """`known` has a ttl of 30; the others are told as the registry judges them, at any moment."""
 
     def ends(**fields: Any) -> dict[str, float]:
-        reply = desk.ask("events", leases=True, **fields)
+        reply = harness.ask("events", leases=True, **fields)
         assert reply["leases"]["within"] == 15
-        assert desk.ask("list", leases=True)["leases"] == reply["leases"]
+        assert harness.ask("list", leases=True)["leases"] == reply["leases"]
         told: dict[str, float] = reply["leases"]["ends"]
         return told
 
     assert ends() == {}
-    desk.ask("register", service_info={**INFO, "id": "brief"}, ttl=2)
+    harness.ask("register", service_info={**INFO, "id": "brief"}, ttl=2)
     assert ends(since=0) == {"brief": 2}
-    desk.clock.advance(1.2504)
+    harness.clock.advance(1.2504)
     assert ends() == {"brief": 0.75}
-    desk.ask("renew", service_id="brief")
+    harness.ask("renew", service_id="brief")
     assert ends() == {"brief": 2}
-    desk.clock.advance(2.5)
-    assert desk.ask("get", service_id="brief")["service"]["health"] == "passing"
+    harness.clock.advance(2.5)
+    assert harness.ask("get", service_id="brief")["service"]["health"] == "passing"
     assert ends() == {"brief": 0.001}, "its heartbeat may be waiting to be read"
-    desk.registry.caught_up(desk.clock.now)
-    assert desk.ask("get", service_id="brief")["service"]["health"] == "critical"
+    harness.registry.caught_up(harness.clock.now)
+    assert harness.ask("get", service_id="brief")["service"]["health"] == "critical"
     assert ends() == {"brief": 0}
-    desk.ask("deregister", service_id="brief")
+    harness.ask("deregister", service_id="brief")
     assert ends() == {}
-    desk.clock.advance(11.5)
+    harness.clock.advance(11.5)
     assert ends() == {"known": 14.75}
     for fields in ({}, {"leases": False}, {"leases": None}):
-        assert "leases" not in desk.ask("events", **fields)
-        assert "leases" not in desk.ask("list", **fields)
+        assert "leases" not in harness.ask("events", **fields)
+        assert "leases" not in harness.ask("list", **fields)
 
 
-def test_one_reply_holds_only_so_many_events(desk: Desk) -> None:
+def test_one_reply_holds_only_so_many_events(harness: DispatcherHarness) -> None:
     assert MAX_EVENTS == 1_000
     for _ in range(1_005):
-        desk.dispatcher.answer(
+        harness.dispatcher.answer(
             json.dumps({"action": "register", "service_info": {**INFO, "id": "x"}}).encode(),
             Sender(),
         )
-    desk.registry.commit()
+    harness.registry.commit()
     for fields in ({}, {"limit": 10**6}):
-        reply = desk.ask("events", since=0, **fields)
+        reply = harness.ask("events", since=0, **fields)
         assert [e["seq"] for e in reply["events"]] == list(range(1, 1_001))
         assert reply["seq"] == 1_006
 
@@ -410,13 +412,13 @@ def large(number: int) -> dict[str, Any]:
     return {**INFO, "port": number + 1, "id": str(number), "metadata": {"x": "y" * 60_000}}
 
 
-def test_one_reply_holds_only_so_many_bytes_of_events(desk: Desk) -> None:
+def test_one_reply_holds_only_so_many_bytes_of_events(harness: DispatcherHarness) -> None:
     for n in range(40):
-        desk.ask("register", service_info=large(n))
+        harness.ask("register", service_info=large(n))
     replies = []
     since = 0
-    while since < desk.registry.seq:
-        replies.append([e["seq"] for e in desk.ask("events", since=since)["events"]])
+    while since < harness.registry.seq:
+        replies.append([e["seq"] for e in harness.ask("events", since=since)["events"]])
         since = replies[-1][-1]
     assert list(itertools.chain(*replies)) == list(range(1, 42))
     # The first event is a small one; seventeen large ones fit into a mebibyte.
@@ -425,26 +427,26 @@ def test_one_reply_holds_only_so_many_bytes_of_events(desk: Desk) -> None:
 
 @pytest.mark.parametrize("most", [0, 1, 300])
 def test_one_reply_holds_one_event_at_least(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, most: int
+    harness: DispatcherHarness, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     monkeypatch.setattr(dispatch, "EVENTS_SIZE", most)
-    desk.ask("deregister", service_id="known")
-    assert [e["seq"] for e in desk.ask("events", since=0)["events"]] == [1]
-    assert [e["seq"] for e in desk.ask("events", since=1)["events"]] == [2]
+    harness.ask("deregister", service_id="known")
+    assert [e["seq"] for e in harness.ask("events", since=0)["events"]] == [1]
+    assert [e["seq"] for e in harness.ask("events", since=1)["events"]] == [2]
 
 
-def test_terminate_from_this_machine(desk: Desk) -> None:
-    assert desk.ask("terminate") == {
+def test_terminate_from_this_machine(harness: DispatcherHarness) -> None:
+    assert harness.ask("terminate") == {
         "success": True,
         "status": "terminating",
         "timestamp": 1_617_293_054,
     }
-    assert desk.stopped == 1
+    assert harness.stopped == 1
 
 
-def test_terminate_from_another_machine_is_refused(desk: Desk) -> None:
-    desk.peer = Sender(here=False)
-    assert desk.refuse(b'{"action":"terminate"}') == {
+def test_terminate_from_another_machine_is_refused(harness: DispatcherHarness) -> None:
+    harness.peer = Sender(here=False)
+    assert harness.refuse(b'{"action":"terminate"}') == {
         "success": False,
         "error": "terminate is taken only from the machine that the registry runs on",
         "code": "forbidden",
@@ -568,10 +570,14 @@ UNKNOWN = {
 )
 @pytest.mark.parametrize("request_id", [None, "7f3a"])
 def test_a_refusal(
-    desk: Desk, request_: dict[str, Any], error: str, code: str, request_id: str | None
+    harness: DispatcherHarness,
+    request_: dict[str, Any],
+    error: str,
+    code: str,
+    request_id: str | None,
 ) -> None:
     echo = {} if request_id is None else {"request_id": request_id}
-    reply = desk.refuse(json.dumps({**request_, **echo}).encode())
+    reply = harness.refuse(json.dumps({**request_, **echo}).encode())
     reply.pop("hint", None)
     sentence, ellipsis, _ = error.partition("…")
     if ellipsis:
@@ -595,15 +601,17 @@ def test_a_refusal(
         (b'{"action":"health","request_id":7}', "Invalid request_id", "invalid-request"),
     ],
 )
-def test_what_is_no_request(desk: Desk, payload: bytes, error: str, code: str) -> None:
-    reply = desk.refuse(payload)
+def test_what_is_no_request(
+    harness: DispatcherHarness, payload: bytes, error: str, code: str
+) -> None:
+    reply = harness.refuse(payload)
     reply.pop("hint", None)
     assert reply == {"success": False, "error": error, "code": code}
 
 
-def test_a_deep_request_is_refused_under_its_request_id(desk: Desk) -> None:
+def test_a_deep_request_is_refused_under_its_request_id(harness: DispatcherHarness) -> None:
     deep = b'{"action":"health","request_id":"7","x":%s}' % (b"[" * 32 + b"]" * 32)
-    assert desk.refuse(deep) == {
+    assert harness.refuse(deep) == {
         "success": False,
         "error": "The request is nested deeper than 32 levels",
         "code": "invalid-request",
@@ -611,18 +619,18 @@ def test_a_deep_request_is_refused_under_its_request_id(desk: Desk) -> None:
     }
 
 
-def test_a_refusal_says_what_to_do(desk: Desk) -> None:
-    assert desk.ask("dance")["hint"] == (
+def test_a_refusal_says_what_to_do(harness: DispatcherHarness) -> None:
+    assert harness.ask("dance")["hint"] == (
         "the actions are register, update, deregister, renew, get, list, discover, health, info, "
         "events, maintenance, backup, terminate"
     )
-    assert "not 0" in desk.ask("register", service_info={**INFO, "port": 0})["hint"]
-    assert desk.send(b"{")["hint"]
+    assert "not 0" in harness.ask("register", service_info={**INFO, "port": 0})["hint"]
+    assert harness.send(b"{")["hint"]
 
 
-def test_the_policies_are_refused_with_their_details(desk: Desk) -> None:
+def test_the_policies_are_refused_with_their_details(harness: DispatcherHarness) -> None:
     taken = {**INFO, "type": "web", "singleton": True}
-    assert desk.refuse(json.dumps({"action": "register", "service_info": taken}).encode()) == {
+    assert harness.refuse(json.dumps({"action": "register", "service_info": taken}).encode()) == {
         "success": False,
         "error": "duplicate_service_type",
         "code": "duplicate_service_type",
@@ -632,7 +640,7 @@ def test_the_policies_are_refused_with_their_details(desk: Desk) -> None:
         "existing_service_id": "known",
     }
     both = {**taken, "allow_duplicate_service_type": True}
-    assert desk.refuse(json.dumps({"action": "register", "service_info": both}).encode()) == {
+    assert harness.refuse(json.dumps({"action": "register", "service_info": both}).encode()) == {
         "success": False,
         "error": "invalid_service_type_policy",
         "code": "invalid-request",
@@ -640,14 +648,16 @@ def test_the_policies_are_refused_with_their_details(desk: Desk) -> None:
     }
 
 
-def test_a_store_that_failed_refuses_changes_and_answers_questions(desk: Desk) -> None:
+def test_a_store_that_failed_refuses_changes_and_answers_questions(
+    harness: DispatcherHarness,
+) -> None:
     failure = StoreError("can't write registry.db: database or disk is full")
     for request in (
         {"action": "register", "service_info": INFO},
         {"action": "deregister", "service_id": "known"},
         {"action": "register"},
     ):
-        assert desk.refuse(json.dumps({**request, "request_id": "7"}).encode(), failure) == {
+        assert harness.refuse(json.dumps({**request, "request_id": "7"}).encode(), failure) == {
             "success": False,
             "error": "The registry's store failed: can't write registry.db: "
             "database or disk is full",
@@ -664,12 +674,12 @@ def test_a_store_that_failed_refuses_changes_and_answers_questions(desk: Desk) -
         {"action": "info"},
         {"action": "events"},
     ):
-        assert desk.send(json.dumps(request).encode(), failure)["success"] is True
+        assert harness.send(json.dumps(request).encode(), failure)["success"] is True
 
 
-def test_a_journal_that_cannot_be_read_is_an_error(desk: Desk) -> None:
-    desk.store.reads_fail = True
-    reply = desk.refuse(b'{"action":"events","since":0}')
+def test_a_journal_that_cannot_be_read_is_an_error(harness: DispatcherHarness) -> None:
+    harness.store.reads_fail = True
+    reply = harness.refuse(b'{"action":"events","since":0}')
     assert (reply["code"], reply["error"]) == (
         "unavailable",
         "The registry's store failed: the disk is gone",
@@ -677,13 +687,13 @@ def test_a_journal_that_cannot_be_read_is_an_error(desk: Desk) -> None:
 
 
 def test_a_fault_of_ours_is_an_answer_and_a_log_entry(
-    desk: Desk, caplog: pytest.LogCaptureFixture
+    harness: DispatcherHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_services: object) -> Any:
         raise RuntimeError("a strategy with a bug")
 
-    desk.registry._chooser = Chooser(broken, {})
-    reply = desk.refuse(b'{"action":"discover","service_type":"web","request_id":"7"}')
+    harness.registry._chooser = Chooser(broken, {})
+    reply = harness.refuse(b'{"action":"discover","service_type":"web","request_id":"7"}')
     assert reply == {
         "success": False,
         "error": "The registry failed; its log says why",
@@ -750,17 +760,17 @@ REQUEST = st.builds(
 
 def check_answers(*payloads: bytes) -> None:
     """Whatever comes is answered in standard JSON, and a refusal changes nothing."""
-    desk = Desk()
+    harness = DispatcherHarness()
     for payload in payloads:
-        before = desk.picture()
-        reply = desk.send(payload)
+        before = harness.picture()
+        reply = harness.send(payload)
         assert "error" not in reply or reply["success"] is False
         if reply["success"] is not True:
             assert reply["error"]
             assert isinstance(reply["error"], str)
             assert reply["code"] != "internal"
-            assert desk.picture() == before
-    desk.store.close()
+            assert harness.picture() == before
+    harness.store.close()
 
 
 @given(st.lists(REQUEST, min_size=1, max_size=4))
@@ -783,20 +793,20 @@ def test_any_damaged_request_is_answered(data: st.DataObject) -> None:
 
 
 def test_a_list_that_no_client_takes_is_refused(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    harness: DispatcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert MAX_REPLY - 2**20 == dispatch.MAX_LIST
-    size = len(bytes(desk.registry.list_services()))
+    assert wire.MAX_REPLY - 2**20 == dispatch.MAX_LIST
+    size = len(bytes(harness.registry.list_services()))
     monkeypatch.setattr(dispatch, "MAX_LIST", size)
-    assert len(desk.ask("list")["services"]) == 1
+    assert len(harness.ask("list")["services"]) == 1
     monkeypatch.setattr(dispatch, "MAX_LIST", size - 1)
     for action in ("list", "info"):
-        reply = desk.ask(action)
+        reply = harness.ask(action)
         assert (reply["success"], reply["code"]) == (False, "invalid-request")
         assert reply["error"] == f"The list has {size} bytes, clients take {size - 1}"
         assert "one type" in reply["hint"]
-    assert desk.ask("list", service_type="no such")["services"] == []
-    assert desk.ask("info", services=False)["success"]
+    assert harness.ask("list", service_type="no such")["services"] == []
+    assert harness.ask("info", services=False)["success"]
 
 
 # -- whose address is looked up
@@ -829,24 +839,26 @@ class Nameless:
     ],
     ids=lambda request: request["action"],
 )
-def test_only_who_changes_something_is_looked_up(desk: Desk, request_: dict[str, Any]) -> None:
-    reply = desk.dispatcher.answer(json.dumps(request_).encode(), Nameless())
+def test_only_who_changes_something_is_looked_up(
+    harness: DispatcherHarness, request_: dict[str, Any]
+) -> None:
+    reply = harness.dispatcher.answer(json.dumps(request_).encode(), Nameless())
     assert isinstance(reply, dict)
     assert reply["success"]
 
 
-def test_who_reads_no_answers_gets_no_long_ones(desk: Desk) -> None:
+def test_who_reads_no_answers_gets_no_long_ones(harness: DispatcherHarness) -> None:
     class Suspect(Sender):
         def check_replies(self) -> None:
             raise SlowDown("too much", details={"retry_after": 1})
 
-    desk.peer = Suspect()
+    harness.peer = Suspect()
     for action in ("get", "list", "discover", "info", "events"):
-        assert desk.ask(action, service_id="known", service_type="web")["code"] == "slow-down"
-    assert desk.ask("info", services=False)["success"], "to stop it, and to see what is wrong"
-    assert desk.ask("list", services=False)["code"] == "slow-down"
+        assert harness.ask(action, service_id="known", service_type="web")["code"] == "slow-down"
+    assert harness.ask("info", services=False)["success"], "to stop it, and to see what is wrong"
+    assert harness.ask("list", services=False)["code"] == "slow-down"
     info = {"name": "a", "host": "b", "port": 1}
-    assert desk.ask("register", service_info=info, judges=True)["code"] == "slow-down"
-    assert desk.ask("register", service_info=info)["success"]
-    assert desk.ask("renew", service_id="known")["success"]
-    assert desk.ask("health")["success"]
+    assert harness.ask("register", service_info=info, judges=True)["code"] == "slow-down"
+    assert harness.ask("register", service_info=info)["success"]
+    assert harness.ask("renew", service_id="known")["success"]
+    assert harness.ask("health")["success"]

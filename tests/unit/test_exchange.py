@@ -26,15 +26,15 @@ from rsreg.errors import (
 from rsreg.protocol import calls, wire
 from rsreg.protocol.calls import Call
 from rsreg.transport.exchange import ATTEMPTS, Step, exchange
-from tests.helpers import HandClock
+from tests.helpers import ManualClock
 
 Flow = Generator[Step, "list[bytes] | None", Any]
 
 
-class Hand:
+class ExchangeDriver:
     """Drives one exchange of 3 seconds, and keeps what it sent."""
 
-    def __init__(self, call: Call[Any], clock: HandClock, timeout: float = 3.0) -> None:
+    def __init__(self, call: Call[Any], clock: ManualClock, timeout: float = 3.0) -> None:
         self.clock = clock
         self.flow: Flow = exchange(call, timeout=timeout, endpoint="tcp://lab:1", clock=clock)
         self.sent: list[list[bytes]] = []
@@ -79,9 +79,9 @@ class Hand:
 
 
 @pytest.fixture
-def hand(clock: HandClock) -> Hand:
+def driver(clock: ManualClock) -> ExchangeDriver:
     """A `discover`, sent once."""
-    return Hand(calls.discover("PUNA"), clock)
+    return ExchangeDriver(calls.discover("PUNA"), clock)
 
 
 def reply(**body: Any) -> list[bytes]:
@@ -89,26 +89,26 @@ def reply(**body: Any) -> list[bytes]:
     return [b"", json.dumps(body).encode()]
 
 
-def test_a_request_and_its_answer(hand: Hand) -> None:
-    assert hand.request == {
+def test_a_request_and_its_answer(driver: ExchangeDriver) -> None:
+    assert driver.request == {
         "action": "discover",
         "service_type": "PUNA",
-        "request_id": hand.request["request_id"],
+        "request_id": driver.request["request_id"],
     }
-    assert 16 <= len(hand.request["request_id"]) <= 64
-    assert hand.step.wait == 1.0
-    assert hand.answer(success=True, service={"name": "A"}) == {"name": "A"}
+    assert 16 <= len(driver.request["request_id"]) <= 64
+    assert driver.step.wait == 1.0
+    assert driver.answer(success=True, service={"name": "A"}) == {"name": "A"}
 
 
-def test_no_two_requests_have_the_same_id(clock: HandClock) -> None:
-    ids = {Hand(calls.health(), clock).request["request_id"] for _ in range(100)}
+def test_no_two_requests_have_the_same_id(clock: ManualClock) -> None:
+    ids = {ExchangeDriver(calls.health(), clock).request["request_id"] for _ in range(100)}
     assert len(ids) == 100
 
 
-def test_a_late_reply_is_not_taken_for_the_answer(hand: Hand) -> None:
-    hand.receive(*reply(success=True, service={"name": "B"}, request_id="0" * 32))
-    assert hand.step.frames is None
-    assert hand.answer(success=True, service={"name": "A"}) == {"name": "A"}
+def test_a_late_reply_is_not_taken_for_the_answer(driver: ExchangeDriver) -> None:
+    driver.receive(*reply(success=True, service={"name": "B"}, request_id="0" * 32))
+    assert driver.step.frames is None
+    assert driver.answer(success=True, service={"name": "A"}) == {"name": "A"}
 
 
 @pytest.mark.parametrize(
@@ -129,51 +129,51 @@ def test_a_late_reply_is_not_taken_for_the_answer(hand: Hand) -> None:
         [b"RESPONSE", b'{"success":true}'],
     ],
 )
-def test_what_is_not_the_answer_is_dropped(hand: Hand, frames: list[bytes]) -> None:
-    hand.clock.advance(0.25)
-    hand.receive(*frames)
-    assert hand.step[:2] == (None, 0.75)
-    assert hand.answer(success=True, service={"name": "A"}) == {"name": "A"}
+def test_what_is_not_the_answer_is_dropped(driver: ExchangeDriver, frames: list[bytes]) -> None:
+    driver.clock.advance(0.25)
+    driver.receive(*frames)
+    assert driver.step[:2] == (None, 0.75)
+    assert driver.answer(success=True, service={"name": "A"}) == {"name": "A"}
 
 
-def test_a_resend_is_the_same_request(hand: Hand) -> None:
-    hand.silence()
-    hand.silence()
-    assert len(hand.sent) == ATTEMPTS == 3
-    assert hand.sent[0] == hand.sent[1] == hand.sent[2]
-    assert hand.answer(success=True, service={"name": "A"}) == {"name": "A"}
+def test_a_resend_is_the_same_request(driver: ExchangeDriver) -> None:
+    driver.silence()
+    driver.silence()
+    assert len(driver.sent) == ATTEMPTS == 3
+    assert driver.sent[0] == driver.sent[1] == driver.sent[2]
+    assert driver.answer(success=True, service={"name": "A"}) == {"name": "A"}
 
 
-def test_an_answer_to_the_first_send_counts_after_a_resend(hand: Hand) -> None:
-    hand.silence()
-    assert hand.answer(success=True, service={"name": "A"}) == {"name": "A"}
+def test_an_answer_to_the_first_send_counts_after_a_resend(driver: ExchangeDriver) -> None:
+    driver.silence()
+    assert driver.answer(success=True, service={"name": "A"}) == {"name": "A"}
 
 
-def test_a_reply_of_another_does_not_put_off_the_resend(hand: Hand) -> None:
-    hand.clock.advance(0.9)
-    hand.receive(b"", b"{}")
-    assert hand.step.wait == pytest.approx(0.1)
-    hand.silence()
-    assert len(hand.sent) == 2
-    assert hand.step.wait == pytest.approx(1.0)
+def test_a_reply_of_another_does_not_put_off_the_resend(driver: ExchangeDriver) -> None:
+    driver.clock.advance(0.9)
+    driver.receive(b"", b"{}")
+    assert driver.step.wait == pytest.approx(0.1)
+    driver.silence()
+    assert len(driver.sent) == 2
+    assert driver.step.wait == pytest.approx(1.0)
 
 
-def test_it_gives_up_in_time(hand: Hand) -> None:
-    hand.silence()
-    hand.silence()
+def test_it_gives_up_in_time(driver: ExchangeDriver) -> None:
+    driver.silence()
+    driver.silence()
     said = r"^no registry answers on tcp://lab:1 within 3 s$"
     with pytest.raises(RequestTimeout, match=said) as caught:
-        hand.silence()
+        driver.silence()
     assert str(caught.value.hint).startswith('start one with "rs_cs start"')
-    assert hand.clock.now == pytest.approx(1_003.0)
-    assert len(hand.sent) == 3
+    assert driver.clock.now == pytest.approx(1_003.0)
+    assert len(driver.sent) == 3
 
 
-def test_a_flood_of_others_replies_does_not_keep_it(hand: Hand) -> None:
+def test_a_flood_of_others_replies_does_not_keep_it(driver: ExchangeDriver) -> None:
     flood = itertools.repeat((True, 0.001), 100_000)
     with pytest.raises(RequestTimeout):
-        hand.endure(flood)
-    assert hand.clock.now == pytest.approx(1_003.0)
+        driver.endure(flood)
+    assert driver.clock.now == pytest.approx(1_003.0)
 
 
 @given(
@@ -183,24 +183,26 @@ def test_a_flood_of_others_replies_does_not_keep_it(hand: Hand) -> None:
 def test_it_never_waits_longer_than_its_timeout(
     happenings: list[tuple[bool, float]], timeout: float
 ) -> None:
-    clock = HandClock(0.0)
-    hand = Hand(calls.health(), clock, timeout)
+    clock = ManualClock(0.0)
+    driver = ExchangeDriver(calls.health(), clock, timeout)
     with pytest.raises(RequestTimeout):
-        hand.endure(itertools.chain(happenings, itertools.repeat((False, 0.0))))
+        driver.endure(itertools.chain(happenings, itertools.repeat((False, 0.0))))
     assert clock.now == pytest.approx(timeout)
-    assert len(hand.sent) <= ATTEMPTS
+    assert len(driver.sent) <= ATTEMPTS
 
 
-def test_an_answer_that_waited_while_this_process_stood_still_counts(hand: Hand) -> None:
-    hand.clock.advance(60)
-    assert hand.answer(success=True, service={"name": "A"}) == {"name": "A"}
+def test_an_answer_that_waited_while_this_process_stood_still_counts(
+    driver: ExchangeDriver,
+) -> None:
+    driver.clock.advance(60)
+    assert driver.answer(success=True, service={"name": "A"}) == {"name": "A"}
 
 
-def test_a_process_that_stood_still_gives_up_at_once(hand: Hand) -> None:
-    hand.clock.advance(60)
+def test_a_process_that_stood_still_gives_up_at_once(driver: ExchangeDriver) -> None:
+    driver.clock.advance(60)
     with pytest.raises(RequestTimeout):
-        hand.endure(itertools.repeat((False, 0.0)))
-    assert hand.clock.now == 1_061.0
+        driver.endure(itertools.repeat((False, 0.0)))
+    assert driver.clock.now == 1_061.0
 
 
 # -- answers and refusals
@@ -229,9 +231,9 @@ REGISTER = registration.register(Registration.of("a", "h", 1, None, None, 30))
     ],
 )
 def test_how_each_answer_is_read(
-    clock: HandClock, call: Call[Any], body: dict[str, Any], answer: object
+    clock: ManualClock, call: Call[Any], body: dict[str, Any], answer: object
 ) -> None:
-    assert Hand(call, clock).answer(success=True, **body) == answer
+    assert ExchangeDriver(call, clock).answer(success=True, **body) == answer
 
 
 @pytest.mark.parametrize(
@@ -244,9 +246,9 @@ def test_how_each_answer_is_read(
     ],
 )
 def test_not_found_is_an_answer(
-    clock: HandClock, call: Call[Any], code: str, answer: object
+    clock: ManualClock, call: Call[Any], code: str, answer: object
 ) -> None:
-    assert Hand(call, clock).answer(success=False, error="No", code=code) is answer
+    assert ExchangeDriver(call, clock).answer(success=False, error="No", code=code) is answer
 
 
 @pytest.mark.parametrize(
@@ -267,22 +269,22 @@ def test_not_found_is_an_answer(
     ],
 )
 def test_any_other_refusal_raises(
-    clock: HandClock, call: Call[Any], body: dict[str, Any], error: type[ServerError]
+    clock: ManualClock, call: Call[Any], body: dict[str, Any], error: type[ServerError]
 ) -> None:
-    hand = Hand(call, clock)
-    refusal = reply(success=False, error="No.", request_id=hand.request["request_id"], **body)
+    driver = ExchangeDriver(call, clock)
+    refusal = reply(success=False, error="No.", request_id=driver.request["request_id"], **body)
     with pytest.raises(error, match=r"^No\.$") as caught:
-        hand.flow.send(refusal)
+        driver.flow.send(refusal)
     assert caught.value.code == body.get("code", "error")
     assert caught.value.hint == body.get("hint")
     assert caught.value.details.get("existing_service_id") == body.get("existing_service_id")
 
 
 @pytest.mark.parametrize("success", [1, "true", None, [True]])
-def test_only_true_is_success(hand: Hand, success: object) -> None:
-    body = {"success": success, "service": RECORD, "request_id": hand.request["request_id"]}
+def test_only_true_is_success(driver: ExchangeDriver, success: object) -> None:
+    body = {"success": success, "service": RECORD, "request_id": driver.request["request_id"]}
     with pytest.raises(ServerError, match=r"^the registry gave no reason$"):
-        hand.flow.send(reply(**body))
+        driver.flow.send(reply(**body))
 
 
 @pytest.mark.parametrize(
@@ -296,13 +298,13 @@ def test_only_true_is_success(hand: Hand, success: object) -> None:
     ],
 )
 def test_an_answer_that_is_none_is_an_error_of_the_tree(
-    clock: HandClock, call: Call[Any], body: dict[str, Any]
+    clock: ManualClock, call: Call[Any], body: dict[str, Any]
 ) -> None:
-    hand = Hand(call, clock)
-    answer = reply(success=True, request_id=hand.request["request_id"], **body)
+    driver = ExchangeDriver(call, clock)
+    answer = reply(success=True, request_id=driver.request["request_id"], **body)
     said = f"^the registry's answer to {call.action} can't be understood: "
     with pytest.raises(ServerError, match=said):
-        hand.flow.send(answer)
+        driver.flow.send(answer)
 
 
 # -- requests
@@ -310,24 +312,26 @@ def test_an_answer_that_is_none_is_an_error_of_the_tree(
 
 @pytest.mark.parametrize("port", [float("nan"), {1}, "x" * 70_000])
 def test_what_cannot_be_a_request_is_refused_before_anything_is_sent(
-    clock: HandClock, port: Any
+    clock: ManualClock, port: Any
 ) -> None:
     with pytest.raises(ConfigurationError):
-        Hand(registration.register(Registration.of("a", "h", port, None, None, 30)), clock)
+        ExchangeDriver(
+            registration.register(Registration.of("a", "h", port, None, None, 30)), clock
+        )
 
 
-def test_a_registration_says_only_what_was_said(clock: HandClock) -> None:
+def test_a_registration_says_only_what_was_said(clock: ManualClock) -> None:
     bare = Registration.of("a", "h", 1, None, {}, 30, tags=[])
-    asked = Hand(registration.register(bare), clock).request
+    asked = ExchangeDriver(registration.register(bare), clock).request
     said = {"name": "a", "host": "h", "port": 1}
     assert asked["service_info"] == {**said, "owner": owner.this_process()}
     assert asked["ttl"] == 30
     of_nobody = Registration.of("a", "h", 1, None, {}, 30, owned=False)
-    request = Hand(registration.register(of_nobody), clock).request
+    request = ExchangeDriver(registration.register(of_nobody), clock).request
     assert (request["service_info"], request["owner"]) == (said, owner.this_process())
 
 
-def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:
+def test_a_registration_says_all_that_was_said(clock: ManualClock) -> None:
     full = Registration.of(
         "a",
         "h",
@@ -344,7 +348,7 @@ def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:
         ready=False,
         exclusive=True,
     )
-    asked = Hand(registration.register(full), clock).request
+    asked = ExchangeDriver(registration.register(full), clock).request
     assert asked["ttl"] == 2.5
     assert asked["service_info"] == {
         "name": "a",
@@ -364,9 +368,11 @@ def test_a_registration_says_all_that_was_said(clock: HandClock) -> None:
     }
 
 
-def test_a_registration_is_made_again_under_the_id_that_it_got(clock: HandClock) -> None:
+def test_a_registration_is_made_again_under_the_id_that_it_got(clock: ManualClock) -> None:
     again = Registration.of("a", "h", 1, "X", None, 30).with_id("a-1")
-    assert Hand(registration.register(again), clock).request["service_info"]["id"] == "a-1"
+    assert (
+        ExchangeDriver(registration.register(again), clock).request["service_info"]["id"] == "a-1"
+    )
     assert again.name == "a"
 
 
@@ -382,54 +388,54 @@ def test_a_registration_is_made_again_under_the_id_that_it_got(clock: HandClock)
     ],
 )
 def test_what_is_left_out_is_not_sent(
-    clock: HandClock, call: Call[Any], asked: dict[str, Any]
+    clock: ManualClock, call: Call[Any], asked: dict[str, Any]
 ) -> None:
-    request = Hand(call, clock).request
+    request = ExchangeDriver(call, clock).request
     del request["request_id"]
     assert request == asked
 
 
-def slow_down(hand: Hand, seconds: object) -> None:
+def slow_down(driver: ExchangeDriver, seconds: object) -> None:
     """The registry says when it takes the request."""
     body = {"success": False, "error": "too much", "code": "slow-down", "retry_after": seconds}
-    hand.receive(*reply(**body, request_id=hand.request["request_id"]))
+    driver.receive(*reply(**body, request_id=driver.request["request_id"]))
 
 
-def test_who_is_to_slow_down_sends_the_same_request_later(hand: Hand) -> None:
-    slow_down(hand, 0.4)
-    assert len(hand.sent) == 1
-    assert 0.4 <= hand.step.wait <= 0.6, "at random, so that not all come at once"
-    slow_down(hand, 0.4)
-    assert len(hand.sent) == 1, "the answer to another copy of it"
-    hand.silence()
-    assert hand.sent == [hand.sent[0]] * 2
-    assert hand.answer(success=True, service={"name": "A"}) == {"name": "A"}
+def test_who_is_to_slow_down_sends_the_same_request_later(driver: ExchangeDriver) -> None:
+    slow_down(driver, 0.4)
+    assert len(driver.sent) == 1
+    assert 0.4 <= driver.step.wait <= 0.6, "at random, so that not all come at once"
+    slow_down(driver, 0.4)
+    assert len(driver.sent) == 1, "the answer to another copy of it"
+    driver.silence()
+    assert driver.sent == [driver.sent[0]] * 2
+    assert driver.answer(success=True, service={"name": "A"}) == {"name": "A"}
 
 
 @pytest.mark.parametrize("seconds", [3.0, 1e9])
-def test_who_has_no_time_to_wait_is_told_why(hand: Hand, seconds: float) -> None:
+def test_who_has_no_time_to_wait_is_told_why(driver: ExchangeDriver, seconds: float) -> None:
     with pytest.raises(SlowDown, match="too much") as told:
-        slow_down(hand, seconds)
+        slow_down(driver, seconds)
     assert told.value.details["retry_after"] == seconds
 
 
 @pytest.mark.parametrize("seconds", [None, "1", True, 0, -1, []])
-def test_a_pause_that_is_none_is_not_kept(hand: Hand, seconds: object) -> None:
+def test_a_pause_that_is_none_is_not_kept(driver: ExchangeDriver, seconds: object) -> None:
     with pytest.raises(SlowDown):
-        slow_down(hand, seconds)
+        slow_down(driver, seconds)
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0.001, 5.0)), max_size=30))
 def test_a_call_ends_in_time_however_often_it_is_to_slow_down(answers: list[float | None]) -> None:
-    clock = HandClock()
-    hand = Hand(calls.discover("PUNA"), clock)
+    clock = ManualClock()
+    driver = ExchangeDriver(calls.discover("PUNA"), clock)
     begin = clock.now
     with contextlib.suppress(SlowDown, RequestTimeout):
         for seconds in answers:
             if seconds is not None:
-                slow_down(hand, seconds)
-            hand.silence()
+                slow_down(driver, seconds)
+            driver.silence()
         while True:
-            hand.silence()
+            driver.silence()
     assert clock.now - begin <= 3.0 + 1e-6
-    assert len(hand.sent) <= ATTEMPTS + len(answers)
+    assert len(driver.sent) <= ATTEMPTS + len(answers)

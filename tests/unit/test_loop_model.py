@@ -23,7 +23,7 @@ from rsreg.server.reaper import Reaper
 from rsreg.server.request_loop import MAX_BATCH, STALL, TICK, RequestLoop
 from rsreg.server.rules.registry import Registry
 from rsreg.transport import sockets
-from tests.helpers import FAR, HandClock, UnreliableStore
+from tests.helpers import FAR, ManualClock, UnreliableStore
 
 IDS = [f"s{number}" for number in range(8)]
 Request = dict[str, Any]
@@ -64,15 +64,15 @@ class Nobody:
     def end(self, _number: int, _why: str) -> None: ...
 
 
-class Bench:
+class LoopHarness:
     """A request loop on two sockets, a client at each, and beside them what was promised."""
 
     def __init__(self, context: zmq.Context[Any], store: RegistryBackend) -> None:
-        self.clock = HandClock()
+        self.clock = ManualClock()
         self.store = UnreliableStore(store)
         self.published: list[Event] = []
         self.registry = Registry(
-            self.store, clock=self.clock, wall=HandClock(1_700_000_000), limits=FAR
+            self.store, clock=self.clock, wall=ManualClock(1_700_000_000), limits=FAR
         )
         self.registry.open()
         self.routers = [sockets.router(context) for _ in range(2)]
@@ -345,46 +345,46 @@ def looked_at(record: Request) -> list[Any]:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def harness() -> Iterator[LoopHarness]:
     """A loop with nothing registered."""
     with contextlib.ExitStack() as stack:
         context: zmq.Context[Any] = stack.enter_context(zmq.Context())
-        yield stack.enter_context(contextlib.closing(Bench(context, InMemoryBackend())))
+        yield stack.enter_context(contextlib.closing(LoopHarness(context, InMemoryBackend())))
 
 
-def test_batches_agree_with_store_journal_events_and_replies(bench: Bench) -> None:
+def test_batches_agree_with_store_journal_events_and_replies(harness: LoopHarness) -> None:
     """Whatever comes, in batches of any size, and whichever commits fail."""
     for _ in range(250):
-        bench.ask(random.choice([0, 1, 5, 20, 20, 3 * MAX_BATCH]))
-        bench.step(fails=random.random() < 0.3)
-        bench.clock.advance(random.choice([0, 0, 0.5, 1, 1, TICK + STALL + 2]))
+        harness.ask(random.choice([0, 1, 5, 20, 20, 3 * MAX_BATCH]))
+        harness.step(fails=random.random() < 0.3)
+        harness.clock.advance(random.choice([0, 0, 0.5, 1, 1, TICK + STALL + 2]))
         if random.random() < 0.3:
-            bench.reap(fails=random.random() < 0.3)
-    while any(bench.waiting):
-        bench.step(fails=False)
-    kinds = {kind for kind, _ in bench.model.journal}
+            harness.reap(fails=random.random() < 0.3)
+    while any(harness.waiting):
+        harness.step(fails=False)
+    kinds = {kind for kind, _ in harness.model.journal}
     assert {"register", "deregister", "expire", "critical"} <= kinds
 
 
-def test_long_replies_end_a_batch_before_they_fill_the_memory(bench: Bench) -> None:
+def test_long_replies_end_a_batch_before_they_fill_the_memory(harness: LoopHarness) -> None:
     """The rest waits; the other sockets have their turn, and leases are not judged."""
-    lists, other = bench.clients
+    lists, other = harness.clients
     info = {"host": "h", "port": 1, "metadata": {"x": 60_000 * "x"}}
     for number in range(40):
         about = {"name": f"s{number}", **info}
         request = {"action": "register", "service_info": about, "ttl": 5}
         lists.send_multipart([b"", json.dumps(request).encode()])
-    bench.loop.step()
+    harness.loop.step()
     for _ in range(40):
         said(lists)
     for _ in range(10):
         lists.send_multipart([b"", b'{"action":"list"}'])
-    bench.clock.advance(6 - TICK)
-    bench.loop._awake = bench.clock.now
+    harness.clock.advance(6 - TICK)
+    harness.loop._awake = harness.clock.now
     answered = steps = 0
     while answered < 10:
         other.send_multipart([b"", b'{"action":"renew","service_id":"nobody"}'])
-        bench.loop.step()
+        harness.loop.step()
         assert said(other)["code"] == "unknown-service"
         before = answered
         while lists.poll(0):
@@ -395,4 +395,4 @@ def test_long_replies_end_a_batch_before_they_fill_the_memory(bench: Bench) -> N
         # One in two steps, as there are others each time.
         assert steps <= 20
         if answered < 10:
-            assert bench.registry.expire(1) == 0
+            assert harness.registry.expire(1) == 0

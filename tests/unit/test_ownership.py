@@ -20,8 +20,8 @@ from rsreg.protocol.records import COMPUTED
 from rsreg.protocol.wire import Turn
 from rsreg.server.backends.stored import Maintenance
 from rsreg.server.rules.ownership import Requester
-from tests.helpers import HandClock, printed, python_process, raw_socket, received, serving
-from tests.house import House
+from tests.harness import RegistryHarness
+from tests.helpers import ManualClock, printed, python_process, raw_socket, received, serving
 
 HERE, ELSEWHERE = "10.0.0.7", "10.0.0.66"
 #: A process, and others that differ from it in one thing each.
@@ -35,27 +35,27 @@ OTHERS = [
 ITS = Requester(HERE, "pid 611 of rik on lab1", OWNER)
 
 
-def registered(house: House, **said: Any) -> str:
+def registered(harness: RegistryHarness, **said: Any) -> str:
     """An entry of OWNER, from HERE."""
-    return house.register(**{"name": "puna", "id": "puna", "owner": OWNER, "who": ITS, **said})
+    return harness.register(**{"name": "puna", "id": "puna", "owner": OWNER, "who": ITS, **said})
 
 
-Change = Callable[[House, Requester], object]
+Change = Callable[[RegistryHarness, Requester], object]
 
 
-def _register(house: House, who: Requester) -> object:
+def _register(harness: RegistryHarness, who: Requester) -> object:
     info = {"name": "x", "host": "66.6.6.6", "port": 6, "id": "puna"}
     extra = {} if who.owner is None else {"owner": who.owner}
     known = read_service_info({**info, **extra})
-    return house.registry.register(*known, 30, None, who=who)
+    return harness.registry.register(*known, 30, None, who=who)
 
 
 CHANGES: dict[str, Change] = {
     "register": _register,
-    "update": lambda house, who: house.registry.update(
+    "update": lambda harness, who: harness.registry.update(
         "puna", {"host": "66.6.6.6"}, {}, None, who=who
     ),
-    "deregister": lambda house, who: house.registry.deregister("puna", None, who=who),
+    "deregister": lambda harness, who: harness.registry.deregister("puna", None, who=who),
 }
 every_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 
@@ -67,70 +67,72 @@ every_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("address", [HERE, ELSEWHERE])
 @pytest.mark.parametrize("other", OTHERS)
 def test_the_entry_of_a_living_process_is_its_own(
-    house: House, change: Change, other: Any, address: str
+    harness: RegistryHarness, change: Change, other: Any, address: str
 ) -> None:
-    registered(house)
-    before = house.picture()
+    registered(harness)
+    before = harness.picture()
     with pytest.raises(OwnedByOther) as refusal:
-        change(house, Requester(address, None, other))
-    assert house.commit() == []
-    assert house.picture() == before
+        change(harness, Requester(address, None, other))
+    assert harness.commit() == []
+    assert harness.picture() == before
     assert str(refusal.value).startswith(
         "puna on 10.0.0.5:5000 is of pid 611 of rik on lab1, since"
     )
     assert str(refusal.value).endswith(f"registered from {HERE}")
     assert "--force" in str(refusal.value.hint)
     assert refusal.value.details["owner"] == OWNER
-    change(house, Requester(ELSEWHERE, "me", other, force=True))
-    (event,) = house.commit()
+    change(harness, Requester(ELSEWHERE, "me", other, force=True))
+    (event,) = harness.commit()
     assert (event["by"], event["says"]) == (ELSEWHERE, "me")
 
 
 @every_change
-def test_its_own_process_changes_it_from_wherever(house: House, change: Change) -> None:
-    registered(house)
-    change(house, Requester(ELSEWHERE, None, {**OWNER, "program": "another word for it"}))
-    assert len(house.commit()) == 1
+def test_its_own_process_changes_it_from_wherever(harness: RegistryHarness, change: Change) -> None:
+    registered(harness)
+    change(harness, Requester(ELSEWHERE, None, {**OWNER, "program": "another word for it"}))
+    assert len(harness.commit()) == 1
 
 
 @every_change
-def test_who_names_no_process_has_an_entry_that_is_anybodys(house: House, change: Change) -> None:
-    registered(house, owner={"user": "rik", "host": "lab1"})
-    change(house, Requester(ELSEWHERE))
-    assert len(house.commit()) == 1
+def test_who_names_no_process_has_an_entry_that_is_anybodys(
+    harness: RegistryHarness, change: Change
+) -> None:
+    registered(harness, owner={"user": "rik", "host": "lab1"})
+    change(harness, Requester(ELSEWHERE))
+    assert len(harness.commit()) == 1
 
 
 @every_change
-def test_who_is_silent_or_doubted_has_lost_it(house: House, change: Change) -> None:
-    registered(house)
-    house.pass_time(30)
-    change(house, Requester(ELSEWHERE))
-    house.commit()
-    registered(house, who=ITS._replace(force=True))
-    house.register("heater", owner={**OWNER, "pid": 9}, who=Requester(HERE))
-    assert house.health("puna") == "critical"
-    change(house, Requester(ELSEWHERE))
-    assert len(house.commit()) == 1
+def test_who_is_silent_or_doubted_has_lost_it(harness: RegistryHarness, change: Change) -> None:
+    registered(harness)
+    harness.pass_time(30)
+    change(harness, Requester(ELSEWHERE))
+    harness.commit()
+    registered(harness, who=ITS._replace(force=True))
+    harness.register("heater", owner={**OWNER, "pid": 9}, who=Requester(HERE))
+    assert harness.health("puna") == "critical"
+    change(harness, Requester(ELSEWHERE))
+    assert len(harness.commit()) == 1
 
 
-def test_a_request_that_comes_again_is_no_change(house: House) -> None:
+def test_a_request_that_comes_again_is_no_change(harness: RegistryHarness) -> None:
     """Its entry may be another's by then."""
     turn = Turn("me", 1)
-    house.registry.deregister(registered(house), "t1", turn, ITS)
-    house.commit()
-    registered(house, owner={**OWNER, "pid": 9})
-    house.registry.deregister("puna", "t1", turn, ITS)
-    assert house.commit() == []
+    harness.registry.deregister(registered(harness), "t1", turn, ITS)
+    harness.commit()
+    registered(harness, owner={**OWNER, "pid": 9})
+    harness.registry.deregister("puna", "t1", turn, ITS)
+    assert harness.commit() == []
 
 
-def test_a_refusal_leaves_no_turn_and_no_token(house: House) -> None:
-    registered(house)
+def test_a_refusal_leaves_no_turn_and_no_token(harness: RegistryHarness) -> None:
+    registered(harness)
     other = Requester(ELSEWHERE)
     with pytest.raises(OwnedByOther):
-        house.registry.deregister("puna", "t", Turn("x", 7), other)
-    house.registry.deregister("puna", "t2", Turn("x", 6), other._replace(force=True))
+        harness.registry.deregister("puna", "t", Turn("x", 7), other)
+    harness.registry.deregister("puna", "t2", Turn("x", 6), other._replace(force=True))
     with pytest.raises(UnknownService):
-        house.registry.deregister("puna", "t", Turn("x", 7), other)
+        harness.registry.deregister("puna", "t", Turn("x", 7), other)
 
 
 # -- who came back, and who says so
@@ -139,77 +141,83 @@ def test_a_refusal_leaves_no_turn_and_no_token(house: House) -> None:
 FRESH = {**OWNER, "pid": 702, "started": 99.0}
 
 
-def test_a_driver_that_came_back_replaces_its_entry_from_its_own_address(house: House) -> None:
-    registered(house, exclusive=True)
+def test_a_driver_that_came_back_replaces_its_entry_from_its_own_address(
+    harness: RegistryHarness,
+) -> None:
+    registered(harness, exclusive=True)
     who = Requester(HERE, None, FRESH)
-    assert house.replace({"puna": OWNER}, name="puna", owner=FRESH, who=who) == "puna"
-    assert house.get("puna")["owner"] == FRESH
+    assert harness.replace({"puna": OWNER}, name="puna", owner=FRESH, who=who) == "puna"
+    assert harness.get("puna")["owner"] == FRESH
 
 
-def test_an_owner_that_anybody_can_read_replaces_nothing_from_elsewhere(house: House) -> None:
-    registered(house)
+def test_an_owner_that_anybody_can_read_replaces_nothing_from_elsewhere(
+    harness: RegistryHarness,
+) -> None:
+    registered(harness)
     who = Requester(ELSEWHERE, None, FRESH)
-    made = house.replace({"puna": OWNER}, name="puna", owner=FRESH, who=who)
+    made = harness.replace({"puna": OWNER}, name="puna", owner=FRESH, who=who)
     assert made != "puna"
-    assert (house.get("puna")["port"], house.health("puna")) == (5000, "passing")
+    assert (harness.get("puna")["port"], harness.health("puna")) == (5000, "passing")
     with pytest.raises(OwnedByOther):
-        house.replace({"puna": OWNER}, name="puna", id="puna", owner=FRESH, who=who)
+        harness.replace({"puna": OWNER}, name="puna", id="puna", owner=FRESH, who=who)
     forced = who._replace(force=True)
-    assert house.replace({"puna": OWNER}, name="puna", owner=FRESH, who=forced) == "puna"
+    assert harness.replace({"puna": OWNER}, name="puna", owner=FRESH, who=forced) == "puna"
 
 
-def test_an_exclusive_name_is_not_got_by_the_owner_of_its_holder(house: House) -> None:
-    registered(house, exclusive=True)
+def test_an_exclusive_name_is_not_got_by_the_owner_of_its_holder(harness: RegistryHarness) -> None:
+    registered(harness, exclusive=True)
     with pytest.raises(DuplicateName) as refusal:
-        house.replace(
+        harness.replace(
             {"puna": OWNER}, name="puna", exclusive=True, owner=FRESH, who=Requester(ELSEWHERE)
         )
     assert f"registered from {HERE}" in str(refusal.value.hint)
 
 
-def test_of_an_entry_of_an_earlier_store_nobody_knows_from_where_it_came(house: House) -> None:
-    registered(house, who=Requester(None, None, OWNER))
+def test_of_an_entry_of_an_earlier_store_nobody_knows_from_where_it_came(
+    harness: RegistryHarness,
+) -> None:
+    registered(harness, who=Requester(None, None, OWNER))
     who = Requester(ELSEWHERE, None, FRESH)
-    assert house.replace({"puna": OWNER}, name="puna", owner=FRESH, who=who) == "puna"
+    assert harness.replace({"puna": OWNER}, name="puna", owner=FRESH, who=who) == "puna"
 
 
-def test_who_lapsed_is_replaced_from_anywhere(house: House) -> None:
-    registered(house)
-    house.pass_time(30)
+def test_who_lapsed_is_replaced_from_anywhere(harness: RegistryHarness) -> None:
+    registered(harness)
+    harness.pass_time(30)
     who = Requester(ELSEWHERE, None, FRESH)
-    assert house.replace({"puna": OWNER}, name="puna", owner=FRESH, who=who) == "puna"
+    assert harness.replace({"puna": OWNER}, name="puna", owner=FRESH, who=who) == "puna"
 
 
-def test_only_its_own_address_takes_a_process_for_dead(house: House) -> None:
-    registered(house)
+def test_only_its_own_address_takes_a_process_for_dead(harness: RegistryHarness) -> None:
+    registered(harness)
     other = {**OWNER, "pid": 9}
-    house.register("thief", id="thief", owner=other, who=Requester(ELSEWHERE, None, other))
-    assert house.get("puna")["reason"] == "thief has the same address"
-    assert house.health("puna") == house.health("thief") == "warning"
-    house.registry.deregister("thief", None, who=Requester(owner=other))
-    house.commit()
+    harness.register("thief", id="thief", owner=other, who=Requester(ELSEWHERE, None, other))
+    assert harness.get("puna")["reason"] == "thief has the same address"
+    assert harness.health("puna") == harness.health("thief") == "warning"
+    harness.registry.deregister("thief", None, who=Requester(owner=other))
+    harness.commit()
     who = Requester(HERE, "pid 9 of rik on lab1", other)
-    house.register("heater", owner=other, who=who)
-    assert house.health("puna") == "critical"
-    told = next(event for event in house.events if event["type"] == "critical")
+    harness.register("heater", owner=other, who=who)
+    assert harness.health("puna") == "critical"
+    told = next(event for event in harness.events if event["type"] == "critical")
     assert (told["by"], told["says"]) == (HERE, "pid 9 of rik on lab1")
 
 
 # -- who did it
 
 
-def test_what_happens_by_itself_is_by_nobody(house: House) -> None:
-    registered(house, type="A")
-    entry = Maintenance(service="puna", by=HERE, says="rik", until=int(house.wall.now) + 5)
-    house.registry.maintenance.start(entry)
-    house.commit()
-    house.pass_time(6)
-    house.tell()
-    house.pass_time(30)
-    house.tell()
-    house.registry.expire(9)
-    house.commit()
-    said = [(event["type"], event["by"], event.get("says")) for event in house.events]
+def test_what_happens_by_itself_is_by_nobody(harness: RegistryHarness) -> None:
+    registered(harness, type="A")
+    entry = Maintenance(service="puna", by=HERE, says="rik", until=int(harness.wall.now) + 5)
+    harness.registry.start_maintenance(entry)
+    harness.commit()
+    harness.pass_time(6)
+    harness.tell()
+    harness.pass_time(30)
+    harness.tell()
+    harness.registry.expire(9)
+    harness.commit()
+    said = [(event["type"], event["by"], event.get("says")) for event in harness.events]
     assert said == [
         ("register", HERE, "pid 611 of rik on lab1"),
         ("maintenance", HERE, "rik"),
@@ -219,81 +227,85 @@ def test_what_happens_by_itself_is_by_nobody(house: House) -> None:
     ]
 
 
-def test_a_maintenance_is_not_said_to_have_done_what_was_before(house: House) -> None:
-    registered(house)
-    registered(house, id="other", name="b", port=9)
-    house.pass_time(29)
-    house.registry.renew("other")
-    house.pass_time(1)
-    house.registry.maintenance.start(Maintenance(service="other", by=HERE, says="rik"))
-    events = {event["type"]: event["by"] for event in house.commit()}
+def test_a_maintenance_is_not_said_to_have_done_what_was_before(harness: RegistryHarness) -> None:
+    registered(harness)
+    registered(harness, id="other", name="b", port=9)
+    harness.pass_time(29)
+    harness.registry.renew("other")
+    harness.pass_time(1)
+    harness.registry.start_maintenance(Maintenance(service="other", by=HERE, says="rik"))
+    events = {event["type"]: event["by"] for event in harness.commit()}
     assert events == {"critical": None, "maintenance": HERE}
 
 
-def test_all_that_a_maintenance_covers_is_told_by_who_began_it(house: House) -> None:
+def test_all_that_a_maintenance_covers_is_told_by_who_began_it(harness: RegistryHarness) -> None:
     """Many are told in several commits."""
     for number in range(250):
-        house.register(f"s{number}", port=number + 1, type="A")
+        harness.register(f"s{number}", port=number + 1, type="A")
     entry = Maintenance(service_type="A", by=HERE, says="rik")
-    for change in (house.registry.maintenance.start, house.registry.maintenance.end):
+    for change in (harness.registry.start_maintenance, harness.registry.end_maintenance):
         change(entry)
-        told = house.commit()
-        while house.registry.tell_health() or not house.registry.trouble:
-            if not (more := house.commit()):
+        told = harness.commit()
+        while harness.registry.tell_health() or not harness.registry.trouble:
+            if not (more := harness.commit()):
                 break
             told += more
         assert {(one["by"], one["says"]) for one in told} == {(HERE, "rik")}
         assert len(told) == 250
-    house.pass_time(31)
-    assert {one["by"] for one in told_by_time(house)} == {None}
+    harness.pass_time(31)
+    assert {one["by"] for one in told_by_time(harness)} == {None}
 
 
-def told_by_time(house: House) -> list[dict[str, Any]]:
+def told_by_time(harness: RegistryHarness) -> list[dict[str, Any]]:
     """What is told of health now."""
-    house.registry.tell_health()
-    return house.commit()
+    harness.registry.tell_health()
+    return harness.commit()
 
 
-def test_a_maintenance_that_the_store_refused_caused_nothing(house: House) -> None:
+def test_a_maintenance_that_the_store_refused_caused_nothing(harness: RegistryHarness) -> None:
     for number in range(250):
-        house.register(f"s{number}", port=number + 1, type="A")
-    house.store.writes_fail = True
-    house.registry.maintenance.start(Maintenance(service_type="A", by=HERE, says="rik"))
+        harness.register(f"s{number}", port=number + 1, type="A")
+    harness.store.writes_fail = True
+    harness.registry.start_maintenance(Maintenance(service_type="A", by=HERE, says="rik"))
     with pytest.raises(StoreError):
-        house.commit()
-    house.store.writes_fail = False
-    house.registry.check_store()
-    house.pass_time(31)
-    assert {one["by"] for one in told_by_time(house)} == {None}
+        harness.commit()
+    harness.store.writes_fail = False
+    harness.registry.check_store()
+    harness.pass_time(31)
+    assert {one["by"] for one in told_by_time(harness)} == {None}
 
 
-def test_who_registered_survives_a_restart_and_updates(on_file: House) -> None:
-    house = on_file
-    registered(house)
-    house.registry.update("puna", {"port": 7}, {}, None, who=Requester(ELSEWHERE, None, OWNER))
-    house.commit()
-    before = house.get("puna"), house.registry.entry("puna")
+def test_who_registered_survives_a_restart_and_updates(on_file: RegistryHarness) -> None:
+    harness = on_file
+    registered(harness)
+    harness.registry.update("puna", {"port": 7}, {}, None, who=Requester(ELSEWHERE, None, OWNER))
+    harness.commit()
+    before = harness.get("puna"), harness.registry.entry("puna")
     assert before[0]["registered_by"] == HERE
-    house.restart(killed=True)
-    assert (house.get("puna"), house.registry.entry("puna")) == before
+    harness.restart(killed=True)
+    assert (harness.get("puna"), harness.registry.entry("puna")) == before
 
 
-def test_what_earlier_versions_kept_of_a_computed_field_is_forgotten(on_file: House) -> None:
-    house = on_file
-    registered(house)
-    lease = house.registry._view.get("puna")
+def test_what_earlier_versions_kept_of_a_computed_field_is_forgotten(
+    on_file: RegistryHarness,
+) -> None:
+    harness = on_file
+    registered(harness)
+    lease = harness.registry._view.get("puna")
     assert lease is not None
     lease.service.extra.update(dict.fromkeys(COMPUTED, "forged"), rack=12)
-    house.store.commit({"puna": lease.service}, [])
-    house.restart(killed=True)
-    assert house.get("puna")["rack"] == 12
-    assert "forged" not in house.get("puna").values()
+    harness.store.commit({"puna": lease.service}, [])
+    harness.restart(killed=True)
+    assert harness.get("puna")["rack"] == 12
+    assert "forged" not in harness.get("puna").values()
 
 
-def test_the_fingerprint_is_of_all_that_was_said_and_of_nothing_else(house: House) -> None:
+def test_the_fingerprint_is_of_all_that_was_said_and_of_nothing_else(
+    harness: RegistryHarness,
+) -> None:
     def entry(**said: Any) -> str:
-        registered(house, **{"who": ITS._replace(force=True), **said})
-        return house.registry.entry("puna")
+        registered(harness, **{"who": ITS._replace(force=True), **said})
+        return harness.registry.entry("puna")
 
     first = entry()
     others = [
@@ -311,9 +323,9 @@ def test_the_fingerprint_is_of_all_that_was_said_and_of_nothing_else(house: Hous
     found = [first, *(entry(**said) for said in others)]
     assert len(set(found)) == len(found)
     assert entry(who=Requester(ELSEWHERE, None, OWNER, force=True)) == first
-    assert house.registry.renew("puna") == first
-    house.pass_time(20)
-    assert house.registry.renew("puna") == first
+    assert harness.registry.renew("puna") == first
+    harness.pass_time(20)
+    assert harness.registry.renew("puna") == first
 
 
 # -- maintenance
@@ -325,34 +337,36 @@ def mine(**said: Any) -> Maintenance:
 
 
 @pytest.mark.parametrize("other", [{"by": ELSEWHERE}, {"says": "kim"}, {"says": None}])
-def test_a_maintenance_is_for_who_began_it_to_end_or_change(house: House, other: Any) -> None:
-    house.registry.maintenance.start(mine(until=int(house.wall.now) + 60))
-    house.commit()
-    before = house.registry.maintenance.entries
-    for change in (house.registry.maintenance.start, house.registry.maintenance.end):
+def test_a_maintenance_is_for_who_began_it_to_end_or_change(
+    harness: RegistryHarness, other: Any
+) -> None:
+    harness.registry.start_maintenance(mine(until=int(harness.wall.now) + 60))
+    harness.commit()
+    before = harness.registry.maintenance
+    for change in (harness.registry.start_maintenance, harness.registry.end_maintenance):
         with pytest.raises(
             OwnedByOther, match=r"rik on 10\.0\.0\.7, until 20.*: laser$"
         ) as refusal:
             change(mine(reason="", **other))
         assert refusal.value.details["maintenance"]["says"] == "rik"
-        assert (house.commit(), house.registry.maintenance.entries) == ([], before)
-    house.registry.maintenance.start(mine(reason="mine", **other), force=True)
-    house.registry.maintenance.start(mine(service="x", host=None, **other))
-    house.registry.maintenance.end(mine(**other), force=True)
-    assert [one.service for one in house.registry.maintenance.entries] == ["x"]
+        assert (harness.commit(), harness.registry.maintenance) == ([], before)
+    harness.registry.start_maintenance(mine(reason="mine", **other), force=True)
+    harness.registry.start_maintenance(mine(service="x", host=None, **other))
+    harness.registry.end_maintenance(mine(**other), force=True)
+    assert [one.service for one in harness.registry.maintenance] == ["x"]
 
 
-def test_who_began_a_maintenance_changes_and_ends_it(house: House) -> None:
-    house.registry.maintenance.start(mine())
-    house.registry.maintenance.start(mine(reason="longer"))
-    house.registry.maintenance.end(mine())
-    assert house.registry.maintenance.entries == []
+def test_who_began_a_maintenance_changes_and_ends_it(harness: RegistryHarness) -> None:
+    harness.registry.start_maintenance(mine())
+    harness.registry.start_maintenance(mine(reason="longer"))
+    harness.registry.end_maintenance(mine())
+    assert harness.registry.maintenance == []
 
 
 @pytest.mark.parametrize("unknown", [{"by": None}, {"says": None}])
-def test_a_maintenance_of_nobody_known_is_anybodys(house: House, unknown: Any) -> None:
-    house.registry.maintenance.start(mine(**unknown))
-    house.registry.maintenance.end(mine(by=ELSEWHERE, says="kim"))
+def test_a_maintenance_of_nobody_known_is_anybodys(harness: RegistryHarness, unknown: Any) -> None:
+    harness.registry.start_maintenance(mine(**unknown))
+    harness.registry.end_maintenance(mine(by=ELSEWHERE, says="kim"))
 
 
 def test_what_was_said_before_of_a_maintenance_is_kept_as_that(tmp_path: Path) -> None:
@@ -397,7 +411,7 @@ def raw(server: RegistryServer, address: str = "127.0.0.1") -> Iterator[Ask]:
 @pytest.fixture
 def server() -> Iterator[RegistryServer]:
     """A server in memory."""
-    with serving(backend=InMemoryBackend(), wall=HandClock(1_700_000_000)) as running:
+    with serving(backend=InMemoryBackend(), wall=ManualClock(1_700_000_000)) as running:
         yield running
 
 

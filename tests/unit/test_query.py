@@ -144,7 +144,7 @@ def name_of(service: Record | None) -> str | None:
 
 
 @pytest.fixture
-def lab(endpoint: str) -> str:
+def mixed_endpoint(endpoint: str) -> str:
     """A registry with hardware and simulators."""
     with RegistryClient(endpoint, timeout=10) as client:
         client.register("real", "lab", 1, "PUNA", service_id="real")
@@ -154,8 +154,8 @@ def lab(endpoint: str) -> str:
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_simulator_is_never_handed_out_as_hardware(lab: str, cache: bool) -> None:
-    with RegistryClient(lab, timeout=10, cache=cache) as client:
+def test_a_simulator_is_never_handed_out_as_hardware(mixed_endpoint: str, cache: bool) -> None:
+    with RegistryClient(mixed_endpoint, timeout=10, cache=cache) as client:
         for _ in range(2):
             assert {name_of(client.discover_service("PUNA")) for _ in range(20)} == {"real"}
             assert name_of(client.discover_service("PUNA", mode="simulator")) == "sim"
@@ -169,26 +169,26 @@ def test_a_simulator_is_never_handed_out_as_hardware(lab: str, cache: bool) -> N
         assert name_of(client.discover_service("PUNA")) == "sim"
 
 
-def test_a_client_has_a_mode(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with RegistryClient(lab, timeout=10, mode="simulator") as client:
+def test_a_client_has_a_mode(mixed_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RegistryClient(mixed_endpoint, timeout=10, mode="simulator") as client:
         assert name_of(client.discover_service("PUNA")) == "sim"
         assert name_of(client.wait_for("PUNA", timeout=5)["PUNA"]) == "sim"
         assert [name_of(one) for one in client.list_services()] == ["sim", "only-sim"]
         assert name_of(client.discover_service("PUNA", mode="hardware")) == "real"
         assert name_of(client.discover_service("PUNA", mode="any")) == "real"
     monkeypatch.setenv("RSREG_MODE", "hardware")
-    with RegistryClient(lab, timeout=10) as client:
+    with RegistryClient(mixed_endpoint, timeout=10) as client:
         assert client.discover_service("TEMP") is None
-    with RegistryClient(lab, timeout=10, mode="any") as client:
+    with RegistryClient(mixed_endpoint, timeout=10, mode="any") as client:
         assert name_of(client.discover_service("TEMP")) == "only-sim"
     monkeypatch.setenv("RSREG_MODE", "toys")
     with pytest.raises(ConfigurationError, match="'toys'"):
-        RegistryClient(lab)
+        RegistryClient(mixed_endpoint)
     assert config.default_mode() == "toys"
 
 
-def test_a_cache_keeps_to_modes(lab: str) -> None:
-    with ServiceCache(lab, timeout=10) as cache:
+def test_a_cache_keeps_to_modes(mixed_endpoint: str) -> None:
+    with ServiceCache(mixed_endpoint, timeout=10) as cache:
         assert {name_of(cache.discover_service("PUNA")) for _ in range(20)} == {"real"}
         assert name_of(cache.discover_service("PUNA", mode="simulator")) == "sim"
         assert name_of(cache.discover_service("TEMP")) == "only-sim"
@@ -199,8 +199,8 @@ def test_a_cache_keeps_to_modes(lab: str) -> None:
             cache.discover_service("PUNA", mode="toys")
 
 
-def test_a_cache_does_not_answer_what_only_the_server_knows(lab: str) -> None:
-    with RegistryClient(lab, timeout=10, cache=True) as client:
+def test_a_cache_does_not_answer_what_only_the_server_knows(mixed_endpoint: str) -> None:
+    with RegistryClient(mixed_endpoint, timeout=10, cache=True) as client:
         client.discover_service("PUNA")
         wait_until(lambda: client._cache is not None and client._cache._cache.as_of > 0)
         assert client.discover_service("PUNA", where={"name": "nobody"}) is None
@@ -258,9 +258,9 @@ def test_a_wrong_maintenance_is_refused_before_anything_is_sent(
         unasked.maintenance(**{"on": True, **options})
 
 
-def test_all_of_it_in_asyncio(lab: str) -> None:
+def test_all_of_it_in_asyncio(mixed_endpoint: str) -> None:
     async def main() -> None:
-        async with AsyncRegistryClient(lab, timeout=10, mode="simulator") as client:
+        async with AsyncRegistryClient(mixed_endpoint, timeout=10, mode="simulator") as client:
             assert name_of(await client.discover_service("PUNA")) == "sim"
             assert name_of(await client.discover_service("PUNA", mode="any")) == "real"
             assert [name_of(one) for one in await client.list_services()] == ["sim", "only-sim"]

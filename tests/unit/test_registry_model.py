@@ -21,7 +21,7 @@ from rsreg.protocol import messages
 from rsreg.protocol.messages import Report
 from rsreg.server.backends.stored import Maintenance
 from rsreg.server.rules.registry import Registry
-from tests.helpers import HandClock, UnreliableStore
+from tests.helpers import ManualClock, UnreliableStore
 
 KINDS = ("A", "B", "C")
 
@@ -87,8 +87,8 @@ class RegistryMachine(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         path = Path(self.directory.name) / "registry.db"
         self.store = UnreliableStore(SQLiteBackend(path))
-        self.clock = HandClock()
-        self.wall = HandClock(1_700_000_000)
+        self.clock = ManualClock()
+        self.wall = ManualClock(1_700_000_000)
         self.registry = Registry(self.store, clock=self.clock, wall=self.wall)
         self.registry.open()
         self.epoch = self.registry.epoch

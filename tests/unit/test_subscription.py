@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rsreg.errors import RequestTimeout
 from rsreg.protocol.calls import Record
 from rsreg.transport.subscription import Follower, concerns
-from tests.helpers import HandClock
+from tests.helpers import ManualClock
 
 
 def event(seq: int, epoch: str = "e") -> Record:
@@ -34,7 +34,7 @@ def asked(follower: Follower) -> dict[str, Any]:
 @pytest.fixture
 def follower() -> Follower:
     """One that begins after event 5."""
-    follower = Follower(HandClock())
+    follower = Follower(ManualClock())
     assert follower.silence == 0.0
     assert asked(follower) == {}
     assert follower.answered(answer(seq=5)) == []
@@ -47,7 +47,7 @@ def seqs(events: list[Record]) -> list[int]:
 
 
 def test_nothing_is_taken_before_the_position_is_known() -> None:
-    follower = Follower(HandClock())
+    follower = Follower(ManualClock())
     assert follower.published(event(6)) == []
     assert follower.silence == 0.0
 
@@ -129,14 +129,14 @@ def test_what_was_missed_for_good_is_said(
 
 
 def test_the_first_answer_is_no_loss(caplog: pytest.LogCaptureFixture) -> None:
-    follower = Follower(HandClock())
+    follower = Follower(ManualClock())
     assert follower.answered(answer(seq=5)) == []
     assert follower.silence == 0.25
     assert caplog.records == []
 
 
 def test_it_may_begin_in_the_past() -> None:
-    follower = Follower(HandClock(), since=3)
+    follower = Follower(ManualClock(), since=3)
     assert follower.silence == 0.0
     assert asked(follower) == {"since": 3}
     assert seqs(follower.answered(answer(4, 5, seq=6))) == [4, 5]
@@ -147,7 +147,7 @@ def test_it_may_begin_in_the_past() -> None:
 
 
 def test_a_past_that_is_forgotten_is_said() -> None:
-    follower = Follower(HandClock(), since=3, epoch="old")
+    follower = Follower(ManualClock(), since=3, epoch="old")
     assert asked(follower) == {"since": 3, "epoch": "old"}
     (reset,) = follower.answered(answer(seq=90, reset=True))
     assert (reset["type"], reset["seq"], reset["epoch"]) == ("reset", 90, "e")
@@ -155,7 +155,7 @@ def test_a_past_that_is_forgotten_is_said() -> None:
 
 
 def test_silence_is_counted_from_the_last_event() -> None:
-    clock = HandClock()
+    clock = ManualClock()
     follower = Follower(clock)
     follower.answered(answer(seq=5))
     clock.advance(0.2)
@@ -193,7 +193,7 @@ def test_an_outage_is_said_when_it_begins_and_when_it_is_over(
 @given(st.lists(st.sampled_from(["event", "lost", "again", "ask", "ask in vain"]), max_size=60))
 def test_whatever_is_lost_every_event_comes_once_in_order(happenings: list[str]) -> None:
     """Against a registry with a journal, and a network that loses and repeats events."""
-    follower, newest, got = Follower(HandClock()), 0, []
+    follower, newest, got = Follower(ManualClock()), 0, []
     follower.answered(answer(seq=0))
     for what in [*happenings, "ask"]:
         if what in ("event", "lost"):
@@ -216,7 +216,7 @@ def test_whatever_is_lost_every_event_comes_once_in_order(happenings: list[str])
 LATE = "events come late"
 
 
-def answers(clock: HandClock, follower: Follower, first: int, last: int) -> None:
+def answers(clock: ManualClock, follower: Follower, first: int, last: int) -> None:
     """Events that nobody hears of but by asking, one every three seconds."""
     for seq in range(first, last + 1):
         clock.advance(3)
@@ -224,7 +224,7 @@ def answers(clock: HandClock, follower: Follower, first: int, last: int) -> None
 
 
 def test_that_events_come_late_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    clock = HandClock()
+    clock = ManualClock()
     follower = Follower(clock)
     follower.answered(answer(seq=0))
     answers(clock, follower, 1, 2)
@@ -241,7 +241,7 @@ def test_that_events_come_late_is_said_once(caplog: pytest.LogCaptureFixture) ->
 def test_events_that_got_lost_are_no_sign_of_a_blocked_port(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock = HandClock()
+    clock = ManualClock()
     follower = Follower(clock)
     follower.answered(answer(seq=0))
     for seq in range(1, 20, 3):

@@ -1,4 +1,4 @@
-"""A registry with its clocks in the hand and a real store."""
+"""A registry on a real store, with clocks that the test moves."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rsreg.protocol import messages
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import Registry
 from rsreg.server.rules.selection import Asker, read_filter
-from tests.helpers import HandClock, UnreliableStore
+from tests.helpers import ManualClock, UnreliableStore
 
 
-class House:
+class RegistryHarness:
     """A registry, its clocks and its store; what it says is read as JSON."""
 
     def __init__(self, make_store: Callable[[], RegistryBackend], **options: Any) -> None:
         self.make_store = make_store
-        self.clock = HandClock()
-        self.wall = HandClock(1_700_000_000.9)
+        self.clock = ManualClock()
+        self.wall = ManualClock(1_700_000_000.9)
         self.options = options
         self.events: list[dict[str, Any]] = []
         self.registry = self._open()
