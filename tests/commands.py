@@ -188,7 +188,7 @@ class Home:
     """The home of a user who starts servers in the background; they are killed in the end."""
 
     def __init__(self, path: Path) -> None:
-        self.variables = {"HOME": str(path), "XDG_STATE_HOME": str(path / "state")}
+        self.variables: dict[str, Any] = {"HOME": str(path), "XDG_STATE_HOME": str(path / "state")}
         self.path = path
         self.pids: list[int] = []
 

@@ -48,7 +48,7 @@ FAR = Limits(
 )
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 20.0) -> T:
+def wait_until(condition: Callable[..., T], timeout: float = 20.0) -> T:
     """The first true value of `condition()`; fails after `timeout` seconds."""
     until = time.monotonic() + timeout
     while True:
@@ -57,6 +57,12 @@ def wait_until(condition: Callable[[], T], timeout: float = 20.0) -> T:
             return value
         assert time.monotonic() < until, f"not so within {timeout} s: {condition}"
         time.sleep(0.02)
+
+
+def present(value: T | None) -> T:
+    """The value, which has to be there."""
+    assert value is not None
+    return value
 
 
 def kept_port() -> int:
@@ -265,6 +271,13 @@ def raw_socket(kind: int, endpoint: str, **options: Any) -> Iterator[zmq.Socket[
         yield socket
     finally:
         socket.close()
+
+
+def bound_endpoint(socket: zmq.Socket[bytes]) -> str:
+    """Where a socket was bound last."""
+    endpoint = socket.last_endpoint
+    assert isinstance(endpoint, bytes)
+    return endpoint.decode()
 
 
 def received(socket: zmq.Socket[bytes], timeout: float = 10.0) -> list[bytes]:

@@ -14,8 +14,11 @@ from rsreg.server.limits import Limits
 settings = json.loads(sys.argv[1])
 logging.basicConfig(format="%(created).3f %(levelname)s %(message)s")
 store = settings["store"]
+req_port, pub_port, hb_port = settings["ports"]
 server = RegistryServer(
-    *settings["ports"],
+    req_port,
+    pub_port,
+    hb_port,
     backend=SQLiteBackend(store, **settings["journal"]) if store else InMemoryBackend(),
     limits=Limits(**settings["limits"]),
     **settings["options"],

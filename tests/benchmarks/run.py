@@ -82,13 +82,12 @@ def ratio(values: Sequence[float], reference: Sequence[float]) -> float:
     return statistics.median(value / other for value, other in zip(values, reference, strict=True))
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
-    "requests": requests,
-    **{
-        name: lambda options, folder, part=part: table(*part(options, folder))
-        for name, part in parts.PARTS.items()
-    },
-}
+def printed(part: parts.Part) -> Callable[[argparse.Namespace, Path], None]:
+    """Run a part and print its table."""
+    return lambda options, folder: table(*part(options, folder))
+
+
+PARTS = {"requests": requests, **{name: printed(part) for name, part in parts.PARTS.items()}}
 
 
 def main() -> None:

@@ -10,14 +10,15 @@ client's own methods there are `listen`, which prints nothing but keeps the even
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import json
 import os
 import sys
 from typing import Any
 
-from egse.registry import client as module
-from egse.system import get_host_ip
+module: Any = importlib.import_module("egse.registry.client")
+get_host_ip: Any = importlib.import_module("egse.system").get_host_ip
 
 
 def new_client(kind: str, endpoints: list[str]) -> Any:

@@ -9,6 +9,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rsreg import RegistryClient
@@ -17,7 +18,7 @@ from rsreg.errors import RegistryError
 with RegistryClient(sys.argv[1], timeout=float(sys.argv[2])) as client:
     heard: list[dict[str, Any]] = []
     client.on_any_event(heard.append)
-    methods = {
+    methods: dict[str, Callable[..., Any]] = {
         "heard": lambda: heard,
         "allow": lambda seconds: setattr(client.settings, "timeout", seconds),
     }

@@ -33,6 +33,7 @@ from rsreg.protocol.calls import Call
 from rsreg.timing import Backoff, jitter
 from rsreg.transport import sockets
 from rsreg.transport.exchange import Step, exchange
+from rsreg.transport.resolver import Numeric
 
 T = TypeVar("T")
 #: What a service does next; it is sent the frames that came, None after the wait.
@@ -164,7 +165,7 @@ class OneService:
             self.owner.beats += 1
         else:
             self.owner.book.say("unknown", self.name)
-        return known
+        return bool(known)
 
     def _register(self, *, first: bool) -> Flow[bool]:
         """False if nobody can tell whether it is there: then it is over, with nothing to beat."""
@@ -283,7 +284,7 @@ class Process:
             self._go_on(one, frames)
 
     def _open(self, one: OneService) -> None:
-        one.socket = sockets.dealer(sockets.own_context(), self._endpoint)
+        one.socket = sockets.dealer(sockets.own_context(), Numeric(self._endpoint))
         self._by_fd[one.socket.fileno()] = one
         self._poll.register(one.socket.fileno(), select.EPOLLIN)
 

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import sys
 import time
 from collections import Counter
@@ -38,7 +39,7 @@ def asks(
     requests: Iterator[Request], until: float, port: int, connections: int = 1, reads: bool = True
 ) -> Counter[str]:
     """Ask on some connections, each ahead of its answers; how many of which kind came."""
-    context = zmq.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     got: Counter[str] = Counter()
     sockets = []
     for _ in range(connections):
@@ -168,7 +169,7 @@ def subscribe(until: float, port: int, size: int) -> Counter[str]:
 
 def deaf(until: float, port: int, pub_port: int) -> Counter[str]:
     """Subscribers that never read, while large services change."""
-    peers = []
+    peers: list[socket.socket] = []
     for _ in range(300):
         peers.append(attacks.peer(b"SUB", pub_port))
         peers[-1].sendall(b"\x00\x01\x01")
@@ -177,7 +178,7 @@ def deaf(until: float, port: int, pub_port: int) -> Counter[str]:
 
 def idle(until: float, port: int) -> Counter[str]:
     """Connections that say nothing after their handshake."""
-    peers = []
+    peers: list[socket.socket] = []
     with contextlib.suppress(OSError):
         while time.monotonic() < until and len(peers) < 1_000:
             peers.append(attacks.peer(b"DEALER", port))

@@ -122,7 +122,9 @@ def broken(history: History, snapshot: Snapshot) -> list[str]:
 
 def _not_as_told(history: History, events: Sequence[Record]) -> list[str]:
     """Where the journal and what clients were told differ."""
-    said, happened, expected = [], defaultdict(str), defaultdict(str)
+    said: list[str] = []
+    happened: defaultdict[str, str] = defaultdict(str)
+    expected: defaultdict[str, str] = defaultdict(str)
     for event in events:
         if event["type"] not in _LETTERS:
             continue

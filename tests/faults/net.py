@@ -210,7 +210,7 @@ class Proxy:
 
     def reset(self) -> None:
         """End all connections to clients by RST."""
-        self._loop.call_soon_threadsafe(lambda: [_reset(writer) for writer in self._clients])
+        self._loop.call_soon_threadsafe(lambda: list(map(_reset, self._clients)))
 
     def half_close(self) -> None:
         """Say FIN to all clients, and go on taking what they send."""
@@ -309,7 +309,7 @@ def percentile(values: Sequence[float], part: float) -> float:
     return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
-def seconds(action: Callable[[], object]) -> float:
+def seconds(action: Callable[..., object]) -> float:
     """How long it takes."""
     started = time.monotonic()
     action()

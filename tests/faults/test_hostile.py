@@ -194,7 +194,7 @@ def standing(process: ServerProcess) -> Iterator[tuple[int, dict[str, dict[str, 
     with RegistryClient(process.endpoint, timeout=20) as client:
         for number in range(20):
             client.register(f"victim-{number}", "127.0.0.1", 5000, "VICTIM", {"n": number}, 3600)
-        victims = {service["id"]: service for service in client.list_services()}
+        victims = {service["id"]: dict(service) for service in client.list_services()}
         connected = open_files(pid)
     wait_until(lambda: open_files(pid) == connected - 1)
     yield pid, victims
@@ -209,7 +209,7 @@ def unharmed(snapshot: Snapshot, victims: dict[str, dict[str, Any]]) -> bool:
 
 def replayed(snapshot: Snapshot) -> set[str]:
     """The ids that are there by the journal."""
-    there = set()
+    there: set[str] = set()
     for event in snapshot.events:
         change = there.add if event["type"] == "register" else there.discard
         change(event["data"]["service_id"])

@@ -182,7 +182,8 @@ def test_packets_are_lost(site: Site, full: bool, figure: Callable[..., None]) -
         site.far.call("start_heartbeat")
         site.far.call("allow", 5.0)
         site.network.lose(percent)
-        times, unanswered = [], 0
+        times: list[float] = []
+        unanswered = 0
         until = time.monotonic() + (60 if full else 1)
         while time.monotonic() < until:
             name = f"SVC-{len(times)}"
@@ -403,7 +404,9 @@ def test_file_descriptors_run_out(full: bool, figure: Callable[..., None], tmp_p
         started = time.monotonic()
         silent = [stack.enter_context(tcp.create_connection(address, 20)) for _ in range(150)]
         wait_until(lambda: old.server_status()["cut_connections"] > 0)
-        wait_until(lambda: 96 - 30 < open_files(server.process.pid) < 96 - 10)
+        assert server.process is not None
+        pid = server.process.pid
+        wait_until(lambda: 96 - 30 < open_files(pid) < 96 - 10)
         times = [seconds(lambda: old.discover_service("KEPT")) for _ in range(20)]
         assert old.deregister(old.register("another", "egse3", 5001))
         if not full:

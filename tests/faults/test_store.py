@@ -26,7 +26,16 @@ from tests.commands import rs_cs
 from tests.faults.disk import after_power_cut, disk, injected, mounted, remount
 from tests.faults.history import History, Load, Snapshot, broken
 from tests.faults.net import fleet, percentile, seconds
-from tests.helpers import ServerProcess, need, printed, raw_socket, received, serving, wait_until
+from tests.helpers import (
+    ServerProcess,
+    need,
+    present,
+    printed,
+    raw_socket,
+    received,
+    serving,
+    wait_until,
+)
 
 Figure = Callable[..., None]
 
@@ -387,7 +396,7 @@ def test_a_full_disk(tmp_path: Path, full: bool, figure: Figure) -> None:
         assert about["status"] == "degraded"
         assert about["reason"].endswith(": database or disk is full")
         silent = history.ids["silent"]
-        wait_until(lambda: (client.get_service(silent) or {})["health"] == "critical")
+        wait_until(lambda: present(client.get_service(silent))["health"] == "critical")
         until = time.monotonic() + 0.5
         while time.monotonic() < until:
             assert client.get_service(silent) is not None
@@ -456,10 +465,11 @@ def test_a_disk_that_goes_read_only_or_away_and_comes_back(tmp_path: Path, figur
             assert client.server_status()["reason"].endswith(reason)
             assert register(client, history, f"late-{len(took)}") is None
 
-        for over, reason in (
-            ([["--bind", folder], ["-o", "remount,bind,ro"]], "may not be written any more"),
+        mounts: list[tuple[list[list[str]], str]] = [
+            ([["--bind", str(folder)], ["-o", "remount,bind,ro"]], "may not be written any more"),
             ([["-t", "tmpfs", "none"]], "registry.db is gone"),
-        ):
+        ]
+        for over, reason in mounts:
             for options in over:
                 subprocess.run(["mount", *options, folder], check=True)
             try:

@@ -122,7 +122,7 @@ def test_the_registry_is_asked_once_where_it_listens() -> None:
 
 
 def test_what_a_socket_is_bound_to() -> None:
-    context = zmq.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     with context.socket(zmq.REP) as socket:
         with pytest.raises(ConfigurationError, match="not bound to a TCP port"):
             bound_to(socket)

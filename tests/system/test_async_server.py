@@ -257,13 +257,16 @@ def test_what_is_no_backend_is_refused_at_once() -> None:
         async def register(self, service_id: str, service_info: object, ttl: int) -> bool:
             return True
 
+    theirs: Any = LikeCGSEs()
+    coroutines: Any = Coroutines(InMemoryBackend())
+
     async def main() -> None:
         for make in (RegistryServer, AsyncRegistryServer):
             with pytest.raises(ConfigurationError, match="LikeCGSEs is no backend") as caught:
-                make(0, 0, backend=LikeCGSEs())
+                make(0, 0, backend=theirs)
             assert "load, commit, events, touch" in str(caught.value)
         with pytest.raises(ConfigurationError, match="Coroutines has methods that") as caught:
-            RegistryServer(0, 0, backend=Coroutines(InMemoryBackend()))
+            RegistryServer(0, 0, backend=coroutines)
         assert caught.value.hint == "AsyncRegistryServer takes it"
 
     asyncio.run(main())

@@ -319,10 +319,11 @@ def test_a_write_that_another_program_holds_up_is_refused_soon_and_works_later(p
         fill(store, 1)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            for write in (
+            writes: list[Callable[[], None]] = [
                 lambda: store.commit({"s-2": service(2)}, [event(2)]),
                 lambda: store.touch({"s-1": 5}),
-            ):
+            ]
+            for write in writes:
                 with pytest.raises(StoreError, match=f"^can't write {path}: database is locked$"):
                     write()
             assert store.load().seq == 1
@@ -399,7 +400,7 @@ def test_what_was_committed_survives_kill_9(path: Path) -> None:
             acknowledged = int(printed(writer))
         os.kill(writer.pid, signal.SIGKILL)
         assert writer.stdout is not None
-        acknowledged = int((writer.stdout.read().split() or [acknowledged])[-1])
+        acknowledged = int((writer.stdout.read().split() or [str(acknowledged)])[-1])
     with opened(path) as store:
         stored = store.load()
         assert stored.seq in (acknowledged, acknowledged + 1)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import stat
 import threading
 import time
@@ -288,7 +289,7 @@ def test_a_stop_ends_a_backup_and_leaves_nothing_of_it(large: Path, tmp_path: Pa
         wait_until(lambda: list((tmp_path / "copies").iterdir()))
         with pytest.raises(BackupFailed, match="Another backup is being made"):
             client.backup(tmp_path / "other.db")
-        process.signal(15)
+        process.signal(signal.SIGTERM)
         started = time.monotonic()
         assert process.wait() == 0
         assert time.monotonic() - started < 5
@@ -396,6 +397,11 @@ def newer(path: Path) -> None:
     outside(path, "PRAGMA user_version = 99")
 
 
+def replaced_by_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda path: os.truncate(path, path.stat().st_size // 2), "copy.db"),
     "empty": (lambda path: os.truncate(path, 0), "copy.db is empty"),
@@ -409,7 +415,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "copy.db is a database of another program",
     ),
     "missing": (Path.unlink, "copy.db: No such file or directory"),
-    "folder": (lambda path: (path.unlink(), path.mkdir()), "copy.db: Is a directory"),
+    "folder": (replaced_by_a_folder, "copy.db: Is a directory"),
 }
 
 
@@ -518,7 +524,11 @@ print("done")
 
 
 def test_the_commands(client: RegistryClient, process: ServerProcess, tmp_path: Path) -> None:
-    there = {"cwd": tmp_path, "RSREG_ENDPOINT": process.endpoint, "RSREG_DB": str(process.store)}
+    there: dict[str, Any] = {
+        "cwd": tmp_path,
+        "RSREG_ENDPOINT": process.endpoint,
+        "RSREG_DB": str(process.store),
+    }
     done = rs_cs("backup", "copy.db", **there)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'copy.db'}\n")
     assert "3 services, the last event is 3" in done.stderr
@@ -537,7 +547,7 @@ def test_the_commands(client: RegistryClient, process: ServerProcess, tmp_path: 
     done = rs_cs("restore", "copy.db", **there)
     assert done.returncode == 5
     assert "is in use by pid" in done.stderr
-    process.signal(15)
+    process.signal(signal.SIGTERM)
     assert process.wait() == 0
     done = rs_cs("restore", "copy.db", **there)
     assert (done.returncode, done.stdout) == (0, f"{process.store}\n")

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from rsreg import RegistryClient
-from tests.helpers import ROOT, ServerProcess, wait_until
+from tests.helpers import ROOT, ServerProcess, present, wait_until
 
 pytestmark = pytest.mark.cgse
 
 SCRIPT = ROOT / "tests" / "cgse" / "remote.py"
 #: The versions that .ci/cgse installs, and the options of a server for each.
-VERSIONS: dict[str, dict[str, str]] = {
+VERSIONS: dict[str, dict[str, Any]] = {
     "0.9.2": {},
     "0.14.1": {"cgse_reply": "REP"},
     "0.16.3": {},
@@ -221,7 +221,7 @@ def test_restarts(version: str, process: ServerProcess, client: RegistryClient) 
         if version in ("0.14.1", "0.16.3"):
             return  # These never register again by themselves.
         process.kill()
-        process.store = process.store.with_name("another.db")
+        process.store = present(process.store).with_name("another.db")
         process.start()
         wait_until(lambda: all(client.discover_service(driver.kind) for driver in drivers), 60)
         if version == "0.25.11":

@@ -25,8 +25,8 @@ from rsreg.client.registration.own_services import Heartbeats
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import DuplicateName, OwnedByOther, RequestTimeout
 from rsreg.protocol import wire
-from rsreg.protocol.calls import Entry
-from tests.helpers import ServerProcess, raw_socket, received, serving, wait_until
+from rsreg.protocol.calls import Entry, Record
+from tests.helpers import ServerProcess, present, raw_socket, received, serving, wait_until
 
 EVIL = {"pid": 66, "user": "eve", "host": "evil"}
 #: Seconds between two beats of the drivers here.
@@ -114,7 +114,7 @@ def beats_on(client: RegistryClient, service_id: str, beats: int = 3) -> None:
     heartbeat = client._heartbeats._beating[-1]
     for _ in range(beats):
         last = heartbeat._last
-        wait_until(lambda last=last: heartbeat._last != last)  # type: ignore[misc]
+        wait_until(lambda last=last: heartbeat._last != last)
     assert client.get_service(service_id)
 
 
@@ -188,7 +188,8 @@ def test_a_registered_block_takes_back_its_entry(
     ):
         assert hexapod.service_id is not None
         if kind == "process":
-            wait_until(lambda: client._heartbeats._beating[-1]._greeted)  # type: ignore[attr-defined]
+            beating: Any = client._heartbeats._beating[-1]
+            wait_until(lambda: beating._greeted)
         redirect(eve, hexapod.service_id)
         wait_until(lambda: host_of(client) == "127.0.0.1", 10)
         (line,) = wait_until(lambda: alarms(caplog))
@@ -216,7 +217,7 @@ def test_what_a_driver_says_while_its_entry_is_anothers_is_told_later(
             assert one.service_id is not None
             redirect(eve, one.service_id)
         assert hexapod.update(metadata={"v": 2}) is False
-        wait_until(lambda: (client.get_service(hexapod.service_id) or {})["metadata"] == {"v": 2})
+        wait_until(lambda: present(client.get_service(hexapod.service_id))["metadata"] == {"v": 2})
         with pytest.raises(OwnedByOther):
             other.update(metadata={"v": 2})
     assert "hexapod: somebody else changed" in caplog.text
@@ -263,7 +264,7 @@ def test_two_drivers_of_one_id_do_not_flood(
         first, second = (client._heartbeats._beating[0] for client in (one, other))
         assert first._foreign.keys() != second._foreign.keys()
     assert len(lines) == 2
-    assert {re.search(r"port from (\d+)", line)[1] for line in lines} == {"5000", "5001"}  # type: ignore[index]
+    assert set(re.findall(r"port from (\d+)", "\n".join(lines))) == {"5000", "5001"}
 
 
 def test_a_name_that_was_taken_meanwhile_is_told(
@@ -316,7 +317,8 @@ def test_a_heartbeat_process_takes_its_driver_for_no_stranger(
         RegistryClient(server.endpoint, timeout=10) as client,
         client.registered("hexapod", *where, ttl=1, heartbeat="process", ready=False) as hexapod,
     ):
-        wait_until(lambda: client._heartbeats._beating[-1]._greeted)  # type: ignore[attr-defined]
+        beating: Any = client._heartbeats._beating[-1]
+        wait_until(lambda: beating._greeted)
         for number in range(40):
             hexapod.update(metadata={"n": number}, ready=True)
         beat = client.list_services()[0]["last_heartbeat"]
@@ -332,7 +334,10 @@ def test_a_restart_of_the_registry_is_no_stranger(
         ServerProcess(tmp_path / "registry.db") as process,
         RegistryClient(process.endpoint, timeout=10) as client,
     ):
-        info = {"metadata": {"gain": 5.0, "pair": (1, 2)}, "endpoints": {"data": 5001}}
+        info: dict[str, Any] = {
+            "metadata": {"gain": 5.0, "pair": (1, 2)},
+            "endpoints": {"data": 5001},
+        }
         service_id = client.register("hexapod", "127.0.0.1", 5000, "HEXAPOD", **info)
         entry = client._heartbeats.of_last().fingerprint
         client.start_heartbeat(BEAT)
@@ -427,7 +432,7 @@ def test_a_process_beside_the_driver_looks_twice(caplog: pytest.LogCaptureFixtur
     puna, record = presence()
     pulse = Pulse(puna, "tcp://nobody:1")
     pulse.looks_twice = True
-    theirs = ({**record, "host": "x"}, {})
+    theirs: tuple[Record, dict[str, Any]] = ({**record, "host": "x"}, {})
     for again in (False, True):
         beat = pulse.beat()
         next(beat)

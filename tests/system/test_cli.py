@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -213,7 +213,7 @@ def test_json_is_what_the_registry_said(
     def said(command: str) -> Any:
         return data(*command.split(), RSREG_ENDPOINT=shared_server.endpoint)
 
-    def by_name(services: list[dict[str, Any]]) -> dict[str, Any]:
+    def by_name(services: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         return {one["name"]: one for one in services}
 
     known = by_name(shared_client.list_services())

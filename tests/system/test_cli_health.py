@@ -14,7 +14,7 @@ from tests.commands import Running, data, rs_cs
 from tests.helpers import serving, wait_until
 
 
-def lines(*words: str, **variables: str) -> list[str]:
+def lines(*words: str, **variables: Any) -> list[str]:
     """What a command that has to succeed prints."""
     done = rs_cs(*words, **variables)
     assert done.returncode == 0, done.stderr
@@ -25,7 +25,7 @@ def lines(*words: str, **variables: str) -> list[str]:
 
 
 def test_maintenance_of_a_service(endpoint: str, client: RegistryClient) -> None:
-    here = {"RSREG_ENDPOINT": endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
     client.register("puna_cs", "egse3", 5000, "PUNA")
     done = rs_cs("maintenance", "on", "pun", "--for", "2h", "--reason", "mirror swap", **here)
     assert done.stderr == "out of discovery: puna_cs\n"
@@ -56,7 +56,7 @@ def test_maintenance_of_a_service(endpoint: str, client: RegistryClient) -> None
 
 
 def test_maintenance_of_a_host_and_a_type_for_ever(endpoint: str, client: RegistryClient) -> None:
-    here = {"RSREG_ENDPOINT": endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
     host = data("maintenance", "on", "--host", "egse3", "--forever", **here)
     assert host["maintenance"][0]["until"] is None
     both = data("maintenance", "on", "--type", "PUNA", **here)["maintenance"]
@@ -100,7 +100,7 @@ def test_wrong_maintenance_is_refused(
 
 
 def test_lists_show_modes_and_what_services_do(endpoint: str, client: RegistryClient) -> None:
-    here = {"RSREG_ENDPOINT": endpoint, "RSREG_MODE": "hardware"}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint, "RSREG_MODE": "hardware"}
     with (
         client.registered("hex", "egse3", 5000, "PUNA") as hexapod,
         client.registered("sim", "egse4", 5001, "PUNA", mode="simulator"),
@@ -125,7 +125,7 @@ def test_lists_show_modes_and_what_services_do(endpoint: str, client: RegistryCl
 def test_a_simulator_is_discovered_only_by_who_wants_one(
     endpoint: str, client: RegistryClient
 ) -> None:
-    here = {"RSREG_ENDPOINT": endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
     client.register("hex", "egse3", 5000, "PUNA")
     client.register("sim", "egse4", 5001, "PUNA", mode="simulator")
     ask = ("discover", "PUNA", "--endpoint")
@@ -139,7 +139,7 @@ def test_a_simulator_is_discovered_only_by_who_wants_one(
 
 
 def test_conditions(endpoint: str, client: RegistryClient) -> None:
-    here = {"RSREG_ENDPOINT": endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
     for number, version in enumerate(("1.9", "1.10")):
         client.register(
             f"cam{number}",
@@ -184,7 +184,7 @@ def test_discover_waits_as_long_as_it_is_told(endpoint: str, client: RegistryCli
 def test_a_stalled_service_is_said_to_be(endpoint: str, client: RegistryClient) -> None:
     with client.registered("hex", "egse3", 5000, "PUNA", watchdog=1):
         wait_until(lambda: client.list_services()[0].health == "critical")
-        here = {"RSREG_ENDPOINT": endpoint}
+        here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
         assert lines("list", **here)[1].endswith("stalled")
         status = rs_cs("status", **here).stdout
         assert "critical   PUNA hex: its main loop stands still\n" in status

@@ -7,6 +7,7 @@ import select
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,13 @@ def test_what_may_have_been_meant_is_said(
 def test_conditions_as_they_are_typed(
     endpoint: str, client: RegistryClient, condition: str, fits: bool
 ) -> None:
-    facts = {"channels": 8, "celsius": -5, "mbar": 1e-7, "big": 1e22, "offset": -250}
+    facts: dict[str, Any] = {
+        "channels": 8,
+        "celsius": -5,
+        "mbar": 1e-7,
+        "big": 1e22,
+        "offset": -250,
+    }
     facts |= {"cooled": True, "version": "1.10"}
     client.register("a", "lab1", 5000, "T", facts)
     words = ["--name", "b", "--host", "lab1", "--port", "5001", "--type", "S", "--meta", "gain=8"]
@@ -99,7 +106,7 @@ def test_a_list_is_readable_in_40_columns(endpoint: str, client: RegistryClient)
     client.register("puna_cs", "egse3.example.org", 5000, "PUNA")
     client.register("ls336", "egse3.example.org", 6000, mode="simulator")
     client.maintenance(True, service="ls336", reason="mirror swap")
-    plain = {"RSREG_ENDPOINT": endpoint, "NO_COLOR": "1"}
+    plain: dict[str, Any] = {"RSREG_ENDPOINT": endpoint, "NO_COLOR": "1"}
     with Terminal("list", columns=40, **plain) as terminal:
         _, shown = terminal.end()
     lines = shown.splitlines()
@@ -140,7 +147,7 @@ def test_ages_are_by_the_clock_of_the_registry(off: int) -> None:
     ):
         with client.busy("homing", 300):
             wait_until(lambda: "status" in client.list_services()[0])
-            here = {"RSREG_ENDPOINT": server.endpoint}
+            here: dict[str, Any] = {"RSREG_ENDPOINT": server.endpoint}
             (row,) = rs_cs("list", **here).stdout.splitlines()[1:]
             assert re.search(r" \d+ s +homing, \d+ s of 300$", row)
             shown = rs_cs("get", "puna_cs", **here).stdout
@@ -197,7 +204,7 @@ ROOT_ONLY = pytest.mark.skipif("os.geteuid() != 0", reason="only root can be som
 @ROOT_ONLY
 def test_without_a_home_everything_works_or_names_the_option(tmp_path: Path) -> None:
     port = str(free_port())
-    here = {"command": nobody(), "RSREG_ENDPOINT": f"localhost:{port}"}
+    here: dict[str, Any] = {"command": nobody(), "RSREG_ENDPOINT": f"localhost:{port}"}
     for words in (["start"], ["start", "--background"]):
         done = rs_cs(*words, **here)
         assert done.returncode == 2, done.stderr

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import zmq
@@ -16,7 +17,7 @@ import zmq
 from rsreg import InMemoryBackend, RegistryClient
 from rsreg.errors import Unavailable
 from tests.commands import Running, data, rs_cs
-from tests.helpers import ServerProcess, UnreliableStore, received, serving
+from tests.helpers import ServerProcess, UnreliableStore, bound_endpoint, received, serving
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def silent() -> Iterator[zmq.Socket[bytes]]:
 
 
 def test_register_and_deregister(endpoint: str, client: RegistryClient) -> None:
-    here = {"RSREG_ENDPOINT": endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
     words = ["--name", "puna_cs", "--type", "PUNA", "--port", "5000", "--host", "egse3"]
     more = ["--tag", "optics", "--tag", "spare", "--meta", "version=1.4.2", "--meta", "a=b=c"]
     done = rs_cs("register", *words, *more, "--ttl", "7.5", **here)
@@ -59,7 +60,7 @@ def test_what_a_living_process_registered_is_removed_by_force(
     endpoint: str, client: RegistryClient
 ) -> None:
     service_id = client.register("puna_cs", "egse3", 5000)
-    here = {"RSREG_ENDPOINT": endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
     for words in (
         ("deregister", "puna_cs", "--yes"),
         ("register", "--name", "x", "--port", "1", "--id", service_id),
@@ -79,7 +80,7 @@ def test_the_maintenance_of_somebody_else_takes_force(
     endpoint: str, client: RegistryClient
 ) -> None:
     client.maintenance(True, host="egse3", by="kim", reason="people")
-    here = {"RSREG_ENDPOINT": endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
     done = rs_cs("maintenance", "off", "--host", "egse3", **here)
     assert done.returncode == 1
     assert "of kim on 127.0.0.1, until 20" in done.stderr
@@ -187,14 +188,14 @@ def test_wait_waits_for_the_registry_too(process: ServerProcess) -> None:
 
 
 def test_interrupted_waiting_is_130(silent: zmq.Socket[bytes]) -> None:
-    with Running("wait", "PUNA", RSREG_ENDPOINT=silent.last_endpoint.decode()) as running:
+    with Running("wait", "PUNA", RSREG_ENDPOINT=bound_endpoint(silent)) as running:
         received(silent)
         code, out, err = running.end(signal.SIGINT)
     assert (code, out, err.strip()) == (130, "", "")
 
 
 def test_an_answer_without_sense_is_no_traceback(silent: zmq.Socket[bytes]) -> None:
-    with Running("stop", "--yes", RSREG_ENDPOINT=silent.last_endpoint.decode()) as running:
+    with Running("stop", "--yes", RSREG_ENDPOINT=bound_endpoint(silent)) as running:
         identity, empty, request = received(silent)
         answer = {"success": True, "request_id": json.loads(request)["request_id"]}
         silent.send_multipart([identity, empty, json.dumps(answer).encode()])

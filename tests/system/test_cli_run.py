@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_a_program_is_a_service_while_it_runs(
     quick: RegistryClient, port: int, program: list[str]
 ) -> None:
     options = ["--tag", "cryo", "--meta", "site=leuven", "--also", "log=6001", "--ttl", "5"]
-    here = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
     with Running(*words(port, *options), *program, str(port), "--json", "-x", **here) as running:
         pid, *rest = running.line().split()
         assert rest == ["--json", "-x"], "what stands after -- is the program's"
@@ -98,7 +99,7 @@ def test_a_program_is_a_service_while_it_runs(
 def test_a_program_that_is_killed_is_deregistered_at_once(
     quick: RegistryClient, port: int, program: list[str]
 ) -> None:
-    here = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
     with Running(*words(port), *program, str(port), **here) as running:
         pid = int(running.line())
         assert quick.discover_service("TEMP", wait=20)
@@ -110,7 +111,7 @@ def test_a_program_that_is_killed_is_deregistered_at_once(
 def test_a_run_that_is_killed_leaves_no_entry_behind_longer_than_its_ttl(
     quick: RegistryClient, port: int, program: list[str]
 ) -> None:
-    here = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
     with Running(*words(port, "--ttl", "1"), *program, str(port), **here) as running:
         pid = int(running.line())
         assert quick.discover_service("TEMP", wait=20)
@@ -123,7 +124,7 @@ def test_a_run_that_is_killed_leaves_no_entry_behind_longer_than_its_ttl(
 def test_a_program_that_is_run_again_after_that_takes_its_entry_over(
     quick: RegistryClient, port: int, program: list[str]
 ) -> None:
-    here = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
     with Running(*words(port), *program, str(port), **here) as running:
         pid = int(running.line())
         before = quick.discover_service("TEMP", wait=20)
@@ -148,7 +149,7 @@ def test_it_is_registered_when_its_port_answers_and_not_before(
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     late = ["sh", "-c", f'read line < {gate}; exec "$@"', "sh", *program, str(port)]
-    here = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
     with Running(*words(port), *late, **here) as running:
         with gate.open("w") as go:
             assert quick.list_services() == []
@@ -176,7 +177,7 @@ def test_a_start_script_that_leaves_its_program_in_the_background(
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     script = f'"$@" & read line < {gate}'
-    here = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
     with Running(*words(port), "sh", "-c", script, "sh", *program, str(port), **here) as running:
         pid = int(running.line())
         try:
@@ -226,7 +227,7 @@ def test_the_first_process_of_a_container_reaps_what_is_left_to_it(
     space = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     path = tmp_path / "program.py"
     path.write_text(ORPHANS + PROGRAM)
-    here = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
     command = [sys.executable, str(path), str(port)]
     with Running(*words(port), *command, command=[*space, *MODULE], **here) as running:
         assert running.line() == "1 0"

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -32,7 +33,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     made.close()
 
 
-def start(*words: str, **variables: str) -> Running:
+def start(*words: str, **variables: Any) -> Running:
     """A server in the foreground."""
     return Running("start", *FREE, *words, **variables)
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_ages_and_health(patient: RegistryServer) -> None:
 
 
 def test_colours_are_for_terminals_that_want_them(endpoint: str) -> None:
-    def escapes(*words: str, **variables: str) -> bool:
+    def escapes(*words: str, **variables: Any) -> bool:
         with Terminal(*words, RSREG_ENDPOINT=endpoint, **variables) as terminal:
             return ESCAPE in terminal.end()[1]
 
@@ -235,7 +236,7 @@ def test_there_is_a_completion_for_each_shell(shell: str) -> None:
     assert f"_RS_CS_COMPLETE={shell}_complete" in done.stdout
 
 
-def completed(words: str, **variables: str) -> list[str]:
+def completed(words: str, **variables: Any) -> list[str]:
     """What bash offers for the last of the words."""
     done = rs_cs(
         _RS_CS_COMPLETE="bash_complete",
@@ -252,7 +253,7 @@ def test_names_and_types_are_completed_from_the_registry(
 ) -> None:
     service_id = client.register("puna_cs", "egse3", 5000, "PUNA", tags=["optics"])
     client.register(NASTY, "egse3", 5000, NASTY)
-    here = {"RSREG_ENDPOINT": endpoint}
+    here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
     assert completed("rs_cs st", **here) == ["start", "status", "stop"]
     assert completed("rs_cs get pu", **here) == ["puna_cs", service_id]
     assert completed("rs_cs deregister puna_cs-", **here) == [service_id]

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -27,6 +28,7 @@ from rsreg.errors import (
     InvalidRequest,
     RequestTimeout,
 )
+from rsreg.protocol.calls import Record
 from tests.helpers import (
     ServerProcess,
     printed,
@@ -361,14 +363,13 @@ def test_handlers_get_every_event_in_order_and_may_call_the_client(
     client: RegistryClient, endpoint: str
 ) -> None:
     heard: list[tuple[str, str, bool]] = []
+
+    def note(kind: str, data: Record) -> None:
+        heard.append((kind, data["service_info"]["name"], client.health_check()))
+
     client.on_event("register", lambda data: 1 / 0)
     for kind in ("register", "deregister"):
-        client.on_event(
-            kind,
-            lambda data, kind=kind: heard.append(
-                (kind, data["service_info"]["name"], client.health_check())
-            ),
-        )
+        client.on_event(kind, partial(note, kind))
     whole: list[int] = []
     client.on_any_event(lambda event: whole.append(event["seq"]))
     client.start_event_listener()

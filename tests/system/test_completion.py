@@ -177,7 +177,8 @@ def test_ipython_quotes_what_it_completes(client: RegistryClient, endpoint: str)
     odd = ['x"]+open("MARK","w")#', "x'];1/0#", "x\\", "x\"'"]
     for name in odd:
         client.register(name, "lab1", 5000, service_id=name)
-    with Bench(endpoint) as reg:
+    reg = Bench(endpoint)
+    with reg:
         for quote in ('"', "'"):
             keys = reg._ipython_key_completions_()
             _, _, found = completer.match_dict_keys(keys, f"{quote}x", " \t")

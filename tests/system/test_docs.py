@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ def blocks(path: Path, kind: str) -> list[str]:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody has at the moment."""
-    sockets = [zmq.Context.instance().socket(zmq.REP) for _ in range(count)]
+    sockets: list[zmq.Socket[bytes]] = [
+        zmq.Context.instance().socket(zmq.REP) for _ in range(count)
+    ]
     ports = [socket.bind_to_random_port("tcp://127.0.0.1") for socket in sockets]
     for socket in sockets:
         socket.close(0)
@@ -115,7 +118,7 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path):
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
     """A shell for transcripts."""
     opened = Terminal(tmp_path)
     yield opened

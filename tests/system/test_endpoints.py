@@ -25,7 +25,7 @@ from tests.helpers import wait_until
 @contextmanager
 def answering(answer: Callable[[str], str]) -> Iterator[int]:
     """A service that answers requests; its port."""
-    socket = zmq.Context.instance().socket(zmq.REP)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
     socket.linger = 0
     port = socket.bind_to_random_port("tcp://127.0.0.1")
     over = threading.Event()
@@ -121,7 +121,7 @@ def test_a_late_reply_is_no_answer_to_the_next_request(client: RegistryClient) -
 
 
 def test_a_socket_of_another_kind_and_port(client: RegistryClient, nobody: int) -> None:
-    publisher = zmq.Context.instance().socket(zmq.PUB)
+    publisher: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
     bound = publisher.bind_to_random_port("tcp://127.0.0.1")
     metadata = {"monitoring_port": bound}
     client.register("puna", "127.0.0.1", nobody, "PUNA", metadata)
@@ -159,7 +159,7 @@ def test_a_port_of_something_else_is_said(client: RegistryClient, port: int) -> 
 
 
 def test_a_service_that_starts_late_is_connected_to(client: RegistryClient) -> None:
-    server = zmq.Context.instance().socket(zmq.REP)
+    server: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
     bound = server.bind_to_random_port("tcp://127.0.0.1")
     server.unbind(f"tcp://127.0.0.1:{bound}")
     client.register("puna", "127.0.0.1", bound, "PUNA")
@@ -194,7 +194,7 @@ def test_it_waits_for_the_service_first(client: RegistryClient, endpoint: str, p
 def test_what_can_not_be_connected_is_refused_before_anything_is_sent() -> None:
     client = RegistryClient("127.0.0.1:1", timeout=5)
     started = time.monotonic()
-    for wrong in (
+    wrongs: list[dict[str, Any]] = [
         {"kind": "REQ"},
         {"kind": 99},
         {"timeout": 0},
@@ -203,9 +203,10 @@ def test_what_can_not_be_connected_is_refused_before_anything_is_sent() -> None:
         {"timeout": 86_401},
         {"wait": -1},
         {"host": "egse3"},
-    ):
+    ]
+    for wrong in wrongs:
         with pytest.raises(ConfigurationError):
-            client.connect_to("PUNA", **wrong)  # type: ignore[arg-type]
+            client.connect_to("PUNA", **wrong)
     assert time.monotonic() - started < 3
 
 
@@ -235,7 +236,7 @@ def test_a_green_socket(endpoint: str, port: int, nobody: int) -> None:
             ticks.append(time.monotonic())
             gevent.sleep(0.01)
 
-    context = zmq.green.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.green.Context.instance()
     with RegistryClient(endpoint, timeout=10, context=context) as client:
         client.register("puna", "127.0.0.1", port, "PUNA")
         client.register("gone", "127.0.0.1", nobody, "GONE")

@@ -75,8 +75,9 @@ def test_a_past_that_the_journal_has_forgotten_is_said() -> None:
         for _ in range(100):
             client.register("svc", "lab", 1, service_id="svc")
         position = client.events_since()
-        for options in ({"since": 1}, {"since": 100, "epoch": "another"}):
-            events = client.watch("NOTHING", **options)  # type: ignore[arg-type]
+        pasts: list[dict[str, Any]] = [{"since": 1}, {"since": 100, "epoch": "another"}]
+        for options in pasts:
+            events = client.watch("NOTHING", **options)
             reset = next(events)
             assert reset == {
                 "type": "reset",
@@ -91,9 +92,16 @@ def test_a_past_that_the_journal_has_forgotten_is_said() -> None:
 def test_what_can_not_be_watched_is_refused_at_once() -> None:
     client = RegistryClient("127.0.0.1:1", timeout=5)
     started = time.monotonic()
-    for wrong in ({"since": -1}, {"since": 1.5}, {"since": True}, {"epoch": "e"}, {"type": ""}):
+    wrongs: list[dict[str, Any]] = [
+        {"since": -1},
+        {"since": 1.5},
+        {"since": True},
+        {"epoch": "e"},
+        {"type": ""},
+    ]
+    for wrong in wrongs:
         with pytest.raises(ConfigurationError):
-            client.watch(**wrong)  # type: ignore[arg-type]
+            client.watch(**wrong)
     assert time.monotonic() - started < 2
 
 
@@ -143,9 +151,10 @@ class Unanswered:
         self.asked = threading.Event()
         self.answer = threading.Event()
         self._first = True
-        self._publisher: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._publisher = context.socket(zmq.XPUB)
         self._publisher.linger = 0
-        self.pub_port = self._publisher.bind_to_random_port("tcp://127.0.0.1")
+        self.pub_port: int = self._publisher.bind_to_random_port("tcp://127.0.0.1")
         self._serving = scripted_server(self._answer)
         self.endpoint = ""
 
@@ -185,7 +194,7 @@ class Unanswered:
 
 def numbered(seq: int) -> Record:
     """An event as it is sent."""
-    about = {"type": None, "tags": [], "metadata": {}}
+    about: Record = {"type": None, "tags": [], "metadata": {}}
     data = {"service_id": str(seq), "service_info": about}
     return {"type": "register", "timestamp": 1, "data": data, "seq": seq, "epoch": "e"}
 
@@ -193,7 +202,7 @@ def numbered(seq: int) -> Record:
 @pytest.mark.parametrize("green", [False, True])
 def test_events_do_not_wait_for_answers(green: bool) -> None:
     """In order, once each: what has no gap before it at once, the rest after the answer."""
-    context = zmq.green.Context.instance() if green else None
+    context: Any = zmq.green.Context.instance() if green else None
     with Unanswered() as registry:
         client = RegistryClient(registry.endpoint, timeout=60, context=context)
         events = client.watch()
@@ -234,7 +243,7 @@ def test_a_watch_leaves_nothing_behind(client: RegistryClient) -> None:
 
 def test_a_green_watch_lets_other_greenlets_run(process: ServerProcess) -> None:
     process.start()
-    context = zmq.green.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.green.Context.instance()
     ticks: list[float] = []
 
     def tick() -> None:

@@ -155,7 +155,7 @@ def test_choosing(endpoint: str, client: RegistryClient) -> None:
 
 
 def test_two_endpoints(endpoint: str, client: RegistryClient) -> None:
-    context = zmq.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     with context.socket(zmq.REP) as command, context.socket(zmq.PUB) as monitoring:
         ports = {
             "command_port": command.bind_to_random_port("tcp://127.0.0.1"),

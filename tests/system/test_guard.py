@@ -381,7 +381,7 @@ def test_subscribers_get_their_topics_and_nothing_else(
 
         wait_until(heard)
         client.register("last", "lab1", 1)
-        kinds = []
+        kinds: list[Any] = []
         while not kinds or kinds[-1] != ["last"]:
             kind, body = received(everything)
             kinds.append(

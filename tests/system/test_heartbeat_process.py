@@ -141,7 +141,7 @@ os._exit(0)
 """
         starter = subprocess.run(
             [sys.executable, "-c", f"import sys\n{code}"],
-            stdin=there,
+            stdin=there.fileno(),
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

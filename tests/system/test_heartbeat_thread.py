@@ -141,7 +141,8 @@ def test_more_than_may_be_under_way_get_their_turn() -> None:
 @pytest.mark.parametrize("gives_up", [True, False])
 def test_what_was_given_up_on_is_not_sent_later(gives_up: bool) -> None:
     """It would register a service that has left, when the registry is back."""
-    with zmq.Context.instance().socket(zmq.ROUTER) as router:
+    router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    with router:
         router.linger = 0
         endpoint = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
         router.unbind(endpoint)
@@ -165,7 +166,7 @@ def test_what_was_given_up_on_is_not_sent_later(gives_up: bool) -> None:
             assert not line.busy
         router.bind(endpoint)
         begin("fresh", 20)
-        heard = []
+        heard: list[str] = []
         until = steady() + 20
         while not heard and steady() < until:
             line.step(0.05)

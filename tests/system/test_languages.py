@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from rsreg import RegistryClient
-from tests.helpers import ROOT, ServerProcess, need, raw_socket, received, wait_until
+from tests.helpers import ROOT, ServerProcess, need, present, raw_socket, received, wait_until
 
 EXAMPLES = ROOT / "docs" / "examples"
 #: Where Debian has what Java programs use.
@@ -52,7 +52,7 @@ def javascript(folder: Path) -> list[str]:
         missing("the npm package zeromq@6 in NODE_PATH")
     # Modules are looked for beside the program.
     (folder / "node_modules").symlink_to(modules)
-    return ["node", shutil.copy(EXAMPLES / "driver.mjs", folder)]
+    return ["node", str(shutil.copy(EXAMPLES / "driver.mjs", folder))]
 
 
 def java(_folder: Path) -> list[str]:
@@ -109,7 +109,7 @@ def test_a_driver_in_another_language(
         RegistryClient(server.endpoint, timeout=10) as client,
         driver(command, server.endpoint.removeprefix("tcp://")) as process,
     ):
-        first = wait_until(lambda: client.discover_service("PSU"))
+        first = present(wait_until(lambda: client.discover_service("PSU")))
         with raw_socket(zmq.REQ, f"tcp://{first['host']}:{first['port']}") as socket:
             socket.send(b"home")
             assert received(socket)[0].startswith(b"done")
@@ -119,7 +119,7 @@ def test_a_driver_in_another_language(
         asked = swallowed(server.endpoint)
         assert asked[0] == asked[1], "the same request is sent again"
         server.start()
-        again = wait_until(lambda: client.discover_service("PSU"))
+        again = present(wait_until(lambda: client.discover_service("PSU")))
         assert (again["id"], again["port"]) == (first["id"], first["port"])
         process.send_signal(signal.SIGTERM)
         process.wait(10)
@@ -136,7 +136,7 @@ def test_a_driver_in_another_language_ends_without_a_registry(
         RegistryClient(server.endpoint, timeout=10) as client,
         driver(language(tmp_path), server.endpoint) as process,
     ):
-        wait_until(lambda: client.discover_service("PSU"))
+        present(wait_until(lambda: client.discover_service("PSU")))
         server.kill()
         swallowed(server.endpoint)
         process.send_signal(signal.SIGINT)
@@ -147,7 +147,8 @@ def test_a_driver_in_another_language_ends_without_a_registry(
 
 def swallowed(endpoint: str) -> list[object]:
     """Two requests that come to where the registry was, and get no answer."""
-    with zmq.Context.instance().socket(zmq.ROUTER) as socket:
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    with socket:
         socket.linger = 0
         wait_until(lambda: bound(socket, endpoint))
         messages = [received(socket) for _ in range(2)]

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,12 +85,12 @@ def test_a_forked_child_writes_its_own_lines(pipe: tuple[int, int]) -> None:
 # -- the server
 
 
-def start(**streams: object) -> subprocess.Popen[bytes]:
+def start(**streams: Any) -> subprocess.Popen[bytes]:
     """A registry of its own, which logs each change."""
-    return subprocess.Popen(
+    return subprocess.Popen[bytes](
         [*MODULE, "start", "--dev", "--req-port", "0", "--pub-port", "0", "--json"],
         env=environment(),
-        **streams,  # type: ignore[call-overload]
+        **streams,
     )
 
 

@@ -19,6 +19,8 @@ from rsreg.errors import ConfigurationError, DuplicateName, InvalidRequest, Requ
 from tests.helpers import (
     NetworkSpace,
     ServerProcess,
+    bound_endpoint,
+    present,
     printed,
     python_process,
     raw_socket,
@@ -81,7 +83,7 @@ def test_a_block_registers_beats_and_deregisters(client: RegistryClient) -> None
 
 def test_an_exception_goes_through_and_the_service_goes_too(client: RegistryClient) -> None:
     with pytest.raises(ZeroDivisionError), client.registered("puna_cs", port=5000):
-        1 / 0  # noqa: B018
+        raise ZeroDivisionError("division by zero")
     assert kinds(client) == ["register", "deregister"]
 
 
@@ -301,9 +303,10 @@ def test_a_registry_that_comes_back_empty_gets_all_again(process: ServerProcess)
         with client.registered("puna_cs", port=5000, ttl=1.5, endpoints={"monitor": 5001}) as puna:
             puna.status("cooling")
             before = wait_until(lambda: own_record(client).get("status") and own_record(client))
+            assert isinstance(before, dict)
             process.kill()
             process.start()
-            after = wait_until(lambda: client.get_service(puna.service_id))
+            after = present(wait_until(lambda: client.get_service(puna.service_id)))
             for record in (before, after):
                 del record["last_heartbeat"]
             # It is reckoned from whole seconds of the clock at each heartbeat.
@@ -386,9 +389,9 @@ def test_a_second_one_of_an_exclusive_name_is_refused(
 
 def test_the_port_and_the_address_of_a_socket(client: RegistryClient) -> None:
     for bind, fixed in (("tcp://127.0.0.1:*", "127.0.0.1"), ("tcp://*:*", "127.0.0.1")):
-        socket = zmq.Context.instance().socket(zmq.REP)
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
         socket.bind(bind)
-        port = int(socket.getsockopt(zmq.LAST_ENDPOINT).rpartition(b":")[2])
+        port = int(bound_endpoint(socket).rpartition(":")[2])
         with client.registered("puna_cs", socket=socket, port=port):
             assert (own_record(client)["host"], own_record(client)["port"]) == (fixed, port)
         with client.registered("puna_cs", host="egse3.lab", socket=socket):
@@ -560,7 +563,8 @@ def test_changes_of_a_registration(client: RegistryClient) -> None:
         assert (record["host"], record["port"]) == ("egse3", 5001)
         assert client.update(host="egse4", endpoints={"command": 5001})
         assert own_record(client)["host"] == "egse4"
-        for wrong in ({}, {"endpoints": {}}, {"tags": "optics"}):
+        wrongs: list[dict[str, Any]] = [{}, {"endpoints": {}}, {"tags": "optics"}]
+        for wrong in wrongs:
             with pytest.raises(ConfigurationError):
                 puna.update(**wrong)
         with pytest.raises(InvalidRequest):

@@ -84,7 +84,7 @@ def test_who_watches_is_told_to_list_anew(
     heard: SimpleQueue[Record] = SimpleQueue()
     with RegistryClient(process.endpoint, timeout=10) as client:
         events = client.watch()
-        thread = threading.Thread(target=lambda: [heard.put(event) for event in events])
+        thread = threading.Thread(target=lambda: list(map(heard.put, events)))
         thread.start()
         register(client, "a", "b", "c")
         assert [heard.get(timeout=20)["data"]["service_id"] for _ in "abc"] == ["a", "b", "c"]

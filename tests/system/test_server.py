@@ -9,6 +9,7 @@ import socket as tcp
 import sqlite3
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from tests.helpers import (
     Sender,
     ServerProcess,
     UnreliableStore,
+    present,
     raw_socket,
     received,
     serving,
@@ -174,17 +176,17 @@ def test_an_acknowledged_change_survives_kill_9(process: ServerProcess) -> None:
 
 
 def test_a_crashed_greenlet_ends_the_server_with_its_error(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = RegistryServer(
         0, 0, backend=InMemoryBackend(), cleanup_interval=0.05, bind="127.0.0.1"
     )
     server.start()
 
-    def broken(_limit: int) -> int:
+    def broken(limit: int) -> int:
         raise ZeroDivisionError("a fault in the reaper")
 
-    server.registry.expire = broken
+    monkeypatch.setattr(server.registry, "expire", broken)
     with gevent.Timeout(20), pytest.raises(ZeroDivisionError, match="a fault in the reaper"):
         server.serve_forever()
     assert not server.started
@@ -201,8 +203,12 @@ def test_a_store_that_fails_refuses_changes_and_recovers(
         RegistryClient(f"127.0.0.1:{server.req_port}", timeout=10) as client,
     ):
         heard: list[str] = []
+
+        def note(kind: str, _data: object) -> None:
+            heard.append(kind)
+
         for kind in ("register", "deregister", "expire"):
-            client.on_event(kind, lambda data, kind=kind: heard.append(kind))
+            client.on_event(kind, partial(note, kind))
         client.start_event_listener()
         kept = client.register("kept", "egse3", 5000, ttl=60)
         lapsing = client.register("lapsing", "egse3", 5001, ttl=1)
@@ -214,7 +220,7 @@ def test_a_store_that_fails_refuses_changes_and_recovers(
         with pytest.raises(Unavailable, match="disk is full"):
             client.deregister(kept)
         assert client.renew(kept)
-        wait_until(lambda: client.get_service(lapsing)["health"] == "critical")
+        wait_until(lambda: present(client.get_service(lapsing))["health"] == "critical")
         assert client.health_check() is False
         during = client.server_status()
         assert during["status"] == "degraded"
@@ -423,9 +429,11 @@ def test_terminate_is_only_for_this_machine() -> None:
     registry = Registry(InMemoryBackend())
     dispatcher = Dispatcher(registry, time.time, dict, lambda: told.append(True))
     reply = dispatcher.answer(b'{"action":"terminate"}', Sender(here=False))
+    assert isinstance(reply, dict)
     assert (reply["success"], reply["code"]) == (False, "forbidden")
     assert told == []
     reply = dispatcher.answer(b'{"action":"terminate"}', Sender())
+    assert isinstance(reply, dict)
     assert (reply["success"], reply["status"]) == (True, "terminating")
     assert told == [True]
 
@@ -558,7 +566,7 @@ def test_a_batch_is_one_transaction_and_answered_after_it() -> None:
 
 
 def test_the_publisher_sends_type_and_json_in_order() -> None:
-    context = zmq.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     socket = context.socket(zmq.PUB)
     socket.linger = 0
     port = socket.bind_to_random_port("tcp://127.0.0.1")

@@ -27,6 +27,7 @@ from rsreg.server.backends.stored import Service
 from rsreg.transport import subscription
 from tests.helpers import (
     ServerProcess,
+    present,
     printed,
     python_process,
     scripted_server,
@@ -101,7 +102,7 @@ def test_a_cache_answers_as_the_registry(client: RegistryClient, endpoint: str) 
             assert told(cache.list_services(kind)) == told(client.list_services(kind))
         assert cache.get_service(first) == client.get_service(first)
         assert cache.discover_service("optics") == client.discover_service("optics")
-        found = {str((cache.discover_service("PUNA") or {})["id"]) for _ in range(100)}
+        found = {str(present(cache.discover_service("PUNA"))["id"]) for _ in range(100)}
         assert found == {first, second}
         assert cache.discover_service("none") is None
         assert cache.get_service("none") is None
@@ -161,7 +162,7 @@ def test_a_stale_cache_says_so_and_answers_again(process: ServerProcess) -> None
         service_id = client.register("puna", "lab", 1, "PUNA")
         wait_until(lambda: cache.get_service(service_id))
         process.signal(signal.SIGSTOP)
-        age = wait_until(lambda: cache.stale)
+        age = present(wait_until(lambda: cache.stale))
         assert 1.0 < age < 20
         for ask in (
             cache.list_services,
@@ -416,7 +417,11 @@ def test_a_client_never_answers_from_a_stale_cache(process: ServerProcess) -> No
         process.signal(signal.SIGSTOP)
         stopped = time.monotonic()
         # The first may be refused for want of a cache, which is there a moment later.
-        asks = (lambda: client.discover_service("PUNA"), client.list_services, client.get_service)
+        asks: list[Callable[[], object]] = [
+            lambda: client.discover_service("PUNA"),
+            client.list_services,
+            client.get_service,
+        ]
         wait_until(lambda: all(map(refuses, asks)))
         assert time.monotonic() - stopped < 10
         process.signal(signal.SIGCONT)

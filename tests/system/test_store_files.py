@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import sqlite3
 import threading
 import time
@@ -111,7 +112,7 @@ DAMAGES: dict[str, tuple[Callable[[StoreHarness], object], str]] = {
     "lock removed": (lambda harness: harness.beside(".lock").unlink(), "registry.db.lock is gone"),
     "folder removed": (lambda harness: shutil.rmtree(harness.store.parent), "/lab is gone"),
     "all but the folder removed": (
-        lambda harness: [file.unlink() for file in harness.store.parent.iterdir()],
+        lambda harness: list(map(Path.unlink, harness.store.parent.iterdir())),
         "registry.db is gone",
     ),
     "copy moved over it": (
@@ -168,7 +169,7 @@ def test_a_lost_store_is_noticed_and_changes_are_refused(
     assert harness.client.renew()
     assert len(harness.client.list_services()) == 20
     assert not harness.client.health_check()
-    harness.process.signal(15)
+    harness.process.signal(signal.SIGTERM)
     assert harness.process.wait() == 0
     (line,) = harness.outage()
     assert line.startswith(f"ERROR the store failed, changes are refused: {harness.store.parent}")
@@ -254,7 +255,7 @@ def test_a_stop_leaves_what_is_in_the_place_alone(harness: StoreHarness) -> None
         harness.beside(end).unlink(missing_ok=True)
         harness.beside(end).write_text(text)
     wait_until(lambda: harness.state() == "degraded")
-    harness.process.signal(15)
+    harness.process.signal(signal.SIGTERM)
     assert harness.process.wait() == 0
     assert [harness.beside(end).read_text() for end in ("", "-wal", "-shm")] == [
         "not ours",

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,7 +84,7 @@ class Sleeper:
 
 
 @pytest.fixture
-def sleeper(tmp_path: Path) -> Iterator[Sleeper]:
+def sleeper(tmp_path: Path) -> Sleeper:
     """One that has not slept yet."""
     return Sleeper(tmp_path)
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -37,7 +38,7 @@ def asked(wait: Waiting) -> str:
 
 def answer(wait: Waiting, **found: Any) -> list[str]:
     """Answer all questions of a round; what they were."""
-    kinds = []
+    kinds: list[str] = []
     while wait.left and not wait.silence and (not kinds or asked(wait) != kinds[0]):
         kinds.append(asked(wait))
         wait.answered(found.get(kinds[-1]))
@@ -158,7 +159,7 @@ def soon(action: Callable[[], object], seconds: float = 0.5) -> Iterator[list[fl
 def counted(endpoint: str) -> Iterator[tuple[RegistryClient, Counter[str]]]:
     """A client of a registry, and how often it asks for what."""
     counter: Counter[str] = Counter()
-    context = zmq.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     front, back = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
     front.linger = back.linger = 0
     port = front.bind_to_random_port("tcp://127.0.0.1")
@@ -194,7 +195,7 @@ def test_a_service_is_found_as_soon_as_it_registers(client: RegistryClient, endp
     with RegistryClient(endpoint, timeout=10) as other:
         other.health_check()
         for kind in ("A", "B", "C"):
-            with soon(lambda kind=kind: other.register("svc", "lab", 1, kind)) as registered:
+            with soon(partial(other.register, "svc", "lab", 1, kind)) as registered:
                 found = client.discover_service(kind, wait=20)
                 at = time.monotonic()
             assert found is not None
@@ -326,11 +327,12 @@ def test_a_closed_client_waits_no_longer(client: RegistryClient) -> None:
 def test_waits_of_any_length_are_refused_before_anything_is_sent() -> None:
     with scripted_server(lambda request: pytest.fail(str(request))) as silent:
         client = RegistryClient(silent)
+        wait: Any
         for wait in (-1, 86_401, float("nan"), float("inf"), "30", True, None):
             with pytest.raises(ConfigurationError, match="wait is 0 to 86400 seconds"):
-                client.discover_service("PUNA", wait=wait)  # type: ignore[arg-type]
+                client.discover_service("PUNA", wait=wait)
             with pytest.raises(ConfigurationError, match="timeout is 0 to 86400 seconds"):
-                client.wait_for("PUNA", timeout=wait)  # type: ignore[arg-type]
+                client.wait_for("PUNA", timeout=wait)
 
 
 def test_a_green_wait_lets_other_greenlets_run(process: ServerProcess) -> None:
@@ -342,7 +344,7 @@ def test_a_green_wait_lets_other_greenlets_run(process: ServerProcess) -> None:
             ticks.append(time.monotonic())
             gevent.sleep(0.01)
 
-    context = zmq.green.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.green.Context.instance()
     with (
         RegistryClient(process.endpoint, timeout=10, context=context) as client,
         RegistryClient(process.endpoint, timeout=10, context=context) as other,

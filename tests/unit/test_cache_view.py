@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -25,7 +25,7 @@ from rsreg.server.backends.stored import Event, Maintenance
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import LEASES_WITHIN, Registry
-from tests.helpers import ManualClock, Sender
+from tests.helpers import ManualClock, Sender, present
 
 KINDS = ("A", "B")
 #: What no event tells: what reports say, and from which of two reasons to be critical to which.
@@ -141,6 +141,7 @@ class CacheHarness:
         self.commit()
         request = {"action": call.action, **call.params, "limit": limit}
         body = self.dispatcher.answer(json.dumps(request).encode(), Sender())
+        assert isinstance(body, dict)
         self.reply = call.read(json.loads(wire.encode(body)))
 
     def take(self) -> list[Record]:
@@ -161,12 +162,12 @@ class CacheHarness:
         return records
 
 
-def ids(services: list[Record], health: str = "passing") -> list[str]:
+def ids(services: Iterable[Mapping[str, Any]], health: str = "passing") -> list[str]:
     """The ids of the services with this health."""
     return [service["id"] for service in services if service["health"] == health]
 
 
-def without_heartbeat(services: list[Record]) -> list[Record]:
+def without_heartbeat(services: Iterable[Mapping[str, Any]]) -> list[Record]:
     """The records, but for what heartbeats change and events don't tell."""
     return [
         {
@@ -338,8 +339,9 @@ class CacheMachine(RuleBasedStateMachine):
         """Both find one of the same services, or both none, whatever the mode."""
         for mode in (None, "hardware", "simulator"):
             leases = self.harness.registry._view.discovered(kind, mode)
-            found = {(self.mirror.discover(kind, mode) or {}).get("id") for _ in range(3)}
-            assert found <= ({lease.service.id for lease in leases} or {None})
+            found = [self.mirror.discover(kind, mode) for _ in range(3)]
+            assert {one["id"] for one in found if one} <= {lease.service.id for lease in leases}
+            assert all(found) if leases else not any(found)
             listed = ids(self.mirror.list_services(kind, mode))
             assert mode is None or set(listed) == {lease.service.id for lease in leases}
 
@@ -542,7 +544,7 @@ def test_any_of_the_passing_services_is_discovered(harness: CacheHarness) -> Non
         harness.register(f"slow {number}")
     harness.deliver()
     harness.clock.advance(1.5)
-    found = Counter(str((harness.mirror.discover("A") or {})["id"]) for _ in range(1_000))
+    found = Counter(str(present(harness.mirror.discover("A"))["id"]) for _ in range(1_000))
     assert set(found) == {"slow", "slow 0", "slow 1", "slow 2", "slow 3"}
     assert min(found.values()) > 100
 
@@ -551,9 +553,9 @@ def test_a_simulator_is_found_only_where_no_hardware_is_registered(harness: Cach
     mirror = harness.mirror
     harness.register("sim", mode="simulator", kinds=("A", "S"))
     harness.deliver()
-    assert {(mirror.discover("A") or {})["id"] for _ in range(50)} == {"slow", "quick"}
-    assert (mirror.discover("A", "simulator") or {})["id"] == "sim"
-    assert (mirror.discover("S") or {})["id"] == "sim"
+    assert {present(mirror.discover("A"))["id"] for _ in range(50)} == {"slow", "quick"}
+    assert present(mirror.discover("A", "simulator"))["id"] == "sim"
+    assert present(mirror.discover("S"))["id"] == "sim"
     assert mirror.discover("S", "hardware") is None
     harness.clock.advance(60)
     assert mirror.discover("A") is None, "hardware is registered, though it may have lapsed"
@@ -561,7 +563,7 @@ def test_a_simulator_is_found_only_where_no_hardware_is_registered(harness: Cach
         harness.registry.deregister(hardware, None, who=FORCED)
     harness.register("sim", mode="simulator", kinds=("A", "S"), ttl=120)
     harness.catch_up()
-    assert (mirror.discover("A") or {})["id"] == "sim"
+    assert present(mirror.discover("A"))["id"] == "sim"
 
 
 def test_health_is_followed_by_events_and_in_place(harness: CacheHarness) -> None:
@@ -571,7 +573,7 @@ def test_health_is_followed_by_events_and_in_place(harness: CacheHarness) -> Non
     slow, quick = mirror.list_services(None)
     assert (slow["id"], slow["health"], quick["id"]) == ("slow", "maintenance", "quick")
     assert slow["maintenance"]["until"] is None
-    assert {(mirror.discover("A") or {})["id"] for _ in range(50)} == {"quick"}
+    assert {present(mirror.discover("A"))["id"] for _ in range(50)} == {"quick"}
     harness.maintain("slow", False)
     harness.registry.renew("quick", read_report({"fed": 20, "watchdog": 10, "load": 1}, 0))
     harness.commit()
@@ -623,7 +625,7 @@ def test_an_update_leaves_the_lease(harness: CacheHarness) -> None:
     harness.clock.advance(0.9)
     harness.update("quick", port=7, tags=["B"])
     harness.deliver()
-    assert (harness.mirror.discover("B") or {})["port"] == 7
+    assert present(harness.mirror.discover("B"))["port"] == 7
     assert ids(harness.mirror.list_services(None)) == ["slow", "quick"]
     harness.clock.advance(0.2)
     assert harness.mirror.discover("B") is None

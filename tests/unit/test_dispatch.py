@@ -55,6 +55,7 @@ class DispatcherHarness:
         """The reply to these bytes; what it changed is committed."""
         body = self.dispatcher.answer(payload, self.peer, failure)
         self.registry.commit()
+        assert isinstance(body, dict)
         return dict(json.loads(wire.encode(body)))
 
     def ask(self, action: object = None, **fields: Any) -> dict[str, Any]:
@@ -252,10 +253,15 @@ def test_events(harness: DispatcherHarness) -> None:
     assert [e["seq"] for e in harness.ask("events", since=0, limit=1)["events"]] == [1]
     assert [e["seq"] for e in harness.ask("events", since=1, limit=None)["events"]] == [2]
     assert harness.ask("events", since=0, limit=0)["events"] == []
-    for fields in ({"since": 3}, {"since": 10**30}, {"since": 1, "epoch": "other"}):
+    beyond: list[dict[str, Any]] = [
+        {"since": 3},
+        {"since": 10**30},
+        {"since": 1, "epoch": "other"},
+    ]
+    for fields in beyond:
         assert harness.ask("events", **fields) == {**position, "events": [], "reset": True}
-    for fields in ({"epoch": harness.registry.epoch}, {"mark": first}):
-        same = harness.ask("events", since=1, **fields)
+    for position in ({"epoch": harness.registry.epoch}, {"mark": first}):
+        same = harness.ask("events", since=1, **position)
         assert [e["seq"] for e in same["events"]] == [2]
     assert harness.ask("events", since=2, mark=second)["reset"] is False
     for since in (1, 2):

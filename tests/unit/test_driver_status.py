@@ -126,6 +126,8 @@ def test_without_a_watchdog_there_is_nothing_to_feed() -> None:
 
 
 NAN, INF = math.nan, math.inf
+#: Where a number belongs.
+TEXT: Any = "60"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ NAN, INF = math.nan, math.inf
         lambda vitals: vitals.begin(0, "x", NAN),
         lambda _: Vitals(0, 0.5),
         lambda _: Vitals(0, 86_401),
-        lambda _: Vitals(0, "60"),
+        lambda _: Vitals(0, TEXT),
     ],
 )
 def test_bad_values_are_refused_and_change_nothing(wrong: Callable[[Vitals], object]) -> None:

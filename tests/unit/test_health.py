@@ -263,7 +263,7 @@ def test_maintenance_covers_who_is_there_and_who_comes(
     other = harness.register("b", type="B", host="egse4")
     maintain(harness, **target)
     assert kinds(harness)[2:] == ["maintenance"]
-    terms = {"reason": "new disk", "by": None, "says": "rik"}
+    terms: dict[str, Any] = {"reason": "new disk", "by": None, "says": "rik"}
     terms |= {"since": 1_700_000_000, "until": 1_700_003_600}
     assert harness.get(first)["maintenance"] == terms
     assert (harness.health(first), harness.health(other)) == ("maintenance", "passing")
@@ -475,7 +475,7 @@ def test_an_exclusive_name_has_one_live_service(harness: RegistryHarness, first:
     assert "10.0.0.5:5000" in str(refusal.value.hint)
     assert len(harness.list()) == 1
     harness.register("b", exclusive=not first)
-    itself = {"id": holder, "exclusive": first, "owner": {**OWNER, "user": "rik"}}
+    itself: dict[str, Any] = {"id": holder, "exclusive": first, "owner": {**OWNER, "user": "rik"}}
     assert harness.register("a", 10, **itself) == holder
     harness.pass_time(10)
     harness.register("a", host="egse9", exclusive=not first)

@@ -23,6 +23,7 @@ from rsreg.server.reaper import Reaper
 from rsreg.server.request_loop import MAX_BATCH, STALL, TICK, RequestLoop
 from rsreg.server.rules.registry import Registry
 from rsreg.transport import sockets
+from rsreg.transport.resolver import Numeric
 from tests.helpers import FAR, ManualClock, UnreliableStore
 
 IDS = [f"s{number}" for number in range(8)]
@@ -79,7 +80,7 @@ class LoopHarness:
         self.clients = []
         for number, router in enumerate(self.routers):
             router.bind(f"inproc://{number}")
-            self.clients.append(sockets.dealer(context, f"inproc://{number}"))
+            self.clients.append(sockets.dealer(context, Numeric(f"inproc://{number}")))
         dispatcher = Dispatcher(self.registry, self.clock, dict, lambda: None)
         publish = self.published.extend
         self.loop = RequestLoop(

@@ -308,7 +308,7 @@ def test_the_fingerprint_is_of_all_that_was_said_and_of_nothing_else(
         return harness.registry.entry("puna")
 
     first = entry()
-    others = [
+    others: list[dict[str, Any]] = [
         {"host": "h"},
         {"port": 1},
         {"endpoints": {"data": 1}},

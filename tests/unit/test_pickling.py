@@ -11,6 +11,7 @@ import pkgutil
 import traceback
 import typing
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,12 +26,16 @@ from rsreg.errors import AmbiguousName, RegistryError, ServerError
 from rsreg.protocol import records
 from rsreg.protocol.records import ServiceList, ServiceRecord
 
+
+def pickled(protocol: int, one: Any) -> Any:
+    """Through pickle and back."""
+    return pickle.loads(pickle.dumps(one, protocol))
+
+
 #: Each way to another process, or to another object.
 WAYS: dict[str, Callable[[Any], Any]] = {
     **{
-        f"pickle {protocol}": lambda one, protocol=protocol: pickle.loads(
-            pickle.dumps(one, protocol)
-        )
+        f"pickle {protocol}": partial(pickled, protocol)
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)
     },
     "copy": copy.copy,

@@ -12,7 +12,7 @@ from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache, config
 from rsreg.errors import ConfigurationError, InvalidRequest, OwnedByOther, UnknownService
 from rsreg.protocol import query
 from rsreg.protocol.calls import Record
-from tests.helpers import register_simulator, scripted_server, wait_until
+from tests.helpers import present, register_simulator, scripted_server, wait_until
 
 
 @pytest.fixture
@@ -60,24 +60,28 @@ def test_a_wrong_filter_is_refused_before_anything_is_sent(
 
 
 def test_only_one_of_several_can_be_waited_for_or_chosen(unasked: RegistryClient) -> None:
+    kind: Any
+    strategy: Any
+    options: dict[str, Any]
     for options in ({"wait": 3}, {"strategy": "random"}):
         with pytest.raises(ConfigurationError, match="there is no option"):
-            unasked.list_services(**options)  # type: ignore[arg-type]
+            unasked.list_services(**options)
     for kind in ("", None, ["PUNA"], 5, "x" * 257):
         with pytest.raises(ConfigurationError, match="a type is a text"):
-            unasked.discover_service(kind)  # type: ignore[arg-type]
+            unasked.discover_service(kind)
         with pytest.raises(ConfigurationError, match="a type is a text"):
-            unasked.wait_for("PUNA", kind)  # type: ignore[arg-type]
+            unasked.wait_for("PUNA", kind)
     for strategy in ("", 1, "x" * 300):
         with pytest.raises(ConfigurationError, match="a strategy is a text"):
-            unasked.discover_service("PUNA", strategy=strategy)  # type: ignore[arg-type]
+            unasked.discover_service("PUNA", strategy=strategy)
 
 
 def test_what_is_not_said_is_not_sent() -> None:
     empty: dict[str, Any] = {"tags": None, "where": None, "mode": None}
+    asked: Any
     for asked in ({}, empty, {"tags": [], "where": {}}):
-        assert query.narrowed(asked, None) == {}  # type: ignore[arg-type]
-        assert query.narrowed(asked, "simulator") == {"mode": "simulator"}  # type: ignore[arg-type]
+        assert query.narrowed(asked, None) == {}
+        assert query.narrowed(asked, "simulator") == {"mode": "simulator"}
     assert query.narrowed({"mode": "any"}, "simulator") == {}
     assert query.narrowed({"mode": "hardware"}, "simulator") == {"mode": "hardware"}
     assert query.chosen("PUNA", {"tags": ("a", "!b"), "strategy": "random", "wait": 3}, None) == (
@@ -164,7 +168,7 @@ def test_a_simulator_is_never_handed_out_as_hardware(mixed_endpoint: str, cache:
             assert [name_of(one) for one in client.list_services(mode="hardware")] == ["real"]
             assert len(client.list_services()) == 3
             if client._cache is not None:
-                wait_until(lambda: client._cache._cache.as_of > 0)  # type: ignore[union-attr]
+                wait_until(lambda: present(client._cache)._cache.as_of > 0)
         client.deregister("real")
         assert name_of(client.discover_service("PUNA")) == "sim"
 
@@ -268,8 +272,9 @@ def test_all_of_it_in_asyncio(mixed_endpoint: str) -> None:
             assert await client.get_endpoint("TEMP", tags=["x"]) is None
             found = await client.discover_service("PUNA", strategy="same-host")
             assert name_of(found) == "sim"
+            text: Any = "x"
             with pytest.raises(ConfigurationError):
-                await client.list_services(tags="x")  # type: ignore[arg-type]
+                await client.list_services(tags=text)
             assert len(await client.maintenance(True, service_type="PUNA")) == 1
             assert await client.discover_service("PUNA") is None
             assert await client.maintenance(False, service_type="PUNA") == []

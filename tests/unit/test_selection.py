@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -192,10 +193,10 @@ def test_same_host(harness: RegistryHarness) -> None:
 
 
 def test_strategies_of_ones_own_have_names() -> None:
-    def first(services: Any) -> Service:
+    def first(services: Sequence[Service]) -> Service:
         return min(services, key=lambda service: service.name)
 
-    def last(services: Any) -> Service:
+    def last(services: Sequence[Service]) -> Service:
         return max(services, key=lambda service: service.name)
 
     harness = RegistryHarness(
@@ -215,6 +216,6 @@ def test_strategies_of_ones_own_have_names() -> None:
 
 def test_wrong_strategies_are_refused_at_the_start() -> None:
     with pytest.raises(ConfigurationError, match="there is a strategy 'random' already"):
-        Chooser("random", {"random": min})
+        Chooser("random", {"random": lambda services: services[0]})
     with pytest.raises(ConfigurationError, match="no strategy 'best'"):
         Chooser("best", {})

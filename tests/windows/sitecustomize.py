@@ -34,25 +34,28 @@ FUNCTIONS = {
 
 
 class _Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name in MODULES:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def _kill(pid: int, number: int, _kill=os.kill) -> None:
+_os_kill = os.kill
+
+
+def _kill(pid: int, number: int) -> None:
     """What signal 0 does there: it ends the process, as every other number does."""
     if number not in (signal.SIGTERM, signal.SIGKILL):
         sys.stderr.write(f"os.kill({pid}, {number}) would have ended it\n")
         sys.stderr.flush()
         os._exit(99)
-    _kill(pid, number)
+    _os_kill(pid, number)
 
 
 for name in OTHERS.split():
     importlib.import_module(name)
 uuid.getnode()
 # Else Python's own start of a program would need it.
-subprocess._USE_POSIX_SPAWN = False
+vars(subprocess)["_USE_POSIX_SPAWN"] = False
 for name in MODULES & set(sys.modules):
     del sys.modules[name]
 sys.meta_path.insert(0, _Missing())
