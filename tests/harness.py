@@ -8,9 +8,10 @@ from typing import Any
 
 from rsreg import RegistryBackend
 from rsreg.protocol import messages
+from rsreg.protocol.messages import Asker
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import Registry
-from rsreg.server.rules.selection import Asker, read_filter
+from rsreg.server.rules.selection import read_filter
 from tests.helpers import ManualClock, UnreliableStore
 
 

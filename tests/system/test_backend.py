@@ -21,13 +21,15 @@ from rsreg.server.backends.stored import Event, Told
 from tests.helpers import LIMIT_FILES, printed, python_process
 from tests.stores import HOLD, USE, contents, event, fill, opened, outside, sequence, service
 
-KINDS: dict[str, Callable[[Path], SQLiteBackend]] = {
+Store = SQLiteBackend | InMemoryBackend
+
+KINDS: dict[str, Callable[[Path], Store]] = {
     "file": lambda path: SQLiteBackend(path),
     "memory": lambda path: InMemoryBackend(),
 }
 
 
-OPTIONS: dict[str, Callable[..., SQLiteBackend]] = {
+OPTIONS: dict[str, Callable[..., Store]] = {
     "file": SQLiteBackend,
     "memory": lambda path, **options: InMemoryBackend(**options),
 }
@@ -40,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=KINDS)
-def store(request: pytest.FixtureRequest, path: Path) -> Iterator[SQLiteBackend]:
+def store(request: pytest.FixtureRequest, path: Path) -> Iterator[Store]:
     """Each kind of store, open."""
     made = KINDS[request.param](path)
     made.initialize()
@@ -51,14 +53,14 @@ def store(request: pytest.FixtureRequest, path: Path) -> Iterator[SQLiteBackend]
 # -- what every store does
 
 
-def test_a_new_store_is_empty(store: SQLiteBackend) -> None:
+def test_a_new_store_is_empty(store: Store) -> None:
     stored = store.load()
     assert (stored.seq, stored.services, stored.answered) == (0, [], {})
     assert re.fullmatch(r"[0-9a-f]{16}", stored.epoch)
     assert store.events(0, 10) == []
 
 
-def test_what_was_committed_is_there(store: SQLiteBackend) -> None:
+def test_what_was_committed_is_there(store: Store) -> None:
     one, two = service(1), service(2, type=None, tags=[], metadata={}, ttl=1.5)
     events = [event(1, token="t1"), event(2)]
     store.commit({"s-1": one, "s-2": two}, events)
@@ -68,14 +70,14 @@ def test_what_was_committed_is_there(store: SQLiteBackend) -> None:
     assert store.events(0, 10) == events
 
 
-def test_services_change_and_go(store: SQLiteBackend) -> None:
+def test_services_change_and_go(store: Store) -> None:
     fill(store, 3)
     changed = service(2, port=1, tags=["new"])
     store.commit({"s-1": None, "s-2": changed, "never": None}, [event(4)])
     assert sorted(store.load().services, key=lambda s: s.id) == [changed, service(3)]
 
 
-def test_any_json_comes_back_as_it_was(store: SQLiteBackend) -> None:
+def test_any_json_comes_back_as_it_was(store: Store) -> None:
     odd = "Ω \0 \" ' \n \U0001f600 %s ?"
     value = {odd: [None, True, -0.5, 2**64, 10**30, {"": []}], "deep": [[[[odd]]]]}
     full = service(
@@ -96,7 +98,7 @@ def test_a_ttl_comes_back_as_it_was(store: SQLiteBackend, ttl: float) -> None:
     assert type(got) is type(ttl)
 
 
-def test_more_than_fits_into_one_statement(store: SQLiteBackend) -> None:
+def test_more_than_fits_into_one_statement(store: Store) -> None:
     fill(store, 2_500)
     stored = store.load()
     assert len(stored.services) == 2_500
@@ -106,7 +108,7 @@ def test_more_than_fits_into_one_statement(store: SQLiteBackend) -> None:
     assert store.load().services == [service(1)]
 
 
-def test_events_come_oldest_first(store: SQLiteBackend) -> None:
+def test_events_come_oldest_first(store: Store) -> None:
     store.commit({}, [event(n) for n in (3, 1, 2)])
     assert [e.seq for e in store.events(0, 10)] == [1, 2, 3]
     assert [e.seq for e in store.events(1, 10)] == [2, 3]
@@ -115,7 +117,7 @@ def test_events_come_oldest_first(store: SQLiteBackend) -> None:
     assert store.events(10**6, 10) == []
 
 
-def test_a_commit_is_all_or_nothing(store: SQLiteBackend) -> None:
+def test_a_commit_is_all_or_nothing(store: Store) -> None:
     fill(store, 2)
     taken = event(2)
     with pytest.raises(StoreError, match=r"^can't write .*: UNIQUE"):
@@ -127,7 +129,7 @@ def test_a_commit_is_all_or_nothing(store: SQLiteBackend) -> None:
     assert [s.id for s in store.load().services] == ["s-2"]
 
 
-def test_the_times_of_heartbeats(store: SQLiteBackend) -> None:
+def test_the_times_of_heartbeats(store: Store) -> None:
     fill(store, 3)
     store.touch({"s-1": 2_000, "s-3": 3_000, "gone": 4_000})
     store.touch({})
@@ -138,7 +140,7 @@ def test_the_times_of_heartbeats(store: SQLiteBackend) -> None:
     }
 
 
-def test_the_journal_keeps_so_many_events(store: SQLiteBackend) -> None:
+def test_the_journal_keeps_so_many_events(store: Store) -> None:
     """Ten thousand, if nothing else is said, and at most a hundredth more."""
     assert store.journal.limit == 10_000
     for start in range(1, 12_001, 40):
@@ -174,7 +176,7 @@ def test_a_journal_without_room_is_refused(path: Path, wrong: dict[str, int]) ->
             OPTIONS[kind](path, **wrong)
 
 
-def test_a_refused_commit_counts_for_nothing(store: SQLiteBackend) -> None:
+def test_a_refused_commit_counts_for_nothing(store: Store) -> None:
     fill(store, 3)
     before = (store.journal.events, store.journal.bytes)
     for _ in range(5):
@@ -184,7 +186,7 @@ def test_a_refused_commit_counts_for_nothing(store: SQLiteBackend) -> None:
     assert sequence(store) == [1, 2, 3]
 
 
-def test_large_events_are_read_a_part_at_a_time(store: SQLiteBackend) -> None:
+def test_large_events_are_read_a_part_at_a_time(store: Store) -> None:
     """And the first of them, however large it is."""
     sizes = [400_000, 400_000, 400_000, 3_000_000, 10]
     store.commit({}, [event(n, body=b"x" * size) for n, size in enumerate(sizes, 1)])
@@ -193,13 +195,13 @@ def test_large_events_are_read_a_part_at_a_time(store: SQLiteBackend) -> None:
     store.commit({"s-1": service(1)}, [event(6)])
 
 
-def test_the_newest_requests_are_known_after_a_start(store: SQLiteBackend) -> None:
+def test_the_newest_requests_are_known_after_a_start(store: Store) -> None:
     store.commit({}, [event(n, token=f"t{n}") for n in range(1, 10_101)])
     answered = store.load().answered
     assert list(answered) == [f"t{n}" for n in range(101, 10_101)]
 
 
-def test_initialize_and_close_may_be_repeated(store: SQLiteBackend) -> None:
+def test_initialize_and_close_may_be_repeated(store: Store) -> None:
     fill(store, 2)
     store.initialize()
     assert len(store.load().services) == 2
@@ -207,7 +209,7 @@ def test_initialize_and_close_may_be_repeated(store: SQLiteBackend) -> None:
     store.close()
 
 
-def test_a_closed_store_is_an_error_not_an_empty_one(store: SQLiteBackend) -> None:
+def test_a_closed_store_is_an_error_not_an_empty_one(store: Store) -> None:
     fill(store, 1)
     store.close()
     for use in (
@@ -220,7 +222,7 @@ def test_a_closed_store_is_an_error_not_an_empty_one(store: SQLiteBackend) -> No
             use()
 
 
-def test_another_thread_than_the_one_that_opened_it(store: SQLiteBackend) -> None:
+def test_another_thread_than_the_one_that_opened_it(store: Store) -> None:
     got: list[object] = []
 
     def use() -> None:

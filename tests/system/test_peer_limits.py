@@ -142,7 +142,7 @@ STALLED = {"fed": 100, "watchdog": 10}
 
 def flip(harness: RegistryHarness, service_id: str, stalled: bool) -> None:
     """A heartbeat after which its main loop stands still, or runs."""
-    report = records.read_report({"fed": 100 if stalled else 0, "watchdog": 10}, 0)
+    report = messages.read_report({"fed": 100 if stalled else 0, "watchdog": 10}, 0)
     harness.registry.renew(service_id, report, Sender("10.0.0.66"))
     harness.tell()
 
@@ -158,7 +158,7 @@ def test_changes_of_health_are_bounded_by_the_second() -> None:
     assert told.value.details["limit"] == "flaps_per_second"
     assert harness.health("a") == "passing"
     flip(harness, "a", False)
-    report = records.read_report({"fed": 100, "watchdog": 10}, 0)
+    report = messages.read_report({"fed": 100, "watchdog": 10}, 0)
     harness.registry.renew("other", report, Sender("10.0.0.5"))
     assert harness.health("other") == "critical", "that is of another address"
     harness.pass_time(0.2)

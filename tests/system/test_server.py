@@ -490,7 +490,7 @@ def test_a_stall_in_the_middle_of_a_step_expires_nobody() -> None:
 
 
 def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: ManualClock) -> None:
-    from rsreg.protocol.records import ServiceInfo
+    from rsreg.protocol.messages import ServiceInfo
     from rsreg.server.rules.registry import Registry
 
     registry = Registry(InMemoryBackend(), clock=clock, wall=clock)
@@ -513,7 +513,7 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: ManualClock) -> 
 
 
 def test_timers_have_their_turn_while_many_services_expire(clock: ManualClock) -> None:
-    from rsreg.protocol.records import ServiceInfo
+    from rsreg.protocol.messages import ServiceInfo
     from rsreg.server.rules.registry import Registry
 
     registry = Registry(InMemoryBackend(), clock=clock, wall=clock)

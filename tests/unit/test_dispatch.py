@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from rsreg import InMemoryBackend
 from rsreg.errors import SlowDown, StoreError
-from rsreg.protocol import wire
-from rsreg.protocol.limits import MAX_EVENTS, MAX_REPLY
+from rsreg.protocol import limits, wire
+from rsreg.protocol.limits import MAX_EVENTS
 from rsreg.server import dispatch
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.rules.registry import Registry
@@ -801,7 +801,7 @@ def test_any_damaged_request_is_answered(data: st.DataObject) -> None:
 def test_a_list_that_no_client_takes_is_refused(
     harness: DispatcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert wire.MAX_REPLY - 2**20 == dispatch.MAX_LIST
+    assert limits.MAX_REPLY - 2**20 == limits.MAX_LIST
     size = len(bytes(harness.registry.list_services()))
     monkeypatch.setattr(dispatch, "MAX_LIST", size)
     assert len(harness.ask("list")["services"]) == 1

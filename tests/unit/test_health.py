@@ -35,7 +35,7 @@ def maintain(harness: RegistryHarness, seconds: float | None = 3600, **target: A
     """Start a maintenance, and commit."""
     since = int(harness.wall.now)
     until = None if seconds is None else since + int(seconds)
-    harness.registry.start_maintenance(
+    harness.registry.maintenance.start(
         Maintenance(reason="new disk", says="rik", since=since, until=until, **target)
     )
     harness.commit()
@@ -207,7 +207,7 @@ def test_an_update_keeps_lease_and_report(harness: RegistryHarness) -> None:
     service_id = harness.register("a", 10, type="A", metadata={"v": 1}, endpoints={"m": 6000})
     harness.report(service_id, load=2)
     harness.pass_time(9)
-    change = records.read_change({"host": "10.0.0.9", "metadata": {"v": 2}, "rack": 7})
+    change = messages.read_change({"host": "10.0.0.9", "metadata": {"v": 2}, "rack": 7})
     harness.registry.update(service_id, *change, None)
     (event,) = harness.commit()
     assert event["type"] == "update"
@@ -217,7 +217,7 @@ def test_an_update_keeps_lease_and_report(harness: RegistryHarness) -> None:
     assert (record["endpoints"], record["load"], record["port"]) == ({"m": 6000}, 2, 5000)
     harness.pass_time(1)
     assert harness.health(service_id) == "critical", "an update is no heartbeat"
-    harness.registry.update(service_id, *records.read_change({"ready": True}), None)
+    harness.registry.update(service_id, *messages.read_change({"ready": True}), None)
     assert harness.health(service_id) == "critical"
     with pytest.raises(UnknownService):
         harness.registry.update("nobody", *change, None)
@@ -227,9 +227,9 @@ def test_an_update_that_comes_again_changes_nothing(harness: RegistryHarness) ->
     service_id = harness.register("a")
     for _ in range(2):
         turn = Turn("driver", 1)
-        harness.registry.update(service_id, *records.read_change({"port": 6}), "token", turn)
+        harness.registry.update(service_id, *messages.read_change({"port": 6}), "token", turn)
         harness.commit()
-        harness.registry.update(service_id, *records.read_change({"port": 7}), None)
+        harness.registry.update(service_id, *messages.read_change({"port": 7}), None)
         harness.commit()
     assert kinds(harness) == ["register", "update", "update", "update"]
     assert harness.get(service_id)["port"] == 7
@@ -275,7 +275,7 @@ def test_maintenance_covers_who_is_there_and_who_comes(
     again = harness.register("a", type="A", host="egse3", id="mine")
     assert harness.health(again) == "maintenance"
     assert kinds(harness)[3:] == ["deregister", "register"], "its own event says how it is"
-    harness.registry.end_maintenance(Maintenance(**target))
+    harness.registry.maintenance.end(Maintenance(**target))
     harness.commit()
     assert kinds(harness)[5:] == ["recovered"]
     assert harness.discover("A") == again
@@ -314,8 +314,8 @@ def test_a_maintenance_of_many_is_told_in_slices(harness: RegistryHarness) -> No
     harness.commit()
     turns = []
     for change, health in (
-        (harness.registry.start_maintenance, "passing"),
-        (harness.registry.end_maintenance, "maintenance"),
+        (harness.registry.maintenance.start, "passing"),
+        (harness.registry.maintenance.end, "maintenance"),
     ):
         change(Maintenance(service_type="A", until=2_000_000_000))
         turns.append(len(harness.commit()))
@@ -389,7 +389,7 @@ def test_the_second_maintenance_of_a_target_takes_the_place_of_the_first(
     service_id = harness.register("a", host="egse3")
     maintain(harness, 60, host="egse3")
     maintain(harness, 600, host="egse3")
-    assert len(harness.registry.maintenance) == 1
+    assert len(harness.registry.maintenance.entries) == 1
     assert harness.get(service_id)["maintenance"]["until"] == 1_700_000_600
     assert kinds(harness) == ["register", "maintenance"]
 
@@ -409,11 +409,11 @@ def test_a_refused_maintenance_leaves_no_trace(harness: RegistryHarness) -> None
     with pytest.raises(StoreError):
         maintain(harness, service_type="A")
     assert harness.discover("A") == service_id
-    assert harness.registry.maintenance == []
+    assert harness.registry.maintenance.entries == []
     harness.store.writes_fail = False
     maintain(harness, service_type="A")
     harness.store.writes_fail = True
-    harness.registry.end_maintenance(Maintenance(service_type="A"))
+    harness.registry.maintenance.end(Maintenance(service_type="A"))
     with pytest.raises(StoreError):
         harness.registry.commit()
     assert harness.health(service_id) == "maintenance"

@@ -209,7 +209,7 @@ def test_only_its_own_address_takes_a_process_for_dead(harness: RegistryHarness)
 def test_what_happens_by_itself_is_by_nobody(harness: RegistryHarness) -> None:
     registered(harness, type="A")
     entry = Maintenance(service="puna", by=HERE, says="rik", until=int(harness.wall.now) + 5)
-    harness.registry.start_maintenance(entry)
+    harness.registry.maintenance.start(entry)
     harness.commit()
     harness.pass_time(6)
     harness.tell()
@@ -233,7 +233,7 @@ def test_a_maintenance_is_not_said_to_have_done_what_was_before(harness: Registr
     harness.pass_time(29)
     harness.registry.renew("other")
     harness.pass_time(1)
-    harness.registry.start_maintenance(Maintenance(service="other", by=HERE, says="rik"))
+    harness.registry.maintenance.start(Maintenance(service="other", by=HERE, says="rik"))
     events = {event["type"]: event["by"] for event in harness.commit()}
     assert events == {"critical": None, "maintenance": HERE}
 
@@ -243,7 +243,7 @@ def test_all_that_a_maintenance_covers_is_told_by_who_began_it(harness: Registry
     for number in range(250):
         harness.register(f"s{number}", port=number + 1, type="A")
     entry = Maintenance(service_type="A", by=HERE, says="rik")
-    for change in (harness.registry.start_maintenance, harness.registry.end_maintenance):
+    for change in (harness.registry.maintenance.start, harness.registry.maintenance.end):
         change(entry)
         told = harness.commit()
         while harness.registry.tell_health() or not harness.registry.trouble:
@@ -266,7 +266,7 @@ def test_a_maintenance_that_the_store_refused_caused_nothing(harness: RegistryHa
     for number in range(250):
         harness.register(f"s{number}", port=number + 1, type="A")
     harness.store.writes_fail = True
-    harness.registry.start_maintenance(Maintenance(service_type="A", by=HERE, says="rik"))
+    harness.registry.maintenance.start(Maintenance(service_type="A", by=HERE, says="rik"))
     with pytest.raises(StoreError):
         harness.commit()
     harness.store.writes_fail = False
@@ -340,33 +340,33 @@ def mine(**said: Any) -> Maintenance:
 def test_a_maintenance_is_for_who_began_it_to_end_or_change(
     harness: RegistryHarness, other: Any
 ) -> None:
-    harness.registry.start_maintenance(mine(until=int(harness.wall.now) + 60))
+    harness.registry.maintenance.start(mine(until=int(harness.wall.now) + 60))
     harness.commit()
-    before = harness.registry.maintenance
-    for change in (harness.registry.start_maintenance, harness.registry.end_maintenance):
+    before = harness.registry.maintenance.entries
+    for change in (harness.registry.maintenance.start, harness.registry.maintenance.end):
         with pytest.raises(
             OwnedByOther, match=r"rik on 10\.0\.0\.7, until 20.*: laser$"
         ) as refusal:
             change(mine(reason="", **other))
         assert refusal.value.details["maintenance"]["says"] == "rik"
-        assert (harness.commit(), harness.registry.maintenance) == ([], before)
-    harness.registry.start_maintenance(mine(reason="mine", **other), force=True)
-    harness.registry.start_maintenance(mine(service="x", host=None, **other))
-    harness.registry.end_maintenance(mine(**other), force=True)
-    assert [one.service for one in harness.registry.maintenance] == ["x"]
+        assert (harness.commit(), harness.registry.maintenance.entries) == ([], before)
+    harness.registry.maintenance.start(mine(reason="mine", **other), force=True)
+    harness.registry.maintenance.start(mine(service="x", host=None, **other))
+    harness.registry.maintenance.end(mine(**other), force=True)
+    assert [one.service for one in harness.registry.maintenance.entries] == ["x"]
 
 
 def test_who_began_a_maintenance_changes_and_ends_it(harness: RegistryHarness) -> None:
-    harness.registry.start_maintenance(mine())
-    harness.registry.start_maintenance(mine(reason="longer"))
-    harness.registry.end_maintenance(mine())
-    assert harness.registry.maintenance == []
+    harness.registry.maintenance.start(mine())
+    harness.registry.maintenance.start(mine(reason="longer"))
+    harness.registry.maintenance.end(mine())
+    assert harness.registry.maintenance.entries == []
 
 
 @pytest.mark.parametrize("unknown", [{"by": None}, {"says": None}])
 def test_a_maintenance_of_nobody_known_is_anybodys(harness: RegistryHarness, unknown: Any) -> None:
-    harness.registry.start_maintenance(mine(**unknown))
-    harness.registry.end_maintenance(mine(by=ELSEWHERE, says="kim"))
+    harness.registry.maintenance.start(mine(**unknown))
+    harness.registry.maintenance.end(mine(by=ELSEWHERE, says="kim"))
 
 
 def test_what_was_said_before_of_a_maintenance_is_kept_as_that(tmp_path: Path) -> None:

@@ -895,7 +895,7 @@ def test_events_are_numbered_in_order_of_commit(harness: RegistryHarness) -> Non
     ]
     assert {e["epoch"] for e in harness.events} == {harness.registry.epoch}
     replayed, _ = harness.registry.events_since(0, None, 10)
-    assert [json.loads(bytes(body)) for body in registry.bodies(replayed)] == harness.events
+    assert [json.loads(event.body) for event in replayed] == harness.events
 
 
 def test_events_since(harness: RegistryHarness) -> None:
@@ -1080,7 +1080,7 @@ def test_a_registration_that_comes_after_it_was_taken_back_is_refused(
     harness: RegistryHarness,
 ) -> None:
     """It waited on another connection, given up on, while the later request got through."""
-    info = records.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
+    info = messages.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
     harness.registry.register(*info, 30, None, turn=Turn("driver", 1))
     harness.commit()
     harness.registry.deregister("mine", None, Turn("driver", 3))
@@ -1096,7 +1096,7 @@ def test_a_registration_that_comes_after_it_was_taken_back_is_refused(
 
 
 def test_a_refused_goodbye_keeps_nobody_out(harness: RegistryHarness) -> None:
-    info = records.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
+    info = messages.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
     harness.registry.register(*info, 30, None, turn=Turn("driver", 1))
     harness.commit()
     harness.registry.deregister("mine", None, Turn("driver", 3))

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from rsreg.errors import ConfigurationError, InvalidJSON, InvalidRequest
 from rsreg.protocol import limits, wire
-from rsreg.protocol import wire
 from tests.helpers import present
 
 ID = b"\x00peer"
