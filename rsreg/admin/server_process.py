@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -30,6 +30,7 @@ from rsreg.system.line_writer import Writer
 
 if TYPE_CHECKING:
     from rsreg.server.server import RegistryServer
+    from rsreg.server.settings import ServerSettings
     from rsreg.system.log_file import LogFile
 
 #: By its name: where this runs as a program, `__name__` is another.
@@ -59,33 +60,6 @@ class EndedAtOnce(RegistryError):
         return "\n".join([super().__str__(), *self.lines])
 
 
-@dataclass(frozen=True)
-class ServerSettings:
-    """What a server process is started with; see RegistryServer for most of it.
-
-    `db` is a file, `:memory:`, or None for the default file; `state_dir` is where that is, and the
-    log of a server in the background, None for `config.state_directory()`. Such a log is renamed
-    to `<file>.1` when it has `log_size` bytes. `limits` and `gateways` are for
-    `limits.read_limits`.
-    """
-
-    req_port: int = config.DEFAULT_RS_REQ_PORT
-    pub_port: int = config.DEFAULT_RS_PUB_PORT
-    hb_port: int | None = None
-    bind: str = "*"
-    db: str | None = None
-    state_dir: str | None = None
-    cleanup_interval: float = config.DEFAULT_CLEANUP_INTERVAL
-    journal_events: int = config.DEFAULT_JOURNAL_EVENTS
-    journal_bytes: int = config.DEFAULT_JOURNAL_BYTES
-    unique_service_types: bool = False
-    cgse_reply: str = "RESPONSE"
-    log_level: str = "info"
-    log_size: int = config.DEFAULT_LOG_SIZE
-    limits: dict[str, int] = field(default_factory=dict)
-    gateways: tuple[str, ...] = ()
-
-
 def run(
     settings: ServerSettings, ready: Callable[[Record], None], log_file: LogFile | None = None
 ) -> None:
@@ -101,27 +75,19 @@ def run(
 
     from rsreg.server.backends.memory import InMemoryBackend
     from rsreg.server.backends.sqlite import SQLiteBackend
-    from rsreg.server.limits import read_limits
     from rsreg.server.server import RegistryServer
     from rsreg.system import private_files
 
     log_to_stderr(settings.log_level, log_file)
     if log_file is not None and (said := private_files.open_to_others(log_file.path)):
         log.warning("the log is not the registry's alone: %s", said)
-    bounds = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
-    server = RegistryServer(
-        settings.req_port,
-        settings.pub_port,
-        settings.hb_port,
-        InMemoryBackend(**bounds)
+    journal = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
+    backend = (
+        InMemoryBackend(**journal)
         if settings.db == IN_MEMORY
-        else SQLiteBackend(_database(settings.db, settings.state_dir), **bounds),
-        settings.cleanup_interval,
-        bind=settings.bind,
-        unique_service_types=settings.unique_service_types,
-        cgse_reply=settings.cgse_reply,
-        limits=read_limits(settings.limits, settings.gateways),
+        else SQLiteBackend(_database(settings.db, settings.state_dir), **journal)
     )
+    server = RegistryServer(backend=backend, **settings.keywords())
 
     def interrupted() -> None:
         # From here on the kernel ends the process, whatever a stop is waiting for.
@@ -196,7 +162,7 @@ def _launch(settings: ServerSettings, log_file: Path, file: BinaryIO, timeout: f
     """Start it with the log that was opened; see `start_in_background`."""
     if sys.platform == "win32":
         raise config.no_server_here()
-    words = [__name__, json.dumps(asdict(settings)), str(log_file)]
+    words = [__name__, settings.to_json(), str(log_file)]
     before = os.fstat(file.fileno()).st_size
     command = config.python_command(_WHAT, *words)
     try:
@@ -391,4 +357,6 @@ def _serve_detached(settings: ServerSettings, log_file: Path) -> None:
 
 
 if __name__ == "__main__":
-    _serve_detached(ServerSettings(**json.loads(sys.argv[1])), Path(sys.argv[2]))
+    from rsreg.server.settings import ServerSettings
+
+    _serve_detached(ServerSettings.from_json(sys.argv[1]), Path(sys.argv[2]))

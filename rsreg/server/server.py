@@ -1,7 +1,4 @@
-"""RegistryServer: bind, start, supervise, stop.
-
-The async names of the specification are offered here too.
-"""
+"""RegistryServer: binds the sockets, starts the greenlets, watches over them, and stops them."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import gevent
 import zmq
@@ -35,13 +32,10 @@ from rsreg.server.reaper import Reaper
 from rsreg.server.request_loop import RequestLoop
 from rsreg.server.rules.registry import Registry
 from rsreg.server.rules.selection import Strategy
+from rsreg.server.settings import ServerSettings
 from rsreg.timing import Clock
 from rsreg.transport import sockets
 from rsreg.transport.channel import Channel
-
-if TYPE_CHECKING:
-    pass
-
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +47,13 @@ _THREADS = 0.5
 _ASK_HOLDER = 0.5
 #: What listens on all addresses, and where this machine finds it.
 _ANY = {"tcp://0.0.0.0": "tcp://127.0.0.1", "tcp://[::]": "tcp://[::1]"}
+
+
+class _Bound(NamedTuple):
+    """Where a socket is bound: `tcp://` and the host, and the port."""
+
+    host: str
+    port: int
 
 
 class RegistryServer:
@@ -88,18 +89,19 @@ class RegistryServer:
         wall: Clock = time.time,
     ) -> None:
         _check_system()
-        if not cleanup_interval > 0:
-            raise ConfigurationError(
-                f"a cleanup interval is more than 0 seconds, not {cleanup_interval}"
-            )
-        if hb_port is None and req_port == config.DEFAULT_RS_REQ_PORT:
-            hb_port = config.DEFAULT_RS_HB_PORT
+        self.settings = ServerSettings(
+            req_port,
+            pub_port,
+            hb_port,
+            bind,
+            cleanup_interval=cleanup_interval,
+            unique_service_types=unique_service_types,
+            cgse_reply=cgse_reply,
+            limits=Limits() if limits is None else limits,
+        )
         self.req_port = req_port
         self.pub_port = pub_port
-        self.hb_port = hb_port
-        self.cleanup_interval = cleanup_interval
-        self.bind = bind
-        self.limits = Limits() if limits is None else limits
+        self.hb_port = self.settings.heartbeat_port
         self.backend = SQLiteBackend(config.default_database()) if backend is None else backend
         check_backend(self.backend)
         self.registry = Registry(
@@ -109,11 +111,10 @@ class RegistryServer:
             strategy=strategy,
             strategies=strategies,
             unique_service_types=unique_service_types,
-            limits=self.limits,
+            limits=self.settings.limits,
         )
         self._clock = clock
         self._wall = wall
-        self._cgse_reply = cgse_reply.encode()
         self._since = wall()
         self._context: zmq.Context[Any] | None = None
         self._guard: Guard | None = None
@@ -146,7 +147,7 @@ class RegistryServer:
         if self._context is not None:
             return
         self._context = zmq.green.Context()
-        self._guard = guard = Guard(self.limits)
+        self._guard = guard = Guard(self.settings.limits)
         try:
             routers, self._publisher = self._bind(self._context, guard)
             self.registry.open()
@@ -161,12 +162,12 @@ class RegistryServer:
             dispatcher,
             publish,
             self._clock,
-            self._cgse_reply,
+            self.settings.cgse_reply.encode(),
             replies=guard.replies,
             unfinished=guard.unfinished,
         )
         caretaker = Caretaker(self.registry, guard.look)
-        reaper = Reaper(self.registry, publish, self.cleanup_interval)
+        reaper = Reaper(self.registry, publish, self.settings.cleanup_interval)
         self._wake = gevent.get_hub().loop.async_()
         self._wake.start(lambda: gevent.spawn(self.stop))
         self._since = self._wall()
@@ -219,23 +220,24 @@ class RegistryServer:
     def _bind(
         self, context: zmq.Context[Any], guard: Guard
     ) -> tuple[list[zmq.Socket[bytes]], Publisher]:
-        names = ["req_port"] if self.hb_port is None else ["req_port", "hb_port"]
-        routers = [sockets.router(context) for _ in names]
-        publisher = sockets.publisher(context, self.limits.topic_bytes)
+        routers = [sockets.router(context) for _ in range(1 if self.hb_port is None else 2)]
+        publisher = sockets.publisher(context, self.settings.limits.topic_bytes)
         self._open += [*routers, publisher]
-        for router, name in zip(routers, names, strict=True):
+        for router in routers:
             guard.watch_router(router)
-            self._bind_to(router, name)
+        self._host, self.req_port = self._bind_to(routers[0], self.req_port)
+        if self.hb_port is not None:
+            self.hb_port = self._bind_to(routers[1], self.hb_port).port
         subscriptions = guard.watch_publisher(publisher)
-        self._bind_to(publisher, "pub_port")
+        self.pub_port = self._bind_to(publisher, self.pub_port).port
         return routers, Publisher(publisher, subscriptions.look)
 
-    def _bind_to(self, socket: zmq.Socket[bytes], name: str) -> None:
-        port = getattr(self, name)
-        host = f"[{self.bind}]" if ":" in self.bind else self.bind
-        socket.ipv6 = ":" in self.bind
+    def _bind_to(self, socket: zmq.Socket[bytes], port: int) -> _Bound:
+        """Bind a socket to a port, 0 for a free one; raises PortInUse and ConfigurationError."""
+        bind = self.settings.bind
+        socket.ipv6 = ":" in bind
         try:
-            socket.bind(f"tcp://{host}:{port}")
+            socket.bind(f"tcp://[{bind}]:{port}" if socket.ipv6 else f"tcp://{bind}:{port}")
         except zmq.ZMQError as error:
             if error.errno == zmq.EADDRINUSE:
                 raise PortInUse(
@@ -243,15 +245,14 @@ class RegistryServer:
                     hint="it may be the registry you want (rs_cs status); else choose other ports",
                 ) from error
             raise ConfigurationError(
-                f"can't listen on {self.bind}:{port}: {error}",
+                f"can't listen on {bind}:{port}: {error}",
                 hint="an address of this machine, or * for all, is needed",
             ) from error
         host, _, bound = socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")
-        setattr(self, name, int(bound))
-        self._host = host
+        return _Bound(host, int(bound))
 
     def _holder_of(self, port: int) -> str:
-        host = {"*": "localhost", "::": "[::1]"}.get(self.bind, self.bind)
+        host = {"*": "localhost", "::": "[::1]"}.get(self.settings.bind, self.settings.bind)
         try:
             with closing(Channel(f"tcp://{host}:{port}")) as channel:
                 about = channel.run(calls.info(services=False), _ASK_HOLDER)
@@ -280,15 +281,15 @@ class RegistryServer:
             "req_port": self.req_port,
             "pub_port": self.pub_port,
             "hb_port": self.hb_port,
-            "bind": self.bind,
+            "bind": self.settings.bind,
             "enforce_unique_service_types": self.registry.unique_service_types,
             "version": __version__,
             "pid": os.getpid(),
             "host": hosts.gethostname(),
             "started": int(self._since),
             "store": self.backend.describe(),
-            "cleanup_interval": self.cleanup_interval,
-            "limits": self.limits.body(),
+            "cleanup_interval": self.settings.cleanup_interval,
+            "limits": self.settings.limits.body(),
             "dropped_replies": self._requests.dropped if self._requests else 0,
         }
         if self._guard is not None:

@@ -22,7 +22,8 @@ from rsreg import RegistryClient
 RegistryClient(sys.argv[1]).registered("puna_cs", port=5000, heartbeat="process").__enter__()
 """
 BACKGROUND = """
-from rsreg.admin.server_process import ServerSettings, start_in_background
+from rsreg.admin.server_process import start_in_background
+from rsreg.server.settings import ServerSettings
 start_in_background(ServerSettings(0, 0, bind="127.0.0.1", db=":memory:"))
 """
 ASKING = """

@@ -19,12 +19,12 @@ import pytest
 
 import rsreg
 from rsreg import config
-from rsreg.admin.server_process import ServerSettings
 from rsreg.client.interactive import Services
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import AmbiguousName, RegistryError, ServerError
 from rsreg.protocol import records
 from rsreg.protocol.records import ServiceList, ServiceRecord
+from rsreg.server.settings import ServerSettings
 
 
 def pickled(protocol: int, one: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,6 +34,9 @@ from rsreg.cli.output import (
 from rsreg.errors import ConfigurationError
 from rsreg.protocol.calls import Record
 from rsreg.system.line_writer import Writer
+
+if TYPE_CHECKING:
+    from rsreg.server.settings import ServerSettings
 
 #: Bytes of a log: it has to hold some lines.
 _LEAST_LOG = 4096
@@ -156,6 +159,7 @@ def start(
 ) -> None:
     """Run the registry, until Ctrl-C or in the background."""
     from rsreg.server.limits import read_limits
+    from rsreg.server.settings import ServerSettings
 
     if settings.registry is not None:
         raise ConfigurationError("start takes no --registry", hint="use --bind and --req-port")
@@ -167,8 +171,8 @@ def start(
             )
     config.default_endpoint()  # A wrong RSREG_ENDPOINT is said before anything is started.
     said = {name: value for name, value in given.items() if value is not None}
-    wanted = server_process.ServerSettings(**{**(_DEV if dev else {}), **said})
-    read_limits(wanted.limits, wanted.gateways)  # A wrong one, too.
+    limits = read_limits(said.pop("limits"), said.pop("gateways"))
+    wanted = ServerSettings(**{**(_DEV if dev else {}), **said, "limits": limits})
     if background:
         patience = server_process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
         log = None if log_file is None else Path(log_file)
@@ -211,9 +215,7 @@ def stop(settings: Settings, yes: bool) -> None:
         write(f"{what}, has stopped")
 
 
-def _announcement(
-    settings: Settings, wanted: server_process.ServerSettings, about: Record
-) -> Iterator[str]:
+def _announcement(settings: Settings, wanted: ServerSettings, about: Record) -> Iterator[str]:
     if settings.json:
         yield json_text({"success": True, **about})
         return
