@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 Body = dict[str, Any]
 
 
-class Later:
+class Deferred:
     """The reply to a request whose work has yet to be done.
 
     `work` gives it, or raises a ServerError. `token` tells the same request if it comes again, None

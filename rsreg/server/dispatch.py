@@ -29,7 +29,7 @@ from rsreg.protocol.limits import MAX_EVENTS, MAX_LIST
 from rsreg.protocol.messages import Asker, MaintenanceRequest
 from rsreg.server.backends.base import EVENTS_SIZE
 from rsreg.server.backends.stored import Event, Maintenance
-from rsreg.server.deferred import Body, Later, failed
+from rsreg.server.deferred import Body, Deferred, failed
 from rsreg.server.rules.journal import unavailable
 from rsreg.server.rules.ownership import Requester
 from rsreg.server.rules.registry import LEASES_WITHIN, Registry, Sender
@@ -49,7 +49,7 @@ class Peer(Sender, Protocol):
         """Raise SlowDown if it can get no long reply now."""
 
 
-Handler = Callable[[Mapping[str, Any], Peer], Body | Later]
+Handler = Callable[[Mapping[str, Any], Peer], Body | Deferred]
 
 #: The actions that need the store.
 WRITES = frozenset({"register", "update", "deregister", "maintenance"})
@@ -90,12 +90,14 @@ class Dispatcher:
             "backup": self._backup,
             "terminate": self._stop,
         }
-        self._last_backup: Later | None = None
+        self._last_backup: Deferred | None = None
 
-    def answer(self, payload: bytes, peer: Peer, failure: StoreError | None = None) -> Body | Later:
+    def answer(
+        self, payload: bytes, peer: Peer, failure: StoreError | None = None
+    ) -> Body | Deferred:
         """The reply to a request from `peer`; with a `failure` of the store, no change is made.
 
-        A Later is to be started once all changes so far are committed.
+        A Deferred is to be started once all changes so far are committed.
         """
         request_id = None
         try:
@@ -109,7 +111,7 @@ class Dispatcher:
             log.exception("a request failed: %.500r", payload)
             body = failed()
         echo = {} if request_id is None else {"request_id": request_id}
-        if isinstance(body, Later):
+        if isinstance(body, Deferred):
             body.more = echo
             return body
         body.update(echo)
@@ -123,7 +125,7 @@ class Dispatcher:
             return worse.body()
         return {**error.body(), **({} if request_id is None else {"request_id": request_id})}
 
-    def _handle(self, request: Body, peer: Peer, failure: StoreError | None) -> Body | Later:
+    def _handle(self, request: Body, peer: Peer, failure: StoreError | None) -> Body | Deferred:
         action = _text(request, "action")
         handler = self._handlers.get(action)
         if handler is None:
@@ -289,7 +291,7 @@ class Dispatcher:
     def _maintenance(self) -> list[Body]:
         return [each.body() for each in self._registry.maintenance.entries]
 
-    def _backup(self, request: Mapping[str, Any], peer: Peer) -> Later:
+    def _backup(self, request: Mapping[str, Any], peer: Peer) -> Deferred:
         _check_peer(peer, "backup", "rs_cs backup")
         target = Path(messages.checked(request.get("path"), messages.Path, "path"))
         replace = request.get("replace") is not None and messages.checked(
@@ -305,7 +307,7 @@ class Dispatcher:
         self._registry.tend_store()
         if isinstance(self._registry.trouble, StoreLost):
             raise unavailable(self._registry.trouble)
-        self._last_backup = Later(lambda: self._copied(target, replace=replace), token)
+        self._last_backup = Deferred(lambda: self._copied(target, replace=replace), token)
         return self._last_backup
 
     def _copied(self, target: Path, *, replace: bool) -> Body:

@@ -14,12 +14,12 @@ from rsreg.errors import StoreError
 from rsreg.protocol import wire
 from rsreg.protocol.limits import MAX_REQUEST
 from rsreg.server.backends.stored import Event
-from rsreg.server.deferred import Later
+from rsreg.server.deferred import Deferred
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.connections import number_of
 from rsreg.server.guard.endless_messages import Unfinished
-from rsreg.server.guard.fair_queue import Turns
-from rsreg.server.guard.log_limiter import Seldom
+from rsreg.server.guard.fair_queue import FairQueue
+from rsreg.server.guard.log_limiter import LogLimiter
 from rsreg.server.guard.readiness import Readiness, readable
 from rsreg.server.guard.unread_replies import LONG, Replies
 from rsreg.server.publisher import Publish
@@ -40,7 +40,7 @@ TICK = 0.25
 STALL = 1.0
 
 #: Requests with their replies.
-_Batch = list[tuple[Request, "bytes | Later"]]
+_Batch = list[tuple[Request, "bytes | Deferred"]]
 
 
 class RequestLoop:
@@ -76,14 +76,14 @@ class RequestLoop:
         self._awake = clock()
         #: All that had come by then was read.
         self._served = self._awake
-        self._turns: Turns[Request] = Turns()
+        self._queue: FairQueue[Request] = FairQueue()
         self._put_off = False
         #: When the last answer was made.
         self._answered = self._awake
         #: Requests whose replies are being worked on.
-        self._waiting: list[tuple[Request, Later]] = []
+        self._waiting: list[tuple[Request, Deferred]] = []
         self._threads: list[Any] = []
-        self._seldom = Seldom()
+        self._log_limiter = LogLimiter()
 
     def run(self, stop: Flag) -> None:
         """Serve until `stop` is set."""
@@ -122,7 +122,7 @@ class RequestLoop:
         self._publish(events)
         used = set()
         for request, reply in [*batch, *self._worked_on()]:
-            if isinstance(reply, Later):
+            if isinstance(reply, Deferred):
                 self._work_on(request, reply)
             elif request.envelope.reply_to is not None:
                 self._send(request, wire.close_reply(request.envelope.reply_to, reply))
@@ -131,7 +131,7 @@ class RequestLoop:
             self._served = now
         if untold or not emptied:
             return True
-        if not self._registry.caught_up(self._turns.served(now)) or self._turns:
+        if not self._registry.caught_up(self._queue.served(now)) or self._queue:
             return True
         return any(readable(socket) for socket in used)
 
@@ -143,7 +143,7 @@ class RequestLoop:
             self._registry.grant_grace()
         self._awake = now
 
-    def _work_on(self, request: Request, reply: Later) -> None:
+    def _work_on(self, request: Request, reply: Deferred) -> None:
         """Have a thread work on a reply, unless it does already."""
         if not reply.started:
             reply.started = True
@@ -177,7 +177,7 @@ class RequestLoop:
                 taken += 1
                 request = self._read(socket)
                 if request is None or (
-                    self._turns.remembered and self._has_to_wait(request, batch)
+                    self._queue.remembered and self._has_to_wait(request, batch)
                 ):
                     continue
                 if self._reply(request, batch):
@@ -185,7 +185,7 @@ class RequestLoop:
         # The others get their answers first, every other time: they are sent at the end.
         self._put_off = bool(batch) and not self._put_off
         for _ in range(0 if self._put_off else MAX_BATCH):
-            waiting = self._turns.take()
+            waiting = self._queue.take()
             if waiting is None or self._reply(waiting, batch):
                 break
         return batch, emptied
@@ -203,10 +203,10 @@ class RequestLoop:
         """Whether a request was put among those that wait, or was refused for want of room."""
         payload, connection = request.envelope.payload, request.connection
         if len(payload) > MAX_REQUEST or not (
-            wire.looks_long(payload) or self._turns.are_due(connection)
+            wire.looks_long(payload) or self._queue.are_due(connection)
         ):
             return False
-        if not self._turns.add(connection, request, self._served):
+        if not self._queue.add(connection, request, self._served):
             error = self._replies.too_many(request.address)
             batch.append((request, wire.encode(self._dispatcher.refuse(payload, error))))
         return True
@@ -217,16 +217,16 @@ class RequestLoop:
         batch.append((request, reply))
         before, self._answered = self._answered, self._clock()
         slow = self._answered - before > SLOW or (
-            not isinstance(reply, Later) and len(reply) > MAX_REPLY_SIZE
+            not isinstance(reply, Deferred) and len(reply) > MAX_REPLY_SIZE
         )
-        if slow or self._turns.remembered:
-            self._turns.answered(request.connection, slow=slow)
+        if slow or self._queue.remembered:
+            self._queue.answered(request.connection, slow=slow)
         return slow
 
-    def _answer(self, request: Request, failure: StoreError | None) -> bytes | Later:
+    def _answer(self, request: Request, failure: StoreError | None) -> bytes | Deferred:
         payload = request.envelope.payload
         too_long = len(payload) > MAX_REQUEST
-        if too_long and self._seldom.may_tell(request.address, self._clock()):
+        if too_long and self._log_limiter.may_log(request.address, self._clock()):
             log.warning(
                 "refused a request of %d bytes from %s: at most %d are taken",
                 len(payload),
@@ -234,7 +234,7 @@ class RequestLoop:
                 MAX_REQUEST,
             )
         answer = self._dispatcher.answer(payload, request, failure)
-        return answer if isinstance(answer, Later) else wire.encode(answer)
+        return answer if isinstance(answer, Deferred) else wire.encode(answer)
 
     def _send(self, request: Request, frames: list[bytes]) -> None:
         # A name and two frames are the rule; what a peer put before its request is sent back.

@@ -228,9 +228,9 @@ class RegistryServer:
         self._host, self.req_port = self._bind_to(routers[0], self.req_port)
         if self.hb_port is not None:
             self.hb_port = self._bind_to(routers[1], self.hb_port).port
-        subscriptions = guard.watch_publisher(publisher)
+        topics = guard.watch_publisher(publisher)
         self.pub_port = self._bind_to(publisher, self.pub_port).port
-        return routers, Publisher(publisher, subscriptions.look)
+        return routers, Publisher(publisher, topics.look)
 
     def _bind_to(self, socket: zmq.Socket[bytes], port: int) -> _Bound:
         """Bind a socket to a port, 0 for a free one; raises PortInUse and ConfigurationError."""

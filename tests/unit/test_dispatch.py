@@ -21,6 +21,7 @@ from rsreg.server.dispatch import Dispatcher
 from rsreg.server.rules.registry import Registry
 from rsreg.server.rules.selection import Chooser
 from tests.helpers import FAR, ManualClock, Sender, UnreliableStore
+from rsreg.server.rules.selection import Strategies
 
 INFO = {"name": "example", "host": "192.168.1.10", "port": 8080}
 ABOUT = {"req_port": 1, "pub_port": 2, "hb_port": None, "pid": 5}
@@ -698,8 +699,8 @@ def test_a_fault_of_ours_is_an_answer_and_a_log_entry(
     def broken(_services: object) -> Any:
         raise RuntimeError("a strategy with a bug")
 
-    harness.registry._chooser = Chooser(broken, {})
-    reply = harness.refuse(b'{"action":"discover","service_type":"web","request_id":"7"}')
+    desk.registry._strategies = Strategies(broken, {})
+    reply = desk.refuse(b'{"action":"discover","service_type":"web","request_id":"7"}')
     assert reply == {
         "success": False,
         "error": "The registry failed; its log says why",

@@ -7,11 +7,11 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsreg.server.guard.fair_queue import Turns
+from rsreg.server.guard.fair_queue import FairQueue
 
 
 def test_each_connection_has_its_turn_and_its_own_order() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     for request in ("a1", "a2", "a3", "b1", "c1", "c2"):
         assert turns.add(request[0], request, 0)
     assert [turns.take() for _ in range(7)] == ["a1", "b1", "c1", "a2", "c2", "a3", None]
@@ -19,7 +19,7 @@ def test_each_connection_has_its_turn_and_its_own_order() -> None:
 
 
 def test_who_asks_too_much_is_refused_and_nobody_else() -> None:
-    turns: Turns[int] = Turns()
+    turns: FairQueue[int] = FairQueue()
     taken = sum(turns.add("flood", number, 0) for number in range(1_000))
     assert taken == 200
     for flood in range(30):
@@ -30,7 +30,7 @@ def test_who_asks_too_much_is_refused_and_nobody_else() -> None:
 
 
 def test_what_waits_is_not_served() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     assert turns.served(9.0) == 9.0
     turns.add("a", "a1", 3.0)
     turns.add("a", "a2", 4.0)
@@ -43,7 +43,7 @@ def test_what_waits_is_not_served() -> None:
 
 
 def test_who_was_slow_waits_until_it_is_quick_again() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     assert not turns.remembered
     turns.answered("a", slow=True)
     assert turns.remembered
@@ -62,7 +62,7 @@ def test_who_was_slow_waits_until_it_is_quick_again() -> None:
 def test_nothing_is_lost_or_overtaken_within_a_connection(
     steps: list[tuple[int, int] | None],
 ) -> None:
-    turns: Turns[tuple[int, int]] = Turns()
+    turns: FairQueue[tuple[int, int]] = FairQueue()
     model: dict[int, deque[tuple[int, int]]] = {}
     for step in steps:
         if step is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from rsreg.server.backends.retention import Journal
+from rsreg.server.backends.retention import Retention
 from rsreg.server.backends.stored import Event, Maintenance, Service, Told
 
 #: Bytes of events that are read at once; the first one may have more.
@@ -88,7 +88,7 @@ class RegistryBackend(Protocol):
 class Journaled(Protocol):
     """What a backend has, too, that can say how much it keeps of the past."""
 
-    journal: Journal
+    journal: Retention
 
 
 @runtime_checkable

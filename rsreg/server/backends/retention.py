@@ -21,7 +21,7 @@ class _Part(NamedTuple):
     size: int
 
 
-class Journal:
+class Retention:
     """Counts the events that are stored, and says which are to go.
 
     It keeps the last `limit` events and up to a hundredth more, or fewer where those are more than
@@ -54,9 +54,9 @@ class Journal:
             "most_bytes": self.size,
         }
 
-    def copy(self) -> Journal:
+    def copy(self) -> Retention:
         """The same, to be changed without a change of this one."""
-        other = Journal(self.limit, self.size)
+        other = Retention(self.limit, self.size)
         other.events, other.bytes, other._parts = self.events, self.bytes, self._parts.copy()
         return other
 

@@ -18,7 +18,7 @@ from rsreg.server.backends import sqlite_copy, sqlite_file, tables, vacuum
 from rsreg.server.backends.base import Copied
 from rsreg.server.backends.rows import event_of
 from rsreg.server.backends.sqlite_file import MEMORY, QUICK_CHECK, WRITE
-from rsreg.server.backends.store_files import Place
+from rsreg.server.backends.store_files import StoreFiles
 from rsreg.server.backends.store_lock import FileLock
 from rsreg.server.backends.stored import Event, Maintenance, Position, Service
 from rsreg.server.backends.table_backend import (
@@ -68,7 +68,7 @@ class SQLiteBackend(TableBackend):
         self.path = Path(path)
         self._lock: FileLock | None = None
         self._newest = Position("", 0, None)
-        self._place: Place | None = None
+        self._files: StoreFiles | None = None
         self._copying: sqlite3.Connection | None = None
 
     def initialize(self) -> object:
@@ -97,7 +97,7 @@ class SQLiteBackend(TableBackend):
             self._database.execute_sql("PRAGMA synchronous = full")
             self._tidy()
             self._check_history()
-            self._place = Place(real, self._lock.file, partial(self._verify, real))
+            self._files = StoreFiles(real, self._lock.file, partial(self._verify, real))
             sqlite_file.warn_of_others(real)
         except StoreError:
             self.close()
@@ -131,7 +131,7 @@ class SQLiteBackend(TableBackend):
         if (copying_now := self._copying) is not None:
             copying_now.interrupt()
         super().close()
-        self._place = None
+        self._files = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -139,14 +139,14 @@ class SQLiteBackend(TableBackend):
 
     def tend(self) -> None:
         """See Tended."""
-        if self._place is not None:
-            self._see(self._place.check_all)
+        if self._files is not None:
+            self._see(self._files.check_all)
         with contextlib.suppress(peewee.PeeweeException, sqlite3.Error, OSError):
             vacuum.shrink(self._database.connection())
-            if self._place is not None:
-                vacuum.shrink_log(self._database.connection(), self._place.log)
-        if self._place is not None:
-            self._place.note()
+            if self._files is not None:
+                vacuum.shrink_log(self._database.connection(), self._files.log)
+        if self._files is not None:
+            self._files.note()
 
     def copy(self, target: Path, *, replace: bool) -> Copied:
         """See Copyable."""
@@ -175,13 +175,13 @@ class SQLiteBackend(TableBackend):
 
     def _before_writing(self) -> None:
         """Refuse to write into files that are not those that were opened."""
-        if self._place is not None:
-            self._see(self._place.check)
+        if self._files is not None:
+            self._see(self._files.check)
 
     def _after_writing(self) -> None:
         """Take the files as we left them."""
-        if self._place is not None:
-            self._place.note()
+        if self._files is not None:
+            self._files.note()
 
     def _write_nothing(self) -> None:
         self._database.execute_sql(WRITE)
@@ -198,18 +198,18 @@ class SQLiteBackend(TableBackend):
 
     def _see(self, check: Callable[[], None]) -> None:
         """Have the place checked. Where only the log is gone, what it held goes into the file."""
-        assert self._place is not None
+        assert self._files is not None
         try:
             check()
         except StoreLost:
-            if self._place.lost_its_log:
+            if self._files.lost_its_log:
                 with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
                     self._execute("PRAGMA wal_checkpoint(PASSIVE)")
-                self._place.note()
+                self._files.note()
             raise
 
     def _verify(self, path: Path) -> str | None:
-        """What is wrong with the file, for a server that would be started now; see Place."""
+        """What is wrong with the file, for a server that would be started now; see StoreFiles."""
         _, newest, mark = self._newest
         with contextlib.closing(sqlite_copy.read_only(path)) as fresh:
             verdict = fresh.execute(QUICK_CHECK).fetchone()[0]

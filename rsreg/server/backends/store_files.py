@@ -19,7 +19,7 @@ _RESTART = (
 )
 
 
-class Place:
+class StoreFiles:
     """Watches over the files of a store: database, log, index of the log, and lock.
 
     SQLite goes on with the files that it opened, wherever they are now, so what is written would

@@ -19,7 +19,7 @@ from peewee import SchemaManager
 from rsreg.errors import StoreError
 from rsreg.server.backends import tables
 from rsreg.server.backends.base import EVENTS_SIZE, MAX_ANSWERED, Stored
-from rsreg.server.backends.retention import Journal
+from rsreg.server.backends.retention import Retention
 from rsreg.server.backends.rows import (
     event_of,
     event_row,
@@ -65,7 +65,7 @@ class TableBackend:
     def __init__(
         self, database: Any, name: str, *, journal_events: int, journal_bytes: int
     ) -> None:
-        self.journal = Journal(journal_events, journal_bytes)
+        self.journal = Retention(journal_events, journal_bytes)
         self._database = database
         self._name = name
 
@@ -176,7 +176,7 @@ class TableBackend:
 
     def _count_events(self) -> int:
         """Count the events that are stored; all up to the answer are too many."""
-        self.journal = Journal(self.journal.limit, self.journal.size)
+        self.journal = Retention(self.journal.limit, self.journal.size)
         with refusing(f"can't read {self.describe()}"):
             return self.journal.add(self._database.execute_sql(_EVENT_SIZES))
 

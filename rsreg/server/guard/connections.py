@@ -18,8 +18,8 @@ import zmq
 
 from rsreg.server.guard import packet_filter
 from rsreg.server.guard.descriptors import Descriptors, Ends
-from rsreg.server.guard.log_limiter import Seldom
-from rsreg.server.guard.readiness import Drain
+from rsreg.server.guard.log_limiter import LogLimiter
+from rsreg.server.guard.readiness import SocketReader
 from rsreg.server.limits import Limits, Rate, is_loopback
 from rsreg.timing import Clock
 from rsreg.transport import sockets
@@ -78,21 +78,21 @@ class Connections:
         self._limits = limits
         self._descriptors = descriptors
         self._clock = clock
-        self._seldom = Seldom()
+        self._log_limiter = LogLimiter()
         self._rate = Rate(limits.handshakes_per_second)
         self._barred: set[str] = set()
         self._timer: Any = gevent.get_hub().loop.timer(_LOOK, _LOOK)
         self._listeners: list[int] = []
         self._tables: list[Table] = []
-        self._watched: list[tuple[zmq.Socket[bytes], zmq.Socket[bytes], Drain]] = []
+        self._watched: list[tuple[zmq.Socket[bytes], zmq.Socket[bytes], SocketReader]] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._tables))
 
     def look(self) -> None:
         """Take in what was told so far, or the first of it."""
-        for _, _, drain in self._watched:
-            drain.look()
+        for _, _, reader in self._watched:
+            reader.look()
 
     def watch(self, socket: zmq.Socket[bytes], ended: Callable[[int], None]) -> Table:
         """Watch a server's socket; before it is bound. `ended` gets the number of what ended."""
@@ -112,7 +112,7 @@ class Connections:
                 ended(number)
 
         self._tables.append(table)
-        self._watched.append((socket, told, Drain(told, read)))
+        self._watched.append((socket, told, SocketReader(told, read)))
         return table
 
     def _accepted(self, table: Table, number: int) -> None:
@@ -162,7 +162,7 @@ class Connections:
         self.barred += 1
         if not self._timer.active:
             self._timer.start(self._look)
-        if self._seldom.may_tell(address, now):
+        if self._log_limiter.may_log(address, now):
             log.warning("%s connects too often: it has to wait", address)
         return True
 
@@ -193,15 +193,15 @@ class Connections:
     def _cut(self, number: int, ends: Ends, whose: str, why: str) -> None:
         self.cut += 1
         self._descriptors.cut(number, ends)
-        if self._seldom.may_tell(whose, self._clock()):
+        if self._log_limiter.may_log(whose, self._clock()):
             log.warning("cut a connection from %s: %s", ends.peer, why)
 
     def close(self) -> None:
         """Stop watching; before the sockets are closed."""
         self._timer.stop()
         self._timer.close()
-        for socket, told, drain in self._watched:
-            drain.close()
+        for socket, told, reader in self._watched:
+            reader.close()
             # In this order: libzmq's thread would wait for a reader that is gone.
             socket.disable_monitor()
             told.close()

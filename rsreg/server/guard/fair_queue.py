@@ -1,4 +1,4 @@
-"""Whose turn it is, among the connections whose answers take long. No I/O, no clock."""
+"""FairQueue: requests whose answers take long, a connection after the other. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EACH, _ALL = 200, 4_000
 _REMEMBERED = 1_000
 
 
-class Turns(Generic[T]):
+class FairQueue(Generic[T]):
     """Requests that wait until those with short answers had theirs.
 
     A connection gets its answers in the order in which it asked, and one that asks a lot has no

@@ -9,7 +9,7 @@ from rsreg.protocol.calls import Record
 from rsreg.server.guard.connections import Connections
 from rsreg.server.guard.descriptors import Descriptors
 from rsreg.server.guard.endless_messages import Unfinished
-from rsreg.server.guard.topics import Subscriptions
+from rsreg.server.guard.topics import TopicCounts
 from rsreg.server.guard.unread_replies import Replies
 from rsreg.server.limits import Limits
 from rsreg.timing import Clock
@@ -25,24 +25,24 @@ class Guard:
         self.unfinished = Unfinished(self.connections, clock)
         self._limits = limits
         self._clock = clock
-        self._subscriptions: list[Subscriptions] = []
+        self._topics: list[TopicCounts] = []
         self._descriptors = descriptors
 
     def watch_router(self, socket: zmq.Socket[bytes]) -> None:
         """Watch a socket for requests, before it is bound."""
         self.replies.all.append(self.connections.watch(socket, self.replies.ended))
 
-    def watch_publisher(self, socket: zmq.Socket[bytes]) -> Subscriptions:
+    def watch_publisher(self, socket: zmq.Socket[bytes]) -> TopicCounts:
         """Watch a socket for events, before it is bound."""
-        subscriptions = Subscriptions(socket, self._limits, self.connections, self._clock)
-        self._subscriptions.append(subscriptions)
-        return subscriptions
+        topics = TopicCounts(socket, self._limits, self.connections, self._clock)
+        self._topics.append(topics)
+        return topics
 
     def look(self) -> None:
         """Look whether there is anything to read, though nothing told so."""
         self.connections.look()
-        for subscriptions in self._subscriptions:
-            subscriptions.look()
+        for topics in self._topics:
+            topics.look()
 
     def body(self) -> Record:
         """What `info` shows of it."""
@@ -55,7 +55,7 @@ class Guard:
 
     def close(self) -> None:
         """Watch nothing more."""
-        for subscriptions in self._subscriptions:
-            subscriptions.close()
+        for topics in self._topics:
+            topics.close()
         self.connections.close()
         self._descriptors.close()

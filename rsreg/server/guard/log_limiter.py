@@ -1,4 +1,4 @@
-"""What is told of each address at most once in a while: nobody floods the log. No clock."""
+"""LogLimiter: at most one line a minute about each address, so nobody floods the log. No clock."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import math
 EVERY, _MOST = 60.0, 1000
 
 
-class Seldom:
-    """Whether it is time to tell of an address again."""
+class LogLimiter:
+    """Says whether a line about an address may be logged."""
 
     def __init__(self) -> None:
-        self._told: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
-    def may_tell(self, address: str, now: float) -> bool:
-        """True once in a while; then it counts as told."""
-        if now < self._told.get(address, -math.inf) + EVERY:
+    def may_log(self, address: str, now: float) -> bool:
+        """Return True once a minute; then the address counts as logged."""
+        if now < self._logged.get(address, -math.inf) + EVERY:
             return False
-        if len(self._told) == _MOST:
-            self._told.clear()
-        self._told[address] = now
+        if len(self._logged) == _MOST:
+            self._logged.clear()
+        self._logged[address] = now
         return True

@@ -61,7 +61,7 @@ class Readiness:
             watcher.close()
 
 
-class Drain:
+class SocketReader:
     """Has `read` called for each message of a socket, which reads it, and switches to nobody.
 
     With a `pause` it reads no more for so many seconds after it has read some. No greenlet that

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zmq
 
 from rsreg.server.guard.connections import Connections, number_of
-from rsreg.server.guard.readiness import Drain
+from rsreg.server.guard.readiness import SocketReader
 from rsreg.server.limits import Limits, Rate
 from rsreg.timing import Clock
 
@@ -17,7 +17,7 @@ _PAUSE = 0.005
 _ENDS = 200
 
 
-class Subscriptions:
+class TopicCounts:
     """Reads the subscriptions that come to a socket for events, and cuts who has too many.
 
     To send on that socket is for its own thread alone, which calls `look` afterwards.
@@ -38,9 +38,9 @@ class Subscriptions:
         #: How many came from peers of ZMTP 1 and 2, whose messages don't tell the connection.
         self._unknown = 0
         self._all = connections.watch(socket, self._ended)
-        self._drain = Drain(socket, self._read, _PAUSE)
-        self.look = self._drain.look
-        self.close = self._drain.close
+        self._reader = SocketReader(socket, self._read, _PAUSE)
+        self.look = self._reader.look
+        self.close = self._reader.close
 
     def _ended(self, number: int) -> None:
         """A connection is over."""

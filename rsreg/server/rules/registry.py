@@ -27,7 +27,7 @@ from rsreg.server.rules.maintenance_rules import MaintenanceRules
 from rsreg.server.rules.ownership import ITSELF, Requester, check_entry
 from rsreg.server.rules.rates import Bounds
 from rsreg.server.rules.register_request import RegisterRequest
-from rsreg.server.rules.selection import EVERYTHING, NOBODY, Chooser, Filter, Strategy
+from rsreg.server.rules.selection import EVERYTHING, NOBODY, Filter, Strategies, Strategy
 from rsreg.server.view.lease import Lease
 from rsreg.server.view.live_view import LiveView, joined
 from rsreg.timing import Clock
@@ -72,7 +72,7 @@ class Registry:
         self.unique_service_types = unique_service_types
         self._clock = clock
         self._wall = wall
-        self._chooser = Chooser(strategy, strategies or {})
+        self._strategies = Strategies(strategy, strategies or {})
         self._view = LiveView()
         self._backend = backend
         self._hints = Hints(self._view)
@@ -203,7 +203,7 @@ class Registry:
         Raises NoService, which says why those that are registered are none; InvalidRequest for a
         strategy that nobody knows.
         """
-        choose = self._chooser.by(strategy)
+        choose = self._strategies.by(strategy)
         found = self._view.discovered(kind, wanted.mode)
         if wanted.narrows:
             found = [lease for lease in found if wanted.fits(lease.service)]
@@ -421,7 +421,7 @@ class Registry:
 
     def _carry_over(self, lease: Lease, before: Lease | None, report: Report | None) -> None:
         """Give a new lease what is known of the service already: its report, and its turn."""
-        lease.turn = self._chooser.last_turn if before is None else before.turn
+        lease.turn = self._strategies.last_turn if before is None else before.turn
         if report is not None:
             lease.report, lease.report_until = report, lease.deadline
         elif before is not None and before.service.owner == lease.service.owner is not None:

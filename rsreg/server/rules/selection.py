@@ -116,7 +116,7 @@ def _shown(value: Any) -> str:
     return said if len(said) <= _MAX_SHOWN else said[:_MAX_SHOWN] + "…"
 
 
-class Chooser:
+class Strategies:
     """Chooses one of several services, by a strategy that the question names.
 
     `default` is the strategy of questions that name none; `others` are strategies of one's own.

@@ -14,7 +14,7 @@ from rsreg.server.backends.stored import Maintenance, Service
 from rsreg.server.view.addresses import Addresses
 from rsreg.server.view.lease import NOT_JUDGED, Lease
 from rsreg.server.view.lease_index import Index
-from rsreg.server.view.maintenance import Maintained
+from rsreg.server.view.maintenance import MaintenanceIndex
 from rsreg.server.view.shares import Shares
 from rsreg.server.view.type_index import Kinds
 
@@ -51,7 +51,7 @@ class LiveView:
         #: Those whose health is another than what subscribers were told.
         self._untold: dict[str, Lease] = {}
         self._judged = -math.inf
-        self._maintained = Maintained()
+        self._maintenance = MaintenanceIndex()
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -115,7 +115,7 @@ class LiveView:
         if service.exclusive:
             self._exclusive.add(service.name, lease)
         lease.lapsed = lease.deadline <= self._judged
-        lease.maintenance = self._maintained.covering(service)
+        lease.maintenance = self._maintenance.covering(service)
         lease.health = NOT_JUDGED
         self._kinds.add(lease)
         self.shares.add(lease)
@@ -208,14 +208,14 @@ class LiveView:
     @property
     def maintenance(self) -> list[Maintenance]:
         """What is in maintenance, whether it should be over or not."""
-        return self._maintained.entries
+        return self._maintenance.entries
 
     def maintain(self, maintenance: list[Maintenance]) -> None:
         """Have just these in maintenance from now on, and who comes under them later."""
-        before, self._maintained = self._maintained, Maintained(maintenance)
-        for entry in before.differing(self._maintained):
+        before, self._maintenance = self._maintenance, MaintenanceIndex(maintenance)
+        for entry in before.differing(self._maintenance):
             for lease in list(self.covered(entry)):
-                covered = self._maintained.covering(lease.service)
+                covered = self._maintenance.covering(lease.service)
                 if covered is not lease.maintenance:
                     lease.maintenance = covered
                     self._settle(lease)

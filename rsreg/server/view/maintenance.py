@@ -10,7 +10,7 @@ from rsreg.server.backends.stored import Maintenance, Service
 Target = tuple[str, str]
 
 
-class Maintained:
+class MaintenanceIndex:
     """The entries of maintenance, found by what they are about."""
 
     def __init__(self, entries: Iterable[Maintenance] = ()) -> None:
@@ -26,7 +26,7 @@ class Maintained:
         found = [self._at[target] for target in _targets(service) if target in self._at]
         return min(found)[1] if found else None
 
-    def differing(self, other: Maintained) -> list[Maintenance]:
+    def differing(self, other: MaintenanceIndex) -> list[Maintenance]:
         """The entries that only one of the two has; all where those of both stand otherwise."""
         mine, others = set(self.entries), set(other.entries)
         shared = mine & others
