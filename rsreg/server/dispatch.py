@@ -205,8 +205,8 @@ class Dispatcher:
 
     def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
         everything = request.get("service_type") in (None, "")
-        kind = None if everything else _text(request, "service_type")
-        services = self._registry.list_services(kind, read_filter(request))
+        service_type = None if everything else _text(request, "service_type")
+        services = self._registry.list_services(service_type, read_filter(request))
         _check_size(services)
         return {
             "success": True,

@@ -367,7 +367,7 @@ def test_each_service_is_covered_by_the_first_entry_that_is_about_it(data: st.Da
                 one
                 for one in entries
                 if one.service in (service.id, service.name)
-                or one.service_type in service.kinds()
+                or one.service_type in service.service_types()
                 or (one.host is not None and one.host.lower() == service.host.lower())
             ]
             assert lease.maintenance == (about[0] if about else None)

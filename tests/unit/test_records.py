@@ -229,7 +229,7 @@ def test_a_ttl_outside_is_refused(asked: object) -> None:
 def test_what_a_service_is_found_under(
     fields: dict[str, Any], kinds: set[str], effective: str | None
 ) -> None:
-    assert service(**fields).kinds() == kinds
+    assert service(**fields).service_types() == kinds
     assert service(**fields).effective_type == effective
 
 

@@ -44,13 +44,26 @@ def told_rows(
 
 def service_of(row: tuple[Any, ...]) -> Service:
     """Return the service of a row."""
-    service_id, name, host, port, kind, tags, metadata, extra, ttl, last_heartbeat, by, *_ = row
+    (
+        service_id,
+        name,
+        host,
+        port,
+        service_type,
+        tags,
+        metadata,
+        extra,
+        ttl,
+        last_heartbeat,
+        by,
+        *_,
+    ) = row
     return Service(
         id=service_id,
         name=name,
         host=host,
         port=port,
-        type=kind,
+        type=service_type,
         tags=msgspec.json.decode(tags),
         metadata=msgspec.json.decode(metadata),
         extra=msgspec.json.decode(extra),
@@ -72,7 +85,7 @@ def event_row(event: Event) -> tuple[Any, ...]:
 
 def event_of(row: tuple[Any, ...]) -> Event:
     """Return the event of a row."""
-    seq, kind, service_id, body, token, turn = row
+    seq, event_type, service_id, body, token, turn = row
     return Event(
-        seq=seq, type=kind, service_id=service_id, body=body.encode(), token=token, turn=turn
+        seq=seq, type=event_type, service_id=service_id, body=body.encode(), token=token, turn=turn
     )

@@ -90,8 +90,8 @@ class Service(Struct, frozen=True, kw_only=True):
         """The process that registered it, see Owner; None if that was not said."""
         return self.extra.get("owner")
 
-    def kinds(self) -> set[str]:
-        """What the service is found under: its type, its tags and `metadata.type`."""
+    def service_types(self) -> set[str]:
+        """Return the types under which it is found: its type, its tags and `metadata.type`."""
         return kinds_of(self.type, self.tags, self.metadata)
 
     def addresses(self) -> Collection[tuple[str, int]]:
@@ -115,8 +115,8 @@ class Service(Struct, frozen=True, kw_only=True):
     @property
     def effective_type(self) -> str | None:
         """The type that the duplicate policies go by: `type`, else `metadata.type`."""
-        kind = self.type or self.metadata.get("type")
-        return kind if isinstance(kind, str) else None
+        effective = self.type or self.metadata.get("type")
+        return effective if isinstance(effective, str) else None
 
     def body(self) -> dict[str, Any]:
         """The record on the wire, but for what the registry itself fills in."""

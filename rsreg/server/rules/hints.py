@@ -23,7 +23,7 @@ class Hints:
 
     def __init__(self, view: LiveView) -> None:
         self._view = view
-        self._types = _Guesses(view.kinds)
+        self._types = _Guesses(view.service_types)
         self._names = _Guesses(view.names)
 
     def unknown_id(self, service_id: str, seq: int) -> str | None:
@@ -33,19 +33,19 @@ class Hints:
             return f"that is a name; the id is {next(iter(named)).service.id!r}"
         return self._names.hint(service_id, seq)
 
-    def none_found(self, kind: str, wanted: Filter, seq: int) -> str | None:
+    def none_found(self, service_type: str, wanted: Filter, seq: int) -> str | None:
         """Return why the services that are registered under a type are not handed out.
 
         If there are none: what may have been meant.
         """
         reasons = []
-        for lease in islice(self._view.of_kind(kind), _MENTIONED):
+        for lease in islice(self._view.of_type(service_type), _MENTIONED):
             service = lease.service
             what = f"is {lease.health}"
-            if lease.discovered:
+            if lease.discoverable:
                 what = wanted.against(service.body()) or f"is a {service.mode}"
             reasons.append(f"{service.name} on {service.host}:{service.port} {what}")
-        return "; ".join(reasons) or self._types.hint(kind, seq)
+        return "; ".join(reasons) or self._types.hint(service_type, seq)
 
 
 class _Guesses:

@@ -77,19 +77,19 @@ def check_type(
             details={"message": "singleton and allow_duplicate_service_type cannot both be true."},
         )
     one = info.singleton or (unique and not info.allow_duplicate_service_type)
-    kind = service.effective_type
-    if not one or kind is None:
+    service_type = service.effective_type
+    if not one or service_type is None:
         return
-    for lease in view.of_kind(kind):
+    for lease in view.of_type(service_type):
         holder = lease.service
         if holder.id not in gone and lease.alive:
             raise DuplicateServiceType(
                 "duplicate_service_type",
                 hint=f"{holder.name} holds it on {holder.host}:{holder.port}",
                 details={
-                    "message": f"Service type '{kind}' is already registered by "
+                    "message": f"Service type '{service_type}' is already registered by "
                     f"service_id '{holder.id}'.",
-                    "service_type": kind,
+                    "service_type": service_type,
                     "existing_service_id": holder.id,
                 },
             )

@@ -166,11 +166,13 @@ class Registry:
         lease = self._view.get(service_id)
         return None if lease is None or lease.changed is None else Requester(*lease.changed).named()
 
-    def list_services(self, kind: str | None = None, wanted: Filter = EVERYTHING) -> msgspec.Raw:
-        """The records of all services, or of those found under `kind` and wanted, as one array."""
+    def list_services(
+        self, service_type: str | None = None, wanted: Filter = EVERYTHING
+    ) -> msgspec.Raw:
+        """Return the records of all services, or of the wanted ones of a type, as one array."""
         leases: Iterable[Lease]
-        if kind is not None:
-            leases = self._view.of_kind(kind)
+        if service_type is not None:
+            leases = self._view.of_type(service_type)
         elif wanted.name is not None:
             leases = self._view.named(wanted.name)
         else:
@@ -193,24 +195,24 @@ class Registry:
 
     def discover(
         self,
-        kind: str,
+        service_type: str,
         wanted: Filter = EVERYTHING,
         strategy: str | None = None,
         asker: Asker = NOBODY,
     ) -> msgspec.Raw:
-        """The record of one service of `kind` that is well and wanted, chosen by the strategy.
+        """Return the record of one healthy service of a type, wanted and chosen by the strategy.
 
         Raises NoService, which says why those that are registered are none; InvalidRequest for a
         strategy that nobody knows.
         """
         choose = self._strategies.by(strategy)
-        found = self._view.discovered(kind, wanted.mode)
+        found = self._view.discoverable(service_type, wanted.mode)
         if wanted.narrows:
             found = [lease for lease in found if wanted.fits(lease.service)]
         if not found:
             raise NoService(
-                f"No healthy service of type {kind} found",
-                hint=self._hints.none_found(kind, wanted, self.seq),
+                f"No healthy service of type {service_type} found",
+                hint=self._hints.none_found(service_type, wanted, self.seq),
             )
         return msgspec.Raw(choose(found, asker).record())
 

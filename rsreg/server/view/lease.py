@@ -10,6 +10,7 @@ from typing import Any
 from rsreg.protocol import wire
 from rsreg.protocol.health import (
     CRITICAL,
+    DISCOVERABLE,
     MAINTENANCE,
     PASSING,
     SILENT,
@@ -115,9 +116,9 @@ class Lease:
         return not self.lapsed and self.doubt is None
 
     @property
-    def discovered(self) -> bool:
+    def discoverable(self) -> bool:
         """Whether it may be handed out."""
-        return self.health in (PASSING, WARNING)
+        return self.health in DISCOVERABLE
 
     @property
     def news(self) -> str:

@@ -1,4 +1,4 @@
-"""The live view: all services in memory, found by id, name, kind, and when their lease ends."""
+"""The live view: all services in memory, found by id, name, type, and when their lease ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rsreg.server.view.lease import NOT_JUDGED, Lease
 from rsreg.server.view.lease_index import Index
 from rsreg.server.view.maintenance import MaintenanceIndex
 from rsreg.server.view.shares import Shares
-from rsreg.server.view.type_index import Kinds
+from rsreg.server.view.type_index import TypeIndex
 
 #: Dead entries that the heap of deadlines may hold for each live one before it is made anew.
 _HEAP_SLACK = 4
@@ -27,7 +27,7 @@ _JUDGED_AT_ONCE = 300
 
 
 class LiveView:
-    """Leases by id, by name, by kind, and by deadline, judged at one moment.
+    """Leases by id, by name, by type, and by deadline, judged at one moment.
 
     A renewal moves a lease's deadline and leaves the heap alone: the lease is found at its old
     place there and put back. So a look for what lapsed costs what is due, not what is registered.
@@ -35,7 +35,7 @@ class LiveView:
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
-        self._kinds = Kinds()
+        self._types = TypeIndex()
         self._names: Index[str] = Index()
         #: Those of a name that no other may have.
         self._exclusive: Index[str] = Index()
@@ -64,9 +64,9 @@ class LiveView:
         """Every lease, in the order of registration."""
         return self._leases.values()
 
-    def of_kind(self, kind: str) -> Collection[Lease]:
-        """The leases of the services found under `kind`, in the order of registration."""
-        return self._kinds.at(kind)
+    def of_type(self, service_type: str) -> Collection[Lease]:
+        """The leases of the services found under `service_type`, in the order of registration."""
+        return self._types.at(service_type)
 
     def named(self, name: str) -> Collection[Lease]:
         """The leases of the services of a name, in the order of registration."""
@@ -80,17 +80,17 @@ class LiveView:
         """The leases of other living processes at the addresses of a service."""
         return self._addresses.rivals(service)
 
-    def kinds(self) -> Iterable[str]:
+    def service_types(self) -> Iterable[str]:
         """All that services are found under."""
-        return self._kinds
+        return self._types
 
     def names(self) -> Iterable[str]:
         """The names of all services."""
         return self._names
 
-    def discovered(self, kind: str, mode: str | None = None) -> Sequence[Lease]:
-        """Those found under `kind` that may be discovered, in no order; see `Kinds.discovered`."""
-        return self._kinds.discovered(kind, mode)
+    def discoverable(self, service_type: str, mode: str | None = None) -> Sequence[Lease]:
+        """Return those of a type that may be discovered, in no order; see TypeIndex."""
+        return self._types.discoverable(service_type, mode)
 
     def lapsed(self, limit: int) -> list[Lease]:
         """At most `limit` leases that ended, the longest lapsed first."""
@@ -117,7 +117,7 @@ class LiveView:
         lease.lapsed = lease.deadline <= self._judged
         lease.maintenance = self._maintenance.covering(service)
         lease.health = NOT_JUDGED
-        self._kinds.add(lease)
+        self._types.add(lease)
         self.shares.add(lease)
         self._settle(lease)
         if lease.lapsed:
@@ -147,7 +147,7 @@ class LiveView:
         self._names.remove(service.name, lease)
         if service.exclusive:
             self._exclusive.remove(service.name, lease)
-        self._kinds.remove(lease)
+        self._types.remove(lease)
         self.shares.remove(lease)
         self._house(lease, alive=False)
 
@@ -226,7 +226,7 @@ class LiveView:
             by_id = self._leases.get(entry.service)
             return [*self.named(entry.service), *((by_id,) if by_id else ())]
         if entry.service_type is not None:
-            return self.of_kind(entry.service_type)
+            return self.of_type(entry.service_type)
         host = (entry.host or "").lower()
         return [one for one in self._leases.values() if one.service.host.lower() == host]
 
@@ -263,10 +263,10 @@ class LiveView:
                     self._judge(neighbour)
 
     def _judge(self, lease: Lease) -> None:
-        before = lease.discovered
+        before = lease.discoverable
         lease.judge()
-        if lease.discovered != before:
-            (self._kinds.exclude if before else self._kinds.admit)(lease)
+        if lease.discoverable != before:
+            (self._types.exclude if before else self._types.admit)(lease)
         self._note(lease)
 
     def _note(self, lease: Lease) -> None:

@@ -50,5 +50,5 @@ def _targets(service: Service) -> Iterator[Target]:
     yield "service", service.id
     yield "service", service.name
     yield "host", service.host.lower()
-    for kind in service.kinds():
-        yield "type", kind
+    for service_type in service.service_types():
+        yield "type", service_type

@@ -1,4 +1,4 @@
-"""The leases by what they are found under, and which of them may be discovered."""
+"""TypeIndex: the leases by their types, and which of them may be discovered."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from rsreg.server.view.lease import Lease
 
 
 class Pool:
-    """The services of one kind and mode: how many there are, and those to discover, in no order."""
+    """The services of one type and mode: how many there are, and those to discover, in no order."""
 
-    __slots__ = ("_places", "discovered", "registered")
+    __slots__ = ("_places", "count", "discoverable")
 
     def __init__(self) -> None:
-        self.registered = 0
-        self.discovered: list[Lease] = []
+        self.count = 0
+        self.discoverable: list[Lease] = []
         self._places: dict[str, int] = {}
 
     def admit(self, lease: Lease) -> None:
         """It may be discovered."""
-        self._places[lease.service.id] = len(self.discovered)
-        self.discovered.append(lease)
+        self._places[lease.service.id] = len(self.discoverable)
+        self.discoverable.append(lease)
 
     def exclude(self, lease: Lease) -> None:
         """It may not be discovered; the last one takes its place."""
         place = self._places.pop(lease.service.id)
-        last = self.discovered.pop()
+        last = self.discoverable.pop()
         if last is not lease:
-            self.discovered[place] = last
+            self.discoverable[place] = last
             self._places[last.service.id] = place
 
 
-class Kind:
-    """The services found under one name: all in the order of registration, and a pool a mode."""
+class TypeEntry:
+    """The services of one type: all in the order of registration, and those of each mode."""
 
     __slots__ = ("leases", "pools")
 
@@ -41,40 +41,40 @@ class Kind:
         self.leases: dict[str, Lease] = {}
         self.pools: dict[str, Pool] = {}
 
-    def discovered(self, mode: str | None) -> Sequence[Lease]:
+    def discoverable(self, mode: str | None) -> Sequence[Lease]:
         """Those of a mode that may be discovered."""
         if mode is None:
             mode = HARDWARE if HARDWARE in self.pools else SIMULATOR
         pool = self.pools.get(mode)
-        return pool.discovered if pool else ()
+        return pool.discoverable if pool else ()
 
     def add(self, lease: Lease) -> None:
         """It is registered."""
         self.leases[lease.service.id] = lease
         pool = self.pools.setdefault(lease.service.mode, Pool())
-        pool.registered += 1
-        if lease.discovered:
+        pool.count += 1
+        if lease.discoverable:
             pool.admit(lease)
 
     def remove(self, lease: Lease) -> None:
         """It is no longer registered."""
         del self.leases[lease.service.id]
         pool = self.pools[lease.service.mode]
-        if lease.discovered:
+        if lease.discoverable:
             pool.exclude(lease)
-        pool.registered -= 1
-        if not pool.registered:
+        pool.count -= 1
+        if not pool.count:
             del self.pools[lease.service.mode]
 
 
-class Kinds:
-    """All that services are found under.
+class TypeIndex:
+    """The leases by the types under which the services are found.
 
-    What one service alone is found under holds its lease, no Kind: a tag of its own costs little.
+    A type of one service holds the lease itself, no TypeEntry: a tag of its own costs little.
     """
 
     def __init__(self) -> None:
-        self._at: dict[str, Lease | Kind] = {}
+        self._at: dict[str, Lease | TypeEntry] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._at)
@@ -82,38 +82,38 @@ class Kinds:
     def at(self, name: str) -> Collection[Lease]:
         """The leases of the services found under `name`, in the order of registration."""
         there = self._at.get(name)
-        if isinstance(there, Kind):
+        if isinstance(there, TypeEntry):
             return there.leases.values()
         return () if there is None else (there,)
 
-    def discovered(self, name: str, mode: str | None) -> Sequence[Lease]:
+    def discoverable(self, name: str, mode: str | None) -> Sequence[Lease]:
         """Those found under `name` that may be discovered, in no order.
 
         Without a mode hardware; a simulator only if no hardware is registered at all.
         """
         there = self._at.get(name)
-        if isinstance(there, Kind):
-            return there.discovered(mode)
-        fits = there is not None and there.discovered and mode in (None, there.service.mode)
+        if isinstance(there, TypeEntry):
+            return there.discoverable(mode)
+        fits = there is not None and there.discoverable and mode in (None, there.service.mode)
         return (there,) if there is not None and fits else ()
 
     def add(self, lease: Lease) -> None:
         """It is registered."""
-        for name in lease.service.kinds():
+        for name in lease.service.service_types():
             there = self._at.setdefault(name, lease)
             if there is lease:
                 continue
-            if not isinstance(there, Kind):
-                alone, there = there, Kind()
+            if not isinstance(there, TypeEntry):
+                alone, there = there, TypeEntry()
                 there.add(alone)
                 self._at[name] = there
             there.add(lease)
 
     def remove(self, lease: Lease) -> None:
         """It is no longer registered."""
-        for name in lease.service.kinds():
+        for name in lease.service.service_types():
             there = self._at[name]
-            if not isinstance(there, Kind):
+            if not isinstance(there, TypeEntry):
                 del self._at[name]
                 continue
             there.remove(lease)
@@ -131,7 +131,7 @@ class Kinds:
             pool.exclude(lease)
 
     def _pools(self, lease: Lease) -> Iterator[Pool]:
-        for name in lease.service.kinds():
+        for name in lease.service.service_types():
             there = self._at[name]
-            if isinstance(there, Kind):
+            if isinstance(there, TypeEntry):
                 yield there.pools[lease.service.mode]
