@@ -70,7 +70,7 @@ class RegistryHarness:
 
     def tell(self) -> list[tuple[str, str]]:
         """Have health told; what was."""
-        self.registry.tell_health()
+        self.registry.announce_health()
         return [(event["type"], event["data"]["service_id"]) for event in self.commit()]
 
     def commit(self) -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ class RegistryHarness:
         """Time goes by; the sockets are empty."""
         self.clock.advance(seconds)
         self.wall.advance(seconds)
-        while not self.registry.caught_up(self.clock.now):
+        while not self.registry.evaluate_leases(self.clock.now):
             pass
 
     def expire(self, limit: int = 200) -> list[str]:

@@ -49,8 +49,14 @@ class JSONBackend:
             services=list(self.services.values()),
             answered={event.token: event.service_id for event in self.journal if event.token},
             maintenance=self.maintenance,
-            told={event.service_id: event.told for event in self.journal if event.told},
-            turns={event.service_id: event.turn for event in self.journal if event.turn},
+            announced={
+                event.service_id: event.announced for event in self.journal if event.announced
+            },
+            request_numbers={
+                event.service_id: event.request_number
+                for event in self.journal
+                if event.request_number
+            },
         )
 
     def commit(

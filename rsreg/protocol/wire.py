@@ -133,8 +133,8 @@ def request_id_of(request: Mapping[str, Any]) -> str | None:
     return request_id
 
 
-class Turn(NamedTuple):
-    """Which request of a sender one is: a later one has a higher number."""
+class RequestNumber(NamedTuple):
+    """The number of a request among those of its sender: a later one has a higher number."""
 
     sender: str
     number: int
@@ -143,15 +143,17 @@ class Turn(NamedTuple):
         return f"{self.sender}#{self.number}"
 
 
-def turn_of(request: Mapping[str, Any]) -> Turn | None:
-    """The turn that the `request_id` of a request tells, if it does."""
-    return read_turn(request.get("request_id") or "")
+def request_number_of(request: Mapping[str, Any]) -> RequestNumber | None:
+    """Return the number that the `request_id` of a request has, if it has one."""
+    return read_request_number(request.get("request_id") or "")
 
 
-def read_turn(text: str) -> Turn | None:
-    """The turn in a text of the form `sender#number`."""
+def read_request_number(text: str) -> RequestNumber | None:
+    """Return the number in a text of the form `sender#number`, None in any other."""
     sender, _, number = text.rpartition("#")
-    return Turn(sender, int(number)) if sender and number.isascii() and number.isdecimal() else None
+    if not (sender and number.isascii() and number.isdecimal()):
+        return None
+    return RequestNumber(sender, int(number))
 
 
 def fingerprint(request: Mapping[str, Any]) -> str | None:

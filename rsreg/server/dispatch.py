@@ -136,7 +136,7 @@ class Dispatcher:
         if action in WRITES:
             if failure is not None:
                 raise unavailable(failure)
-            self._registry.bounds.change(peer.address)
+            self._registry.rates.change(peer.address)
         if action in _LONG and not (action == "info" and request.get("services") is False):
             peer.check_replies()
         return handler(request, peer)
@@ -161,7 +161,7 @@ class Dispatcher:
             extra,
             ttl,
             wire.fingerprint(request),
-            turn=wire.turn_of(request),
+            request_number=wire.request_number_of(request),
             report=messages.read_report(request.get("report"), self._wall()),
             replaces=_replaced(request),
             judges=judges,
@@ -179,16 +179,16 @@ class Dispatcher:
         if "service_info" not in request:
             raise InvalidRequest("Missing required field: service_info")
         change, extra = messages.read_change(request["service_info"])
-        token, turn = wire.fingerprint(request), wire.turn_of(request)
+        token, request_number = wire.fingerprint(request), wire.request_number_of(request)
         who = _requester(request, peer)
-        self._registry.update(service_id, change, extra, token, turn, who)
+        self._registry.update(service_id, change, extra, token, request_number, who)
         entry = self._registry.entry(service_id)
         return {"success": True, "message": "Service updated successfully", "entry": entry}
 
     def _deregister(self, request: Mapping[str, Any], peer: Peer) -> Body:
         service_id = _text(request, "service_id")
-        token, turn = wire.fingerprint(request), wire.turn_of(request)
-        self._registry.deregister(service_id, token, turn, _requester(request, peer))
+        token, request_number = wire.fingerprint(request), wire.request_number_of(request)
+        self._registry.deregister(service_id, token, request_number, _requester(request, peer))
         return {"success": True, "message": "Service deregistered successfully"}
 
     def _renew(self, request: Mapping[str, Any], peer: Peer) -> Body:
@@ -283,7 +283,7 @@ class Dispatcher:
             )
         if wanted.forever and wanted.seconds is not None:
             raise InvalidRequest("A maintenance is forever, or for some seconds, not both")
-        self._registry.bounds.flap(peer.address, self._registry.maintenance.covered(entry))
+        self._registry.rates.flap(peer.address, self._registry.maintenance.covered(entry))
         change = self._registry.maintenance.start if wanted.on else self._registry.maintenance.end
         change(entry, force=wanted.force is True)
         return {"success": True, "maintenance": self._maintenance(), **self._time()}

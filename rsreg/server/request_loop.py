@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 MAX_BATCH, MAX_TIME = 64, 0.01
 #: Bytes of one reply, and seconds to make it, after which they have theirs.
 MAX_REPLY_SIZE, SLOW = 64 * 1024, 0.005
-#: Seconds between two looks at idle sockets: how old the judgement of a lease can be.
+#: Seconds between two looks at idle sockets: how old the health of a lease can be.
 TICK = 0.25
 #: Seconds beyond its tick after which the loop counts as having stood still.
 STALL = 1.0
@@ -110,10 +110,11 @@ class RequestLoop:
         now = self._clock()
         self._notice_stall(now)
         self._unfinished.may_look(now)
-        # Before anything is answered from what the last step judged, and after what this one did.
-        self._registry.tell_health()
+        # Changes of health are announced twice: here those found at the end of the last step,
+        # before anything is answered; below those that this batch caused.
+        self._registry.announce_health()
         batch, emptied = self._serve()
-        untold = self._registry.tell_health()
+        unannounced = self._registry.announce_health()
         events: list[Event] = []
         try:
             events = self._registry.commit()
@@ -129,9 +130,9 @@ class RequestLoop:
                 used.add(request.socket)
         if emptied:
             self._served = now
-        if untold or not emptied:
+        if unannounced or not emptied:
             return True
-        if not self._registry.caught_up(self._queue.served(now)) or self._queue:
+        if not self._registry.evaluate_leases(self._queue.served(now)) or self._queue:
             return True
         return any(readable(socket) for socket in used)
 

@@ -20,6 +20,7 @@ from rsreg.errors import ConfigurationError, StoreError, StoreInUse
 from rsreg.server.backends.stored import Event, Told
 from tests.helpers import LIMIT_FILES, printed, python_process
 from tests.stores import HOLD, USE, contents, event, fill, opened, outside, sequence, service
+from rsreg.server.backends.stored import AnnouncedHealth, Event, Service
 
 Store = SQLiteBackend | InMemoryBackend
 
@@ -624,15 +625,22 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(filled: Path) -> None
     )
     with opened(filled) as store:
         before = store.load()
-        assert (before.seq, before.told, before.turns) == (500, {}, {})
-        told = Told("critical", "stalled")
+        assert (before.seq, before.announced, before.request_numbers) == (500, {}, {})
+        told = AnnouncedHealth("critical", "stalled")
         known = before.services[0].id
         body = b'{"mark": "m"}'
-        event = Event(seq=501, type="critical", service_id=known, body=body, told=told, turn="a#7")
+        event = Event(
+            seq=501,
+            type="critical",
+            service_id=known,
+            body=body,
+            announced=told,
+            request_number="a#7",
+        )
         store.commit({}, [event])
     with opened(filled) as store:
         after = store.load()
-        assert (after.told, after.turns) == ({known: told}, {known: "a#7"})
+        assert (after.announced, after.request_numbers) == ({known: told}, {known: "a#7"})
         assert [service.id for service in after.services] == [one.id for one in before.services]
         assert after.epoch == before.epoch
     assert outside(filled, "PRAGMA user_version") == [[(3,)]]

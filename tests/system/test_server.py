@@ -504,7 +504,7 @@ def test_the_reaper_removes_what_lapsed_and_publishes_it(clock: ManualClock) -> 
     clock.advance(11)
     reaper.step()
     assert published == [], "the sockets were not found empty since: heartbeats may wait there"
-    registry.caught_up(clock.now)
+    registry.evaluate_leases(clock.now)
     reaper.step()
     assert [event.type for event in published] == ["critical", "expire"] * 300
     assert [event.seq for event in published] == list(range(451, 1_051))
@@ -522,7 +522,7 @@ def test_timers_have_their_turn_while_many_services_expire(clock: ManualClock) -
         registry.register(ServiceInfo(name=f"s{number}", host="h", port=1), {}, 10, None)
     registry.commit()
     clock.advance(11)
-    while not registry.caught_up(clock.now):
+    while not registry.evaluate_leases(clock.now):
         pass
     timer = gevent.get_hub().loop.timer(0.0001, 0.0001)
     turns: list[int] = []

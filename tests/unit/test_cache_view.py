@@ -113,14 +113,14 @@ class CacheHarness:
 
     def commit(self) -> None:
         """Send the events of what was changed on their way."""
-        self.registry.tell_health()
+        self.registry.announce_health()
         for event in self.registry.commit():
             self.changed[event.service_id] = self.clock.now
             self.waiting.append(json.loads(event.body))
 
     def judge(self) -> None:
         """All requests so far are read; what has lapsed is critical."""
-        self.registry.caught_up(self.clock.now)
+        self.registry.evaluate_leases(self.clock.now)
         self.commit()
 
     def deliver(self) -> None:

@@ -151,10 +151,10 @@ def test_renew(harness: DispatcherHarness) -> None:
         "message": "Service renewed successfully",
         "entry": harness.registry.entry("known"),
     }
-    harness.clock.advance(20)
-    harness.registry.caught_up(harness.clock.now)
-    assert harness.ask("get", service_id="known")["service"]["health"] == "passing"
-    assert harness.registry.seq == 1
+    desk.clock.advance(20)
+    desk.registry.evaluate_leases(desk.clock.now)
+    assert desk.ask("get", service_id="known")["service"]["health"] == "passing"
+    assert desk.registry.seq == 1
 
 
 def test_get(harness: DispatcherHarness) -> None:
@@ -163,9 +163,9 @@ def test_get(harness: DispatcherHarness) -> None:
         "service": RECORD,
         "timestamp": 1_617_293_054,
     }
-    harness.clock.advance(30)
-    harness.registry.caught_up(harness.clock.now)
-    assert harness.ask("get", service_id="known")["service"] == {
+    desk.clock.advance(30)
+    desk.registry.evaluate_leases(desk.clock.now)
+    assert desk.ask("get", service_id="known")["service"] == {
         **RECORD,
         "health": "critical",
         "reason": "no heartbeat",
@@ -388,8 +388,8 @@ def test_leases_that_end_soon(harness: DispatcherHarness) -> None:
     harness.clock.advance(2.5)
     assert harness.ask("get", service_id="brief")["service"]["health"] == "passing"
     assert ends() == {"brief": 0.001}, "its heartbeat may be waiting to be read"
-    harness.registry.caught_up(harness.clock.now)
-    assert harness.ask("get", service_id="brief")["service"]["health"] == "critical"
+    desk.registry.evaluate_leases(desk.clock.now)
+    assert desk.ask("get", service_id="brief")["service"]["health"] == "critical"
     assert ends() == {"brief": 0}
     harness.ask("deregister", service_id="brief")
     assert ends() == {}

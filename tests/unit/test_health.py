@@ -18,7 +18,7 @@ from rsreg.errors import (
     UnknownService,
 )
 from rsreg.protocol import messages
-from rsreg.protocol.wire import Turn
+from rsreg.protocol.wire import RequestNumber
 from rsreg.server.backends.stored import Maintenance
 from tests.harness import RegistryHarness
 from tests.helpers import FAR
@@ -71,7 +71,7 @@ def test_many_changes_of_health_are_told_in_slices(harness: RegistryHarness) -> 
     turns = []
     more = True
     while more:
-        more = harness.registry.tell_health()
+        more = harness.registry.announce_health()
         turns.append(len(harness.commit()))
     assert turns == [100, 100, 50]
 
@@ -133,17 +133,15 @@ def test_maintenance_that_ended_while_the_registry_was_away_is_told(
     assert on_file.tell() == [("recovered", service_id)]
 
 
-def test_a_store_in_trouble_is_told_later_and_only_what_is_still_so(
-    harness: RegistryHarness,
-) -> None:
+def test_a_store_in_trouble_is_told_later_and_only_what_is_still_so(harness: RegistryHarness) -> None:
     one, two = harness.register("a", 10), harness.register("b", 10)
     harness.pass_time(10)
     harness.store.writes_fail = True
-    harness.registry.tell_health()
+    harness.registry.announce_health()
     with pytest.raises(StoreError):
         harness.registry.commit()
     assert (harness.health(one), harness.health(two)) == ("critical", "critical")
-    assert not harness.registry.tell_health(), "it does not try again by itself"
+    assert not harness.registry.announce_health(), "it does not try again by itself"
     assert harness.commit() == []
     harness.store.writes_fail = False
     harness.registry.renew(one)
@@ -181,7 +179,7 @@ def test_a_stalled_service_does_not_expire_while_it_beats(harness: RegistryHarne
         harness.pass_time(9)
         assert harness.expire() == []
     harness.pass_time(1)
-    harness.registry.tell_health()
+    harness.registry.announce_health()
     assert harness.get(service_id)["reason"] == "no heartbeat"
     assert harness.registry.expire(10) == 1
     assert [event["type"] for event in harness.commit()] == ["expire"], "critical was told"
@@ -226,8 +224,10 @@ def test_an_update_keeps_lease_and_report(harness: RegistryHarness) -> None:
 def test_an_update_that_comes_again_changes_nothing(harness: RegistryHarness) -> None:
     service_id = harness.register("a")
     for _ in range(2):
-        turn = Turn("driver", 1)
-        harness.registry.update(service_id, *messages.read_change({"port": 6}), "token", turn)
+        request_number = RequestNumber("driver", 1)
+        harness.registry.update(
+            service_id, *messages.read_change({"port": 6}), "token", request_number
+        )
         harness.commit()
         harness.registry.update(service_id, *messages.read_change({"port": 7}), None)
         harness.commit()
@@ -322,7 +322,7 @@ def test_a_maintenance_of_many_is_told_in_slices(harness: RegistryHarness) -> No
         assert next(reversed(harness.list("A").values()))["health"] != health
         more = True
         while more:
-            more = harness.registry.tell_health()
+            more = harness.registry.announce_health()
             turns.append(len(harness.commit()))
     assert turns == [100, 100, 50, 100, 100, 50]
     assert {one["health"] for one in harness.list().values()} == {"passing"}

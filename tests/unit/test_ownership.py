@@ -17,7 +17,7 @@ from rsreg.client.registration import owner
 from rsreg.errors import DuplicateName, OwnedByOther, StoreError, UnknownService
 from rsreg.protocol.messages import read_service_info
 from rsreg.protocol.records import COMPUTED
-from rsreg.protocol.wire import Turn
+from rsreg.protocol.wire import RequestNumber
 from rsreg.server.backends.stored import Maintenance
 from rsreg.server.rules.ownership import Requester
 from tests.harness import RegistryHarness
@@ -117,11 +117,11 @@ def test_who_is_silent_or_doubted_has_lost_it(harness: RegistryHarness, change: 
 
 def test_a_request_that_comes_again_is_no_change(harness: RegistryHarness) -> None:
     """Its entry may be another's by then."""
-    turn = Turn("me", 1)
-    harness.registry.deregister(registered(harness), "t1", turn, ITS)
+    request_number = RequestNumber("me", 1)
+    harness.registry.deregister(registered(harness), "t1", request_number, ITS)
     harness.commit()
     registered(harness, owner={**OWNER, "pid": 9})
-    harness.registry.deregister("puna", "t1", turn, ITS)
+    harness.registry.deregister("puna", "t1", request_number, ITS)
     assert harness.commit() == []
 
 
@@ -129,10 +129,10 @@ def test_a_refusal_leaves_no_turn_and_no_token(harness: RegistryHarness) -> None
     registered(harness)
     other = Requester(ELSEWHERE)
     with pytest.raises(OwnedByOther):
-        harness.registry.deregister("puna", "t", Turn("x", 7), other)
-    harness.registry.deregister("puna", "t2", Turn("x", 6), other._replace(force=True))
+        harness.registry.deregister("puna", "t", RequestNumber("x", 7), other)
+    harness.registry.deregister("puna", "t2", RequestNumber("x", 6), other._replace(force=True))
     with pytest.raises(UnknownService):
-        harness.registry.deregister("puna", "t", Turn("x", 7), other)
+        harness.registry.deregister("puna", "t", RequestNumber("x", 7), other)
 
 
 # -- who came back, and who says so
@@ -246,7 +246,7 @@ def test_all_that_a_maintenance_covers_is_told_by_who_began_it(harness: Registry
     for change in (harness.registry.maintenance.start, harness.registry.maintenance.end):
         change(entry)
         told = harness.commit()
-        while harness.registry.tell_health() or not harness.registry.trouble:
+        while harness.registry.announce_health() or not harness.registry.trouble:
             if not (more := harness.commit()):
                 break
             told += more
@@ -258,7 +258,7 @@ def test_all_that_a_maintenance_covers_is_told_by_who_began_it(harness: Registry
 
 def told_by_time(harness: RegistryHarness) -> list[dict[str, Any]]:
     """What is told of health now."""
-    harness.registry.tell_health()
+    harness.registry.announce_health()
     return harness.commit()
 
 

@@ -129,7 +129,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.fresh.clear()
         for request in batch:
             self.answer(request)
-        assert not self.registry.tell_health()
+        assert not self.registry.announce_health()
         untold = set() if self.trouble else self.untold()
         if not self.commit(untold, fails=fails == 0):
             self.services, self.answered, self.journal = promised
@@ -176,7 +176,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def tell_health(self) -> None:
         """What became of it is told before anything else happens, as in the request loop."""
         self.end_maintenance()
-        assert not self.registry.tell_health()
+        assert not self.registry.announce_health()
         self.commit(set() if self.trouble else self.untold(), fails=False)
 
     def untold(self) -> set[str]:
@@ -302,7 +302,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.clock.advance(seconds)
         self.wall.advance(seconds)
         if empty:
-            self.registry.caught_up(self.clock.now)
+            self.registry.evaluate_leases(self.clock.now)
             self.judged = self.clock.now
 
     @rule(seconds=st.sampled_from([-86_400, 3_600]))

@@ -572,4 +572,4 @@ def test_no_reply_and_no_event_raises(frames: list[bytes]) -> None:
     ],
 )
 def test_a_request_id_may_tell_whose_turn_it_is(request_id: str | None, turn: object) -> None:
-    assert wire.turn_of({"request_id": request_id}) == turn
+    assert wire.request_number_of({"request_id": request_id}) == turn

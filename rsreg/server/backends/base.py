@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from rsreg.server.backends.retention import Retention
-from rsreg.server.backends.stored import Event, Maintenance, Service, Told
+from rsreg.server.backends.stored import AnnouncedHealth, Event, Maintenance, Service
 
 #: Bytes of events that are read at once; the first one may have more.
 EVENTS_SIZE = 1024 * 1024
@@ -20,11 +20,11 @@ MAX_ANSWERED = 10_000
 class Stored:
     """What a store holds when it is opened.
 
-    `epoch` is random and made with the store; `seq` is the number of its last event, 0 without any;
-    `answered` maps the newest tokens in the journal, oldest first, to their events' service ids,
-    `turns` the ids of services to the last turn that an event about them has. `maintenance` is what
-    the last commit that had any said; `told` is what the last event about a service told of its
-    health, by id, where that is not "passing".
+    `epoch` is random and made with the store; `seq` is the number of its last event, 0 without any.
+    `answered` maps the newest tokens in the journal, oldest first, to their events' service ids;
+    `request_numbers` maps the ids of services to the last request number in an event about them.
+    `maintenance` is that of the last commit that had any. `announced` maps ids of services to the
+    health in the last event about them, where that is not "passing".
     """
 
     epoch: str
@@ -32,8 +32,8 @@ class Stored:
     services: list[Service]
     answered: dict[str, str]
     maintenance: list[Maintenance] = field(default_factory=list)
-    told: dict[str, Told] = field(default_factory=dict)
-    turns: dict[str, str] = field(default_factory=dict)
+    announced: dict[str, AnnouncedHealth] = field(default_factory=dict)
+    request_numbers: dict[str, str] = field(default_factory=dict)
 
 
 class RegistryBackend(Protocol):

@@ -12,7 +12,7 @@ from rsreg.server.backends.stored import Event, Service
 
 
 def service_row(service: Service) -> tuple[Any, ...]:
-    """In the order of `tables.columns`; what was told of its health comes with the events."""
+    """In the order of `tables.columns`; its announced health comes with the events."""
     return (
         service.id,
         service.name,
@@ -30,14 +30,16 @@ def service_row(service: Service) -> tuple[Any, ...]:
     )
 
 
-def told_rows(
+def announced_rows(
     changes: Mapping[str, Service | None], events: Sequence[Event]
 ) -> list[tuple[Any, ...]]:
-    """What was told of each service last; in a row just written it is "passing" already."""
-    told = {event.service_id: event.told for event in events if event.told is not None}
+    """Return the last announced health of each service; a row just written has "passing"."""
+    announced = {
+        event.service_id: event.announced for event in events if event.announced is not None
+    }
     return [
         (None if last.health == PASSING else last.health, last.reason, service_id)
-        for service_id, last in told.items()
+        for service_id, last in announced.items()
         if last.health != PASSING or service_id not in changes
     ]
 
@@ -80,12 +82,24 @@ def json_text(value: Any) -> str:
 
 def event_row(event: Event) -> tuple[Any, ...]:
     """In the order of `tables.columns`."""
-    return event.seq, event.type, event.service_id, event.body.decode(), event.token, event.turn
+    return (
+        event.seq,
+        event.type,
+        event.service_id,
+        event.body.decode(),
+        event.token,
+        event.request_number,
+    )
 
 
 def event_of(row: tuple[Any, ...]) -> Event:
     """Return the event of a row."""
-    seq, event_type, service_id, body, token, turn = row
+    seq, event_type, service_id, body, token, request_number = row
     return Event(
-        seq=seq, type=event_type, service_id=service_id, body=body.encode(), token=token, turn=turn
+        seq=seq,
+        type=event_type,
+        service_id=service_id,
+        body=body.encode(),
+        token=token,
+        request_number=request_number,
     )

@@ -124,7 +124,7 @@ class SQLiteBackend(TableBackend):
         super().commit(changes, events, maintenance)
         if events and self._lock is not None:
             self._newest = Position(self._newest.epoch, events[-1].seq, events[-1].mark)
-            self._lock.note(self._newest)
+            self._lock.save(self._newest)
 
     def close(self) -> object:
         """See RegistryBackend."""
@@ -146,7 +146,7 @@ class SQLiteBackend(TableBackend):
             if self._files is not None:
                 vacuum.shrink_log(self._database.connection(), self._files.log)
         if self._files is not None:
-            self._files.note()
+            self._files.remember()
 
     def copy(self, target: Path, *, replace: bool) -> Copied:
         """See Copyable."""
@@ -181,7 +181,7 @@ class SQLiteBackend(TableBackend):
     def _after_writing(self) -> None:
         """Take the files as we left them."""
         if self._files is not None:
-            self._files.note()
+            self._files.remember()
 
     def _write_nothing(self) -> None:
         self._database.execute_sql(WRITE)
@@ -205,7 +205,7 @@ class SQLiteBackend(TableBackend):
             if self._files.lost_its_log:
                 with contextlib.suppress(peewee.PeeweeException, sqlite3.Error):
                     self._execute("PRAGMA wal_checkpoint(PASSIVE)")
-                self._files.note()
+                self._files.remember()
             raise
 
     def _verify(self, path: Path) -> str | None:
@@ -251,7 +251,7 @@ class SQLiteBackend(TableBackend):
         will get the numbers that followers know already.
         """
         assert self._lock is not None
-        noted = self._lock.noted
+        noted = self._lock.saved
         with refusing(f"can't read {self.describe()}"):
             epoch, seq = self._epoch(), self.journal.newest
         if not (seq == 0 if noted is None else self._holds(noted)):

@@ -25,7 +25,7 @@ class StoreFiles:
     SQLite goes on with the files that it opened, wherever they are now, so what is written would
     be gone at the next start. `verify` is called when the database or its log was written by
     somebody else; it says what is wrong with them, and raises what SQLite does. `check` raises
-    StoreLost, `note` is told that we wrote.
+    StoreLost, `remember` is called after each write of ours.
     """
 
     def __init__(self, path: Path, lock: int, verify: Callable[[], str | None]) -> None:
@@ -39,7 +39,7 @@ class StoreFiles:
         #: What `check_all` found last, and contents that `verify` found wrong.
         self._lost: StoreLost | None = None
         self._wrong: tuple[_Contents, StoreLost] | None = None
-        self.note()
+        self.remember()
 
     def check(self) -> None:
         """Look at database and log, as often as each change: some microseconds.
@@ -80,7 +80,7 @@ class StoreFiles:
             return False
         return not os.path.lexists(self.log)
 
-    def note(self) -> None:
+    def remember(self) -> None:
         """Take the files as they are now for what we left."""
         try:
             self._left = (_state(os.stat(self._database)), _state(os.stat(self.log)))

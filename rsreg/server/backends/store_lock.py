@@ -1,4 +1,4 @@
-"""One server a store: who has it, and who is told so."""
+"""FileLock: keeps a second server from a store, and says which server has it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FileLock:
     the file in its folder: it holds also where the files were removed. Raises StoreInUse, and
     OSError for what is no lock of ours: nothing is written into that.
 
-    `noted` is the last position that a server noted here, None for none.
+    `saved` is the last position that a server saved here, None for none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,8 +57,8 @@ class FileLock:
             raise
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         self._holder = f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
-        self.noted = _read_position(self._read().partition("\n")[2])
-        self._write(b"" if self.noted is None else _noted(self.noted))
+        self.saved = _read_position(self._read().partition("\n")[2])
+        self._write(b"" if self.saved is None else _noted(self.saved))
 
     def _check_ours(self, path: Path) -> None:
         """Other programs, too, call files of theirs "something.lock"; beside a store it is ours."""
@@ -72,7 +72,7 @@ class FileLock:
         self._write(_noted(position))
         os.fsync(self.file)
 
-    def note(self, position: Position) -> None:
+    def save(self, position: Position) -> None:
         """The journal has come to a position; never fails, since the change is durable already.
 
         Not synced: one that is lost with the power is still in the journal.

@@ -133,8 +133,8 @@ class Service(Struct, frozen=True, kw_only=True):
         }
 
 
-class Told(NamedTuple):
-    """What subscribers know of a service's health, and for what reason it is so."""
+class AnnouncedHealth(NamedTuple):
+    """The health of a service that subscribers know of, and the reason for it."""
 
     health: str = PASSING
     reason: str | None = None
@@ -154,9 +154,9 @@ class Position(NamedTuple):
 class Event(Struct, frozen=True, kw_only=True):
     """One change of the registry. `body` is the JSON object that is published and stored.
 
-    `token` and `turn` name the request that caused it, see `wire.fingerprint` and `wire.Turn`; none
-    without such a request. `told` is the health that subscribers know of after it, None where the
-    service is gone.
+    `token` and `request_number` name the request that caused it, see `wire.fingerprint` and
+    `wire.RequestNumber`; None without such a request. `announced` is the health that subscribers
+    know of after it, None where the service is gone.
     """
 
     seq: int
@@ -164,8 +164,8 @@ class Event(Struct, frozen=True, kw_only=True):
     service_id: str
     body: bytes
     token: str | None = None
-    turn: str | None = None
-    told: Told | None = None
+    request_number: str | None = None
+    announced: AnnouncedHealth | None = None
 
     @property
     def mark(self) -> str | None:

@@ -21,14 +21,14 @@ from rsreg.server.backends import tables
 from rsreg.server.backends.base import EVENTS_SIZE, MAX_ANSWERED, Stored
 from rsreg.server.backends.retention import Retention
 from rsreg.server.backends.rows import (
+    announced_rows,
     event_of,
     event_row,
     json_text,
     service_of,
     service_row,
-    told_rows,
 )
-from rsreg.server.backends.stored import Event, Maintenance, Service, Told
+from rsreg.server.backends.stored import AnnouncedHealth, Event, Maintenance, Service
 
 #: The keys of the table of what there is once in a store.
 EPOCH, _MAINTENANCE = "epoch", "maintenance"
@@ -38,7 +38,7 @@ EPOCH, _MAINTENANCE = "epoch", "maintenance"
 PUT_META = "REPLACE INTO meta (key, value) VALUES (?, ?)"
 _ALL_SERVICES = f"SELECT {tables.columns(tables.Service)} FROM service ORDER BY rowid"
 _PUT_SERVICE = f"REPLACE INTO service ({tables.columns(tables.Service)}) VALUES ({'?, ' * 12}?)"
-_TELL_SERVICE = "UPDATE service SET told = ?, reason = ? WHERE id = ?"
+_PUT_ANNOUNCED = "UPDATE service SET told = ?, reason = ? WHERE id = ?"
 _TOUCH_SERVICE = "UPDATE service SET last_heartbeat = ? WHERE id = ?"
 _DELETE_SERVICE = "DELETE FROM service WHERE id = ?"
 _PUT_EVENT = f"INSERT INTO event ({tables.columns(tables.Event)}) VALUES ({'?, ' * 5}?)"
@@ -49,7 +49,7 @@ _TOKENS = (
     "SELECT token, service_id FROM event WHERE token IS NOT NULL ORDER BY seq DESC "
     f"LIMIT {MAX_ANSWERED}"
 )
-_TURNS = (
+_REQUEST_NUMBERS = (
     "SELECT service_id, turn FROM event WHERE turn IS NOT NULL ORDER BY seq DESC "
     f"LIMIT {MAX_ANSWERED}"
 )
@@ -81,8 +81,10 @@ class TableBackend:
                 maintenance=msgspec.json.decode(
                     self._meta(_MAINTENANCE) or "[]", type=list[Maintenance]
                 ),
-                told={row[0]: Told(*row[-2:]) for row in rows if row[-2] is not None},
-                turns=dict(reversed(self._execute(_TURNS))),
+                announced={
+                    row[0]: AnnouncedHealth(*row[-2:]) for row in rows if row[-2] is not None
+                },
+                request_numbers=dict(reversed(self._execute(_REQUEST_NUMBERS))),
             )
 
     def commit(
@@ -102,8 +104,8 @@ class TableBackend:
                 cursor.executemany(_DELETE_SERVICE, gone)
             if kept:
                 cursor.executemany(_PUT_SERVICE, kept)
-            if told := told_rows(changes, events):
-                cursor.executemany(_TELL_SERVICE, told)
+            if announced := announced_rows(changes, events):
+                cursor.executemany(_PUT_ANNOUNCED, announced)
             cursor.executemany(_PUT_EVENT, [event_row(event) for event in events])
             if maintenance is not None:
                 cursor.execute(PUT_META, (_MAINTENANCE, json_text(maintenance)))
@@ -219,7 +221,7 @@ def new_epoch() -> str:
 
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Turn what the database raises into a StoreError that says what could not be done."""
+    """RequestNumber what the database raises into a StoreError that says what could not be done."""
     try:
         yield
     except (peewee.PeeweeException, sqlite3.Error, msgspec.DecodeError) as error:

@@ -22,9 +22,9 @@ from rsreg.protocol import wire
 from rsreg.protocol.event_types import ENDINGS
 from rsreg.protocol.health import CRITICAL, HEALTH_EVENTS, SILENT
 from rsreg.protocol.records import COMPUTED
-from rsreg.protocol.wire import Turn
+from rsreg.protocol.wire import RequestNumber
 from rsreg.server.backends.base import MAX_ANSWERED, RegistryBackend, Tended
-from rsreg.server.backends.stored import Event, Maintenance, Position, Service, Told
+from rsreg.server.backends.stored import AnnouncedHealth, Event, Maintenance, Position, Service
 from rsreg.server.rules.ownership import ITSELF, Requester
 from rsreg.server.view.lease import Lease
 from rsreg.server.view.live_view import LiveView
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Changes of health that are told in one transaction.
-_TOLD_AT_ONCE = 100
+#: Changes of health that are announced in one transaction.
+_ANNOUNCED_AT_ONCE = 100
 #: Services whose last heartbeat is stored to see whether a store that failed can be written again.
 _PROBED = 100
 
@@ -43,12 +43,12 @@ _PROBED = 100
 class Cause(NamedTuple):
     """What a change was made for: who asked for it, and by which request.
 
-    `token` and `turn` name the request, see `wire.fingerprint` and `wire.Turn`.
+    `token` and `request_number` name the request, see `wire.fingerprint` and `wire.RequestNumber`.
     """
 
     who: Requester = ITSELF
     token: str | None = None
-    turn: Turn | None = None
+    request_number: RequestNumber | None = None
 
 
 #: What the registry does by itself.
@@ -73,9 +73,9 @@ class Journal:
         self._wall = wall
         #: Token of a request in the journal -> the service it was about.
         self._answered = _Memory[str]()
-        #: Id of a service -> the turn of the last request that changed it.
-        self._turns = _Memory[Turn]()
-        #: Id -> who changed the maintenance of a service, which is still to be told.
+        #: Id of a service -> the number of the last request that changed it.
+        self._request_numbers = _Memory[RequestNumber]()
+        #: Id -> who changed the maintenance of a service, which is still to be announced.
         self._causes: dict[str, Requester] = {}
         self._begin()
 
@@ -107,16 +107,16 @@ class Journal:
         self.mark = newest[0].mark if newest else None
         self._committed = self.position
         self._answered = _Memory(stored.answered)
-        turns = ((key, wire.read_turn(turn)) for key, turn in stored.turns.items())
-        self._turns = _Memory({key: turn for key, turn in turns if turn is not None})
+        numbers = {id_: wire.read_request_number(it) for id_, it in stored.request_numbers.items()}
+        self._request_numbers = _Memory({id_: it for id_, it in numbers.items() if it is not None})
         self._view.maintain(stored.maintenance)
         for service in map(_without_computed, stored.services):
-            told = stored.told.get(service.id, Told())
+            announced = stored.announced.get(service.id, AnnouncedHealth())
             # Who was critical stays so until it is heard of: a restart makes nobody well.
-            doubt = (told.reason or SILENT) if told.health == CRITICAL else None
+            doubt = (announced.reason or SILENT) if announced.health == CRITICAL else None
             lease = Lease(service, now + service.ttl, service.last_heartbeat, doubt=doubt)
             self._view.put(lease)
-            self._view.tell(lease, told.health)
+            self._view.set_announced(lease, announced.health)
 
     def close(self) -> None:
         """Store the times of the last heartbeats, and close the store.
@@ -136,9 +136,9 @@ class Journal:
         try:
             self._backend.touch(self._heartbeats(_PROBED))
         except StoreError as error:
-            self._note(error)
+            self._set_trouble(error)
         else:
-            self._note(None)
+            self._set_trouble(None)
 
     def tend(self) -> None:
         """Look after the store; it is in trouble as long as it is not where it was."""
@@ -147,7 +147,7 @@ class Journal:
         try:
             self._backend.tend()
         except StoreError as error:
-            self._note(error)
+            self._set_trouble(error)
         else:
             if isinstance(self.trouble, StoreLost):
                 self.check_store()
@@ -192,7 +192,7 @@ class Journal:
         leases = islice(self._view.all(), most)
         return {lease.service.id: lease.last_heartbeat for lease in leases}
 
-    def _note(self, trouble: StoreError | None) -> None:
+    def _set_trouble(self, trouble: StoreError | None) -> None:
         """An outage of the store is two lines in the log, however many changes are refused."""
         if trouble is not None and self.trouble is None:
             log.error("the store failed, changes are refused: %s", trouble)
@@ -206,19 +206,24 @@ class Journal:
         """The service that a request with this token was about, if the journal knows it."""
         return None if token is None else self._answered.get(token)
 
-    def overtaken(self, service_id: str | None, turn: Turn | None) -> bool:
-        """Whether its sender has changed this service by a request that it sent after `turn`."""
-        last = self._turns.get(service_id) if service_id is not None else None
-        return bool(last and turn and last.sender == turn.sender and turn.number < last.number)
+    def overtaken(self, service_id: str | None, request_number: RequestNumber | None) -> bool:
+        """Return whether the sender of a request has changed the service by a later one."""
+        last = self._request_numbers.get(service_id) if service_id is not None else None
+        return bool(
+            last
+            and request_number
+            and last.sender == request_number.sender
+            and request_number.number < last.number
+        )
 
     # -- changing
 
     def put(self, event_type: str, lease: Lease, cause: Cause) -> None:
-        """Take a lease in, in the place of another of its id; the event tells how it is."""
+        """Take a lease in, in the place of another of its id; its event has the health too."""
         self._remember(lease.service.id)
         lease.changed = cause.who.address, cause.who.says
         self._view.put(lease)
-        self._view.tell(lease, lease.news)
+        self._view.set_announced(lease, lease.health_to_announce)
         self._stage(event_type, lease, cause)
 
     def take_out(self, event_type: str, lease: Lease, cause: Cause) -> None:
@@ -228,35 +233,35 @@ class Journal:
         self._stage(event_type, lease, cause)
 
     def doubt(self, lease: Lease, reason: str, who: Requester) -> None:
-        """Take the process of a lease for dead, and tell so."""
+        """Take the process of a lease for dead, and announce that."""
         self._undo.append(partial(self._view.doubt, lease, lease.doubt))
         self._view.doubt(lease, reason)
-        self.tell(lease, who)
+        self.announce(lease, who)
 
-    def tell(self, lease: Lease, who: Requester = ITSELF) -> None:
-        """Tell subscribers how a service is, if they don't know, and who made it so."""
-        if lease.news == lease.told:
+    def announce(self, lease: Lease, who: Requester = ITSELF) -> None:
+        """Stage an event of the health of a service, if subscribers know of another one."""
+        if lease.health_to_announce == lease.announced:
             return
-        self._undo.append(partial(self._view.tell, lease, lease.told))
-        self._stage(HEALTH_EVENTS[lease.news], lease, Cause(who))
-        self._view.tell(lease, lease.news)
+        self._undo.append(partial(self._view.set_announced, lease, lease.announced))
+        self._stage(HEALTH_EVENTS[lease.health_to_announce], lease, Cause(who))
+        self._view.set_announced(lease, lease.health_to_announce)
 
     def maintain(self, maintenance: list[Maintenance], who: Requester) -> None:
-        """Have just these in maintenance, and begin to tell who is affected, and by whom."""
+        """Replace the maintenance entries, and begin to announce which services that changes."""
         self._undo.append(partial(self._view.maintain, self._view.maintenance))
         self._maintenance_changed = True
-        others = {lease.service.id for lease in self._view.untold(len(self._view))}
+        others = {lease.service.id for lease in self._view.unannounced(len(self._view))}
         self._view.maintain(maintenance)
-        for lease in self._view.untold(len(self._view)):
+        for lease in self._view.unannounced(len(self._view)):
             if lease.service.id not in others:
                 self._causes[lease.service.id] = who
-        self.tell_some()
+        self.announce_some()
 
-    def tell_some(self) -> None:
-        """Tell subscribers how some services are of which they don't know it."""
-        for lease in self._view.untold(_TOLD_AT_ONCE):
-            self.tell(lease, self._causes.get(lease.service.id, ITSELF))
-        if self._view.all_told:
+    def announce_some(self) -> None:
+        """Stage events of the health of some services of which subscribers know another one."""
+        for lease in self._view.unannounced(_ANNOUNCED_AT_ONCE):
+            self.announce(lease, self._causes.get(lease.service.id, ITSELF))
+        if self._view.all_announced:
             self._causes.clear()
 
     def _remember(self, service_id: str) -> None:
@@ -267,7 +272,7 @@ class Journal:
         self._before.setdefault(service_id, self._view.get(service_id))
 
     def _stage(self, event_type: str, lease: Lease, cause: Cause) -> None:
-        who, token, turn = cause
+        who, token, request_number = cause
         self.seq += 1
         service_id = lease.service.id
         body = {
@@ -288,14 +293,16 @@ class Journal:
                 service_id=service_id,
                 body=wire.encode(body),
                 token=token,
-                turn=None if turn is None else str(turn),
-                told=None if event_type in ENDINGS else Told(lease.news, lease.reason),
+                request_number=None if request_number is None else str(request_number),
+                announced=None
+                if event_type in ENDINGS
+                else AnnouncedHealth(lease.health_to_announce, lease.reason),
             )
         )
         if token is not None:
             self._undo.append(self._answered.put(token, service_id))
-        if turn is not None:
-            self._undo.append(self._turns.put(service_id, turn))
+        if request_number is not None:
+            self._undo.append(self._request_numbers.put(service_id, request_number))
 
     # -- committing
 
@@ -315,12 +322,12 @@ class Journal:
             self._backend.commit(changes, self._staged, maintenance)
         except StoreError as error:
             self._roll_back()
-            self._note(error)
+            self._set_trouble(error)
             raise
-        self._note(None)
+        self._set_trouble(None)
         events = self._staged
         self._answered.forget_oldest()
-        self._turns.forget_oldest()
+        self._request_numbers.forget_oldest()
         self._begin()
         return events
 
@@ -369,6 +376,6 @@ def _without_computed(service: Service) -> Service:
 
 
 def unavailable(error: StoreError) -> Unavailable:
-    """What a client is told of a store that failed."""
+    """Return the error that a client gets when the store has failed."""
     todo = "try again" if error.hint is None else error.hint
     return Unavailable(f"The registry's store failed: {error}", hint=f"nothing was changed; {todo}")

@@ -6,7 +6,7 @@ from rsreg.server.limits import Limits, Rate
 from rsreg.timing import Clock
 
 
-class Bounds:
+class Rates:
     """Counts what addresses do by the second; raises SlowDown for what is too much."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:

@@ -16,7 +16,7 @@ from rsreg.config import SIMULATOR
 from rsreg.errors import NoService, StoreError, UnknownService
 from rsreg.protocol import event_types
 from rsreg.protocol.messages import NO_REPORT, Asker, Report, ServiceInfo
-from rsreg.protocol.wire import Turn
+from rsreg.protocol.wire import RequestNumber
 from rsreg.server.backends.base import Copied, Copyable, RegistryBackend
 from rsreg.server.backends.stored import Event, Position, Service
 from rsreg.server.limits import Limits
@@ -25,7 +25,7 @@ from rsreg.server.rules.hints import Hints
 from rsreg.server.rules.journal import BY_ITSELF, Cause, Journal
 from rsreg.server.rules.maintenance_rules import MaintenanceRules
 from rsreg.server.rules.ownership import ITSELF, Requester, check_entry
-from rsreg.server.rules.rates import Bounds
+from rsreg.server.rules.rates import Rates
 from rsreg.server.rules.register_request import RegisterRequest
 from rsreg.server.rules.selection import EVERYTHING, NOBODY, Filter, Strategies, Strategy
 from rsreg.server.view.lease import Lease
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a lease still holds, unless `ending_leases` names it.
 LEASES_WITHIN = 15
-#: Seconds told of a lease that has run out, but counts until the waiting requests are read.
+#: Seconds left of a lease that has run out, but counts until the waiting requests are read.
 _LAST_MOMENT = 0.001
 
 
@@ -49,12 +49,12 @@ class Sender(Protocol):
 
 
 class Registry:
-    """Who is registered, who is passing, and what happened.
+    """Knows who is registered, and by which rules that may change.
 
-    `clock` is monotonic and rules the leases; `wall` is what people read. A lease is judged not at
-    "now" but at the moment the request sockets were last found empty, which `caught_up` tells: a
-    heartbeat that waits in the queue counts. Raises ServerErrors, and StoreError from `open` and
-    `commit`.
+    `clock` is monotonic and rules the leases; `wall` is the time of day. A lease is evaluated not
+    at "now" but at the moment at which the request sockets were last found empty, which
+    `evaluate_leases` tells: a heartbeat that waits in the queue counts. Raises ServerErrors, and
+    StoreError from `open` and `commit`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Registry:
         unique_service_types: bool = False,
         limits: Limits | None = None,
     ) -> None:
-        self.bounds = Bounds(limits or Limits(), clock)
+        self.rates = Rates(limits or Limits(), clock)
         self.unique_service_types = unique_service_types
         self._clock = clock
         self._wall = wall
@@ -77,7 +77,7 @@ class Registry:
         self._backend = backend
         self._hints = Hints(self._view)
         self._journal = Journal(backend, self._view, wall)
-        self.maintenance = MaintenanceRules(self._view, self._journal, self.bounds.limits, wall)
+        self.maintenance = MaintenanceRules(self._view, self._journal, self.rates.limits, wall)
 
     def __len__(self) -> int:
         return len(self._view)
@@ -139,12 +139,13 @@ class Registry:
 
     # -- time
 
-    def caught_up(self, moment: float) -> bool:
-        """All requests up to `moment` are served: a lease that ended before it has lapsed.
+    def evaluate_leases(self, until: float) -> bool:
+        """Evaluate all leases at the moment `until`: those that ended before it have lapsed.
 
-        False if there were too many to look at all of them: then it wants to be called again soon.
+        All requests that came before it must be served. Returns False if there were too many
+        to look at all of them: then it has to be called again soon.
         """
-        return self._view.judge(moment)
+        return self._view.evaluate(until)
 
     def grant_grace(self) -> None:
         """Give every lease a fresh ttl: this server stood still, and its services waited for it."""
@@ -265,7 +266,7 @@ class Registry:
             report = NO_REPORT
         flips = report is not None and report.stalled != lease.report.stalled
         if sender is not None and (flips or lease.lapsed):
-            self.bounds.flap(sender.address, free=now >= lease.deadline - ttl * 2 / 3)
+            self.rates.flap(sender.address, free=now >= lease.deadline - ttl * 2 / 3)
         self._view.renew(lease, now + ttl, int(self._wall()), report)
         return lease.entry
 
@@ -276,7 +277,7 @@ class Registry:
         ttl: float,
         token: str | None,
         *,
-        turn: Turn | None = None,
+        request_number: RequestNumber | None = None,
         report: Report | None = None,
         replaces: Mapping[str, object] | None = None,
         judges: bool = False,
@@ -291,10 +292,10 @@ class Registry:
         InvalidRequest, DuplicateName, DuplicateServiceType, OwnedByOther; UnknownService if it was
         overtaken by a later request of the same sender.
         """
-        request, cause = RegisterRequest(info, extra, ttl), Cause(who, token, turn)
+        request, cause = RegisterRequest(info, extra, ttl), Cause(who, token, request_number)
         if (known := self._answered_before(request, cause)) is not None:
             return known
-        if self._journal.overtaken(info.id, turn):
+        if self._journal.overtaken(info.id, request_number):
             raise UnknownService("This registration came after a later request of its sender")
         if judges:
             takeover.check_judged(self._view, info, extra.get("owner"), replaces or {})
@@ -321,7 +322,7 @@ class Registry:
         change: dict[str, Any],
         extra: dict[str, Any],
         token: str | None,
-        turn: Turn | None = None,
+        request_number: RequestNumber | None = None,
         who: Requester = ITSELF,
     ) -> None:
         """Change what is said about a service, and leave its lease.
@@ -335,24 +336,26 @@ class Registry:
         service = msgspec.structs.replace(
             lease.service, **change, extra={**lease.service.extra, **extra}
         )
-        if self._journal.answered(token) == service_id and (turn or service == lease.service):
+        if self._journal.answered(token) == service_id and (
+            request_number or service == lease.service
+        ):
             return
-        if self._journal.overtaken(service_id, turn):
+        if self._journal.overtaken(service_id, request_number):
             raise UnknownService("This update came after a later request of its sender")
         check_entry(lease, who)
         changed = Lease(service, lease.deadline, lease.last_heartbeat, lease.report)
-        policies.check_size(self.bounds.limits, changed)
-        policies.check_room(self._view, self.bounds.limits, changed, {service_id})
+        policies.check_size(self.rates.limits, changed)
+        policies.check_room(self._view, self.rates.limits, changed, {service_id})
         self._doubt_rivals(service, lease, who)
-        changed.doubt, changed.turn = lease.doubt, lease.turn
+        changed.doubt, changed.last_chosen = lease.doubt, lease.last_chosen
         changed.report_until = lease.report_until
-        self._journal.put(event_types.UPDATE, changed, Cause(who, token, turn))
+        self._journal.put(event_types.UPDATE, changed, Cause(who, token, request_number))
 
     def deregister(
         self,
         service_id: str,
         token: str | None,
-        turn: Turn | None = None,
+        request_number: RequestNumber | None = None,
         who: Requester = ITSELF,
     ) -> None:
         """Remove a service.
@@ -361,48 +364,48 @@ class Registry:
         overtaken by a later request of the same sender.
         """
         lease = self._view.get(service_id)
-        if self._journal.answered(token) == service_id and (turn or lease is None):
+        if self._journal.answered(token) == service_id and (request_number or lease is None):
             return
         if lease is None:
             raise UnknownService("Service not found or could not be deregistered")
-        if self._journal.overtaken(service_id, turn):
+        if self._journal.overtaken(service_id, request_number):
             raise UnknownService("This request came after a later one of its sender")
         check_entry(lease, who)
-        self._journal.take_out(event_types.DEREGISTER, lease, Cause(who, token, turn))
+        self._journal.take_out(event_types.DEREGISTER, lease, Cause(who, token, request_number))
 
     def expire(self, limit: int) -> int:
         """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
         lapsed = self._view.lapsed(limit)
         for lease in lapsed:
-            self._journal.tell(lease)
+            self._journal.announce(lease)
             self._journal.take_out(event_types.EXPIRE, lease, BY_ITSELF)
         return len(lapsed)
 
-    def tell_health(self) -> bool:
-        """Stage events of what has become of services' health; True if more is to be told.
+    def announce_health(self) -> bool:
+        """Stage events of the changes of services' health; True if there are more.
 
-        Not while the store is in trouble: it is told when that is over, if it still is so.
+        Not while the store is in trouble: they follow when that is over, if they still are so.
         """
         if self._view.maintenance:
             self.maintenance.end_expired()
-        if self.trouble is not None or self._view.all_told:
+        if self.trouble is not None or self._view.all_announced:
             return False
-        self._journal.tell_some()
-        return not self._view.all_told
+        self._journal.announce_some()
+        return not self._view.all_announced
 
     # -- rules
 
     def _answered_before(self, request: RegisterRequest, cause: Cause) -> str | None:
         """The id under which an earlier copy of a request registered its service, if it did.
 
-        A sender that counts in turns never sends two requests that are the same. Of any other that
+        A sender that numbers its requests never sends two that are the same. Of any other that
         may be so, after it was started again: then its service has to be registered as it asks.
         """
         known = self._journal.answered(cause.token)
         if known is None:
             return None
         lease = self._view.get(known)
-        if cause.turn is not None:
+        if cause.request_number is not None:
             if lease is None:
                 raise UnknownService("This registration has ended since it was first asked for")
             return known
@@ -415,15 +418,15 @@ class Registry:
 
     def _check_policies(self, info: ServiceInfo, lease: Lease, gone: set[str]) -> None:
         """Refuse a service that may not be registered, `gone` being the ids that it replaces."""
-        limits, service = self.bounds.limits, lease.service
+        limits, service = self.rates.limits, lease.service
         policies.check_size(limits, lease)
         policies.check_room(self._view, limits, lease, gone)
         policies.check_name(self._view, service, gone)
         policies.check_type(self._view, info, service, gone, unique=self.unique_service_types)
 
     def _carry_over(self, lease: Lease, before: Lease | None, report: Report | None) -> None:
-        """Give a new lease what is known of the service already: its report, and its turn."""
-        lease.turn = self._strategies.last_turn if before is None else before.turn
+        """Give a new lease what is known of its service: the report, and when it was chosen."""
+        lease.last_chosen = self._strategies.choices if before is None else before.last_chosen
         if report is not None:
             lease.report, lease.report_until = report, lease.deadline
         elif before is not None and before.service.owner == lease.service.owner is not None:

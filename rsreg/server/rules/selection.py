@@ -123,8 +123,8 @@ class Strategies:
     """
 
     def __init__(self, default: Strategy | str, others: Mapping[str, Strategy]) -> None:
-        #: The turn that round-robin gave last; who comes anew has to wait for all others.
-        self.last_turn = 0
+        #: How often round-robin has chosen; a new service has to wait for all others.
+        self.choices = 0
         self._known: dict[str, Choose] = {
             "random": _random,
             "round-robin": self._round_robin,
@@ -156,9 +156,9 @@ class Strategies:
 
     def _round_robin(self, leases: Sequence[Lease], _asker: Asker) -> Lease:
         """The one that was not chosen for longest, whatever the questions in between were."""
-        chosen = min(leases, key=lambda lease: lease.turn)
-        self.last_turn += 1
-        chosen.turn = self.last_turn
+        chosen = min(leases, key=lambda lease: lease.last_chosen)
+        self.choices += 1
+        chosen.last_chosen = self.choices
         return chosen
 
 

@@ -22,8 +22,8 @@ from rsreg.protocol.health import (
 from rsreg.protocol.messages import NO_REPORT, Report
 from rsreg.server.backends.stored import Maintenance, Service
 
-#: The health of a lease that no view has looked at yet.
-NOT_JUDGED = ""
+#: The health of a lease that was not evaluated yet.
+NOT_EVALUATED = ""
 #: Bytes that a lease takes, and each value in its record, beside the text of the record: measured,
 #: and rounded up.
 _BASE, _VALUE = 1_500, 100
@@ -34,11 +34,11 @@ class Lease:
     """A service in the live view, how long it may stay, and how it is.
 
     `deadline` is on the monotonic clock; `due` is when the heap of deadlines looks at the lease
-    next, never later than `deadline`. `report_until` is when a report that was not said again is
-    over. `health` is what the view last judged, `told` what
-    subscribers know of it, `turn` when round-robin last chose it. `doubt` is why its process is
-    taken for dead although the lease holds, until it is heard of again; `rival` is the name of a
-    service of another process that is at its address, too; `housed`: the view has it as alive.
+    next, never later than `deadline`. `report_until` is when a report that was not repeated is
+    over. `health` is the result of the last `evaluate`, `announced` the health that subscribers
+    know of, `last_chosen` says when round-robin chose it last. `doubt` is why its process is taken
+    for dead although the lease holds, until it is heard of again; `rival` is the name of a service
+    of another process that is at its address, too; `housed`: the view has it as alive.
     """
 
     service: Service
@@ -51,11 +51,11 @@ class Lease:
     rival: str | None = field(init=False, default=None)
     housed: bool = field(init=False, default=False)
     lapsed: bool = field(init=False, default=False)
-    health: str = field(init=False, default=NOT_JUDGED)
-    told: str = field(init=False, default=PASSING)
+    health: str = field(init=False, default=NOT_EVALUATED)
+    announced: str = field(init=False, default=PASSING)
     #: Who said last what it is: from which address, and what of themselves; None: not known.
     changed: tuple[str | None, str | None] | None = field(init=False, default=None)
-    turn: int = field(init=False, default=0)
+    last_chosen: int = field(init=False, default=0)
     due: float = field(init=False)
     #: About how many bytes of memory it takes.
     memory: int = field(init=False)
@@ -98,8 +98,8 @@ class Lease:
         """Bytes of the record, but for what changes by itself."""
         return len(self._head) + 1
 
-    def judge(self) -> None:
-        """Find its health from what is known of it: the worst that holds."""
+    def evaluate(self) -> None:
+        """Set its health from what is known of it: the worst that holds."""
         if not self.alive or self.report.stalled:
             self.health = CRITICAL
         elif self.maintenance is not None:
@@ -121,8 +121,8 @@ class Lease:
         return self.health in DISCOVERABLE
 
     @property
-    def news(self) -> str:
-        """Its health as far as events tell of it."""
+    def health_to_announce(self) -> str:
+        """Its health as events show it."""
         return announced(self.health)
 
     @property

@@ -12,7 +12,7 @@ import msgspec
 from rsreg.protocol.messages import Report
 from rsreg.server.backends.stored import Maintenance, Service
 from rsreg.server.view.addresses import Addresses
-from rsreg.server.view.lease import NOT_JUDGED, Lease
+from rsreg.server.view.lease import NOT_EVALUATED, Lease
 from rsreg.server.view.lease_index import Index
 from rsreg.server.view.maintenance import MaintenanceIndex
 from rsreg.server.view.shares import Shares
@@ -22,12 +22,12 @@ from rsreg.server.view.type_index import TypeIndex
 _HEAP_SLACK = 4
 #: Seconds for which a look at all leases serves to tell which of them end soon.
 _LOOK_AHEAD = 1.0
-#: Leases that one judgement looks at, at most: a few milliseconds.
-_JUDGED_AT_ONCE = 300
+#: Leases that are evaluated in one call, at most: a few milliseconds.
+_EVALUATED_AT_ONCE = 300
 
 
 class LiveView:
-    """Leases by id, by name, by type, and by deadline, judged at one moment.
+    """Leases by id, by name, by type, and by deadline, evaluated at one moment.
 
     A renewal moves a lease's deadline and leaves the heap alone: the lease is found at its old
     place there and put back. So a look for what lapsed costs what is due, not what is registered.
@@ -48,9 +48,9 @@ class LiveView:
         self._horizon = -math.inf
         #: Those that lapsed, in the order in which they were found so.
         self._lapsed: dict[str, Lease] = {}
-        #: Those whose health is another than what subscribers were told.
-        self._untold: dict[str, Lease] = {}
-        self._judged = -math.inf
+        #: Those whose health is another than the announced one.
+        self._unannounced: dict[str, Lease] = {}
+        self._evaluated_until = -math.inf
         self._maintenance = MaintenanceIndex()
 
     def __len__(self) -> int:
@@ -97,13 +97,13 @@ class LiveView:
         return list(islice(self._lapsed.values(), limit))
 
     @property
-    def all_told(self) -> bool:
+    def all_announced(self) -> bool:
         """Whether subscribers know the health of every service."""
-        return not self._untold
+        return not self._unannounced
 
-    def untold(self, limit: int) -> list[Lease]:
+    def unannounced(self, limit: int) -> list[Lease]:
         """At most `limit` leases whose health subscribers don't know yet."""
-        return list(islice(self._untold.values(), limit))
+        return list(islice(self._unannounced.values(), limit))
 
     def put(self, lease: Lease) -> None:
         """Take in a lease, in the place of another of the same id."""
@@ -114,16 +114,16 @@ class LiveView:
         self._names.add(service.name, lease)
         if service.exclusive:
             self._exclusive.add(service.name, lease)
-        lease.lapsed = lease.deadline <= self._judged
+        lease.lapsed = lease.deadline <= self._evaluated_until
         lease.maintenance = self._maintenance.covering(service)
-        lease.health = NOT_JUDGED
+        lease.health = NOT_EVALUATED
         self._types.add(lease)
         self.shares.add(lease)
-        self._settle(lease)
+        self._reindex(lease)
         if lease.lapsed:
             self._lapsed[service.id] = lease
         else:
-            self._look_again(lease)
+            self._reschedule(lease)
         if lease.deadline < self._horizon:
             self._ending.append(lease)
 
@@ -143,7 +143,7 @@ class LiveView:
         service = lease.service
         del self._leases[service.id]
         self._lapsed.pop(service.id, None)
-        self._untold.pop(service.id, None)
+        self._unannounced.pop(service.id, None)
         self._names.remove(service.name, lease)
         if service.exclusive:
             self._exclusive.remove(service.name, lease)
@@ -173,13 +173,13 @@ class LiveView:
         if lease.lapsed:
             self._recover(lease)
         elif doubted or report is not None:
-            self._settle(lease)
+            self._reindex(lease)
 
     def doubt(self, lease: Lease, reason: str | None) -> None:
         """Take the process of a lease for dead; None: no longer."""
         lease.doubt = reason
         if self._leases.get(lease.service.id) is lease:
-            self._settle(lease)
+            self._reindex(lease)
 
     def extend(self, now: float) -> None:
         """Give every lease that has not ended at least its whole ttl from `now`."""
@@ -187,10 +187,10 @@ class LiveView:
             if not lease.lapsed:
                 lease.deadline = max(lease.deadline, now + lease.service.ttl)
 
-    def judge(self, moment: float) -> bool:
+    def evaluate(self, moment: float) -> bool:
         """Leases that ended by `moment` have lapsed from now on; False if some are left."""
-        self._judged = moment
-        for _ in range(_JUDGED_AT_ONCE):
+        self._evaluated_until = moment
+        for _ in range(_EVALUATED_AT_ONCE):
             if not self._deadlines or self._deadlines[0][0] > moment:
                 return True
             due, service_id = heapq.heappop(self._deadlines)
@@ -198,11 +198,11 @@ class LiveView:
             if lease is None or lease.due != due or lease.lapsed:
                 continue
             if lease.deadline > due:
-                self._look_again(lease)
+                self._reschedule(lease)
             else:
                 lease.lapsed = True
                 self._lapsed[service_id] = lease
-                self._settle(lease)
+                self._reindex(lease)
         return False
 
     @property
@@ -218,7 +218,7 @@ class LiveView:
                 covered = self._maintenance.covering(lease.service)
                 if covered is not lease.maintenance:
                     lease.maintenance = covered
-                    self._settle(lease)
+                    self._reindex(lease)
 
     def covered(self, entry: Maintenance) -> Collection[Lease]:
         """The leases of all services that an entry of maintenance is about."""
@@ -230,16 +230,16 @@ class LiveView:
         host = (entry.host or "").lower()
         return [one for one in self._leases.values() if one.service.host.lower() == host]
 
-    def tell(self, lease: Lease, told: str) -> None:
+    def set_announced(self, lease: Lease, health: str) -> None:
         """What subscribers know, or no longer know, of its health."""
-        lease.told = told
+        lease.announced = health
         if self._leases.get(lease.service.id) is lease:
-            self._note(lease)
+            self._track_unannounced(lease)
 
-    def _settle(self, lease: Lease) -> None:
+    def _reindex(self, lease: Lease) -> None:
         """Something that its health depends on may have changed: have it right everywhere."""
         self._house(lease, alive=lease.alive)
-        self._judge(lease)
+        self._evaluate(lease)
 
     def _house(self, lease: Lease, *, alive: bool) -> None:
         """It is at its addresses from now on, or no longer: its neighbours there may see that."""
@@ -254,34 +254,34 @@ class LiveView:
                 lease.rival = lease.rival or rival.service.name
                 if rival.rival is None:
                     rival.rival = lease.service.name
-                    self._judge(rival)
+                    self._evaluate(rival)
         else:
             for neighbour in self._addresses.neighbours(lease.service):
                 if neighbour.rival == lease.service.name:
                     rivals = self._addresses.rivals(neighbour.service)
                     neighbour.rival = rivals[0].service.name if rivals else None
-                    self._judge(neighbour)
+                    self._evaluate(neighbour)
 
-    def _judge(self, lease: Lease) -> None:
+    def _evaluate(self, lease: Lease) -> None:
         before = lease.discoverable
-        lease.judge()
+        lease.evaluate()
         if lease.discoverable != before:
             (self._types.exclude if before else self._types.admit)(lease)
-        self._note(lease)
+        self._track_unannounced(lease)
 
-    def _note(self, lease: Lease) -> None:
-        if lease.news != lease.told:
-            self._untold[lease.service.id] = lease
+    def _track_unannounced(self, lease: Lease) -> None:
+        if lease.health_to_announce != lease.announced:
+            self._unannounced[lease.service.id] = lease
         else:
-            self._untold.pop(lease.service.id, None)
+            self._unannounced.pop(lease.service.id, None)
 
     def _recover(self, lease: Lease) -> None:
         lease.lapsed = False
         del self._lapsed[lease.service.id]
-        self._look_again(lease)
-        self._settle(lease)
+        self._reschedule(lease)
+        self._reindex(lease)
 
-    def _look_again(self, lease: Lease) -> None:
+    def _reschedule(self, lease: Lease) -> None:
         lease.due = lease.deadline
         heapq.heappush(self._deadlines, (lease.due, lease.service.id))
         if len(self._deadlines) > _HEAP_SLACK * (len(self._leases) + 1_000):
