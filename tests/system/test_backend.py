@@ -17,10 +17,9 @@ import pytest
 
 from rsreg import InMemoryBackend, SQLiteBackend
 from rsreg.errors import ConfigurationError, StoreError, StoreInUse
-from rsreg.server.backends.stored import Event, Told
+from rsreg.server.backends.stored import AnnouncedHealth, Event
 from tests.helpers import LIMIT_FILES, printed, python_process
 from tests.stores import HOLD, USE, contents, event, fill, opened, outside, sequence, service
-from rsreg.server.backends.stored import AnnouncedHealth, Event, Service
 
 Store = SQLiteBackend | InMemoryBackend
 

@@ -338,8 +338,9 @@ class CacheMachine(RuleBasedStateMachine):
     def discover_alike(self, kind: str) -> None:
         """Both find one of the same services, or both none, whatever the mode."""
         for mode in (None, "hardware", "simulator"):
-            leases = self.world.registry._view.discoverable(kind, mode)
-            found = {(self.mirror.discover(kind, mode) or {}).get("id") for _ in range(3)}
+            leases = self.harness.registry._view.discoverable(kind, mode)
+            answers = [self.mirror.discover(kind, mode) for _ in range(3)]
+            found = {None if one is None else one["id"] for one in answers}
             assert found <= ({lease.service.id for lease in leases} or {None})
             listed = ids(self.mirror.list_services(kind, mode))
             assert mode is None or set(listed) == {lease.service.id for lease in leases}

@@ -19,9 +19,8 @@ from rsreg.protocol.limits import MAX_EVENTS
 from rsreg.server import dispatch
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.rules.registry import Registry
-from rsreg.server.rules.selection import Chooser
-from tests.helpers import FAR, ManualClock, Sender, UnreliableStore
 from rsreg.server.rules.selection import Strategies
+from tests.helpers import FAR, ManualClock, Sender, UnreliableStore
 
 INFO = {"name": "example", "host": "192.168.1.10", "port": 8080}
 ABOUT = {"req_port": 1, "pub_port": 2, "hb_port": None, "pid": 5}
@@ -151,10 +150,10 @@ def test_renew(harness: DispatcherHarness) -> None:
         "message": "Service renewed successfully",
         "entry": harness.registry.entry("known"),
     }
-    desk.clock.advance(20)
-    desk.registry.evaluate_leases(desk.clock.now)
-    assert desk.ask("get", service_id="known")["service"]["health"] == "passing"
-    assert desk.registry.seq == 1
+    harness.clock.advance(20)
+    harness.registry.evaluate_leases(harness.clock.now)
+    assert harness.ask("get", service_id="known")["service"]["health"] == "passing"
+    assert harness.registry.seq == 1
 
 
 def test_get(harness: DispatcherHarness) -> None:
@@ -163,9 +162,9 @@ def test_get(harness: DispatcherHarness) -> None:
         "service": RECORD,
         "timestamp": 1_617_293_054,
     }
-    desk.clock.advance(30)
-    desk.registry.evaluate_leases(desk.clock.now)
-    assert desk.ask("get", service_id="known")["service"] == {
+    harness.clock.advance(30)
+    harness.registry.evaluate_leases(harness.clock.now)
+    assert harness.ask("get", service_id="known")["service"] == {
         **RECORD,
         "health": "critical",
         "reason": "no heartbeat",
@@ -388,8 +387,8 @@ def test_leases_that_end_soon(harness: DispatcherHarness) -> None:
     harness.clock.advance(2.5)
     assert harness.ask("get", service_id="brief")["service"]["health"] == "passing"
     assert ends() == {"brief": 0.001}, "its heartbeat may be waiting to be read"
-    desk.registry.evaluate_leases(desk.clock.now)
-    assert desk.ask("get", service_id="brief")["service"]["health"] == "critical"
+    harness.registry.evaluate_leases(harness.clock.now)
+    assert harness.ask("get", service_id="brief")["service"]["health"] == "critical"
     assert ends() == {"brief": 0}
     harness.ask("deregister", service_id="brief")
     assert ends() == {}
@@ -699,8 +698,8 @@ def test_a_fault_of_ours_is_an_answer_and_a_log_entry(
     def broken(_services: object) -> Any:
         raise RuntimeError("a strategy with a bug")
 
-    desk.registry._strategies = Strategies(broken, {})
-    reply = desk.refuse(b'{"action":"discover","service_type":"web","request_id":"7"}')
+    harness.registry._strategies = Strategies(broken, {})
+    reply = harness.refuse(b'{"action":"discover","service_type":"web","request_id":"7"}')
     assert reply == {
         "success": False,
         "error": "The registry failed; its log says why",

@@ -133,7 +133,9 @@ def test_maintenance_that_ended_while_the_registry_was_away_is_told(
     assert on_file.tell() == [("recovered", service_id)]
 
 
-def test_a_store_in_trouble_is_told_later_and_only_what_is_still_so(harness: RegistryHarness) -> None:
+def test_a_store_in_trouble_is_told_later_and_only_what_is_still_so(
+    harness: RegistryHarness,
+) -> None:
     one, two = harness.register("a", 10), harness.register("b", 10)
     harness.pass_time(10)
     harness.store.writes_fail = True

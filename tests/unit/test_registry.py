@@ -25,7 +25,7 @@ from rsreg.errors import (
     UnknownService,
 )
 from rsreg.protocol import messages
-from rsreg.protocol.wire import Turn
+from rsreg.protocol.wire import RequestNumber
 from rsreg.server.backends.stored import Event, Service
 from rsreg.server.rules import journal
 from rsreg.server.rules.registry import Registry
@@ -212,7 +212,7 @@ def test_a_service_is_judged_when_the_sockets_were_last_empty(harness: RegistryH
     assert harness.health(service_id) == "passing"
     assert harness.expire() == []
     harness.registry.renew(service_id)
-    harness.registry.caught_up(harness.clock.now)
+    harness.registry.evaluate_leases(harness.clock.now)
     assert harness.health(service_id) == "passing"
     assert harness.expire() == []
 
@@ -257,7 +257,7 @@ def test_after_a_stall_every_lease_starts_afresh(harness: RegistryHarness) -> No
 def test_a_step_of_the_wall_clock_changes_no_lease(harness: RegistryHarness, step: float) -> None:
     service_id = harness.register(ttl=10)
     harness.wall.advance(step)
-    harness.registry.caught_up(harness.clock.now)
+    harness.registry.evaluate_leases(harness.clock.now)
     assert harness.health(service_id) == "passing"
     harness.registry.renew(service_id)
     assert harness.get(service_id)["last_heartbeat"] == 1_700_000_000 + step
@@ -278,7 +278,7 @@ def test_services_that_come_and_go_leave_nothing_behind(harness: RegistryHarness
         harness.pass_time(10)
         assert harness.expire() == [name]
     assert harness.registry._view._deadlines == []
-    assert list(harness.registry._view.kinds()) == []
+    assert list(harness.registry._view.service_types()) == []
 
 
 def test_a_tag_of_its_own_costs_little(harness: RegistryHarness) -> None:
@@ -321,7 +321,7 @@ def test_many_leases_that_end_at_once_are_judged_in_slices(harness: RegistryHarn
     harness.commit()
     harness.clock.advance(10)
     critical, slices = 0, 0
-    while not harness.registry.caught_up(harness.clock.now):
+    while not harness.registry.evaluate_leases(harness.clock.now):
         slices += 1
         healths = [record["health"] for record in harness.list("A").values()]
         assert critical < healths.count("critical") <= critical + 400
@@ -443,33 +443,35 @@ def test_a_resent_deregister_is_answered_as_before(harness: RegistryHarness) -> 
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_resend_does_not_undo_what_came_after(on_file: RegistryHarness, restarted: bool) -> None:
-    """Its sender counts in turns, so it never sends two requests that are the same."""
+    """Its sender numbers its requests, so it never sends two requests that are the same."""
     info = {"name": "a", "host": "h", "port": 1, "id": "mine"}
     old, new = (messages.read_service_info({**info, "type": kind}) for kind in ("old", "new"))
 
     def ask(number: int, asked: Any = old) -> str:
         if restarted:
             on_file.restart(killed=True)
-        turn = Turn("driver", number)
-        service_id = on_file.registry.register(asked[0], asked[1], 30, f"token {number}", turn=turn)
+        request_number = RequestNumber("driver", number)
+        service_id = on_file.registry.register(
+            asked[0], asked[1], 30, f"token {number}", request_number=request_number
+        )
         on_file.commit()
         return service_id
 
     assert ask(1) == ask(2, new) == ask(1) == "mine"
     assert list(on_file.list("new")) == ["mine"]
-    on_file.registry.update("mine", {"port": 2}, {}, "token 3", Turn("driver", 3))
+    on_file.registry.update("mine", {"port": 2}, {}, "token 3", RequestNumber("driver", 3))
     on_file.commit()
     for late in (1, 2):
         assert ask(late) == "mine"
-        on_file.registry.update("mine", {"port": 2}, {}, "token 3", Turn("driver", 3))
+        on_file.registry.update("mine", {"port": 2}, {}, "token 3", RequestNumber("driver", 3))
         assert on_file.commit() == []
     assert on_file.get("mine")["port"] == 2
-    on_file.registry.deregister("mine", "token 4", Turn("driver", 4))
+    on_file.registry.deregister("mine", "token 4", RequestNumber("driver", 4))
     on_file.commit()
     for late in (1, 2):
         with pytest.raises(UnknownService):
             ask(late)
-    on_file.registry.deregister("mine", "token 4", Turn("driver", 4))
+    on_file.registry.deregister("mine", "token 4", RequestNumber("driver", 4))
     assert (on_file.commit(), on_file.list()) == ([], {})
 
 
@@ -480,7 +482,7 @@ def test_what_a_later_request_of_its_sender_overtook_is_refused(
 ) -> None:
     """It was never read before: it waited on a connection that its sender has given up."""
     info = messages.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
-    on_file.registry.register(*info, 30, "token 5", turn=Turn("driver", 5))
+    on_file.registry.register(*info, 30, "token 5", request_number=RequestNumber("driver", 5))
     on_file.commit()
     if restarted:
         on_file.restart(killed=True)
@@ -492,7 +494,7 @@ def test_what_a_later_request_of_its_sender_overtook_is_refused(
     }
     late = getattr(on_file.registry, overtaken)
     with pytest.raises(UnknownService, match="after a later"):
-        late(*asked[overtaken], token="token 4", turn=Turn("driver", 4))
+        late(*asked[overtaken], token="token 4", request_number=RequestNumber("driver", 4))
     assert (on_file.commit(), on_file.list()) == ([], before)
 
 
@@ -1081,28 +1083,28 @@ def test_a_registration_that_comes_after_it_was_taken_back_is_refused(
 ) -> None:
     """It waited on another connection, given up on, while the later request got through."""
     info = messages.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
-    harness.registry.register(*info, 30, None, turn=Turn("driver", 1))
+    harness.registry.register(*info, 30, None, request_number=RequestNumber("driver", 1))
     harness.commit()
-    harness.registry.deregister("mine", None, Turn("driver", 3))
+    harness.registry.deregister("mine", None, RequestNumber("driver", 3))
     harness.commit()
     with pytest.raises(UnknownService, match="after a later request"):
-        harness.registry.register(*info, 30, None, turn=Turn("driver", 2))
+        harness.registry.register(*info, 30, None, request_number=RequestNumber("driver", 2))
     assert harness.commit() == []
-    for turn in (Turn("driver", 6), Turn("another driver", 1), None):
-        harness.registry.register(*info, 30, None, turn=turn)
+    for request_number in (RequestNumber("driver", 6), RequestNumber("another driver", 1), None):
+        harness.registry.register(*info, 30, None, request_number=request_number)
         assert list(harness.list()) == ["mine"]
-        harness.registry.deregister("mine", None, Turn("driver", 9))
+        harness.registry.deregister("mine", None, RequestNumber("driver", 9))
         harness.commit()
 
 
 def test_a_refused_goodbye_keeps_nobody_out(harness: RegistryHarness) -> None:
     info = messages.read_service_info({"name": "a", "host": "h", "port": 1, "id": "mine"})
-    harness.registry.register(*info, 30, None, turn=Turn("driver", 1))
+    harness.registry.register(*info, 30, None, request_number=RequestNumber("driver", 1))
     harness.commit()
-    harness.registry.deregister("mine", None, Turn("driver", 3))
+    harness.registry.deregister("mine", None, RequestNumber("driver", 3))
     harness.store.writes_fail = True
     with pytest.raises(StoreError):
         harness.registry.commit()
     harness.store.writes_fail = False
-    harness.registry.register(*info, 30, None, turn=Turn("driver", 2))
+    harness.registry.register(*info, 30, None, request_number=RequestNumber("driver", 2))
     assert [event["type"] for event in harness.commit()] == ["register"]

@@ -12,7 +12,7 @@ import pytest
 from rsreg import InMemoryBackend
 from rsreg.errors import ConfigurationError, InvalidRequest, NoService
 from rsreg.server.backends.stored import Service
-from rsreg.server.rules.selection import Chooser, read_filter
+from rsreg.server.rules.selection import Strategies, read_filter
 from tests.harness import RegistryHarness
 
 
@@ -216,6 +216,6 @@ def test_strategies_of_ones_own_have_names() -> None:
 
 def test_wrong_strategies_are_refused_at_the_start() -> None:
     with pytest.raises(ConfigurationError, match="there is a strategy 'random' already"):
-        Chooser("random", {"random": lambda services: services[0]})
+        Strategies("random", {"random": lambda services: services[0]})
     with pytest.raises(ConfigurationError, match="no strategy 'best'"):
-        Chooser("best", {})
+        Strategies("best", {})
