@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gevent
 
 from rsreg import config
+from rsreg.awaitable import Done
 from rsreg.errors import StoreError
 from rsreg.server.backends.base import RegistryBackend, Stored
 from rsreg.server.backends.memory import InMemoryBackend
@@ -25,40 +26,32 @@ from rsreg.server.server import RegistryServer, check_backend
 _LOOK = 1.0
 
 
-class _Done:
-    """Something that is over, and may be awaited."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
 class AsyncSQLiteBackend(SQLiteBackend):
     """SQLiteBackend whose `initialize()` and `close()` may be awaited, as in the specification."""
 
-    def initialize(self) -> _Done:
+    def initialize(self) -> Done:
         """Open the file now; await the result or not."""
         super().initialize()
-        return _Done()
+        return Done()
 
-    def close(self) -> _Done:
+    def close(self) -> Done:
         """Close the file now; await the result or not."""
         super().close()
-        return _Done()
+        return Done()
 
 
 class AsyncInMemoryBackend(InMemoryBackend):
     """InMemoryBackend whose `initialize()` and `close()` may be awaited."""
 
-    def initialize(self) -> _Done:
+    def initialize(self) -> Done:
         """Make the tables now; await the result or not."""
         super().initialize()
-        return _Done()
+        return Done()
 
-    def close(self) -> _Done:
+    def close(self) -> Done:
         """Forget all that is in it now; await the result or not."""
         super().close()
-        return _Done()
+        return Done()
 
 
 @runtime_checkable
@@ -188,7 +181,7 @@ class _Waiting:
     def _waiting(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **named: Any) -> Any:
             said = method(*args, **named)
-            awaited = inspect.isawaitable(said) and not isinstance(said, _Done)
+            awaited = inspect.isawaitable(said) and not isinstance(said, Done)
             return self._wait(said) if awaited else said
 
         return call

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from rsreg.awaitable import Done
 from rsreg.client.registration.local_service import Busy
 from rsreg.client.registration.registered import Registered
 from rsreg.client.registration.registration import UpdateFields
@@ -17,14 +18,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Done:
-    """What may be awaited or not: there is nothing to wait for."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
 
 
 class AsyncRegistered:
