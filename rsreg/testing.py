@@ -151,4 +151,4 @@ class LocalRegistry:
             time.sleep(_LOOK)
 
     def _news(self) -> Record:
-        return self._channel.run(calls.news(None, None), _PATIENCE)
+        return self._channel.run(calls.changes_since(None, None), _PATIENCE)

@@ -1,4 +1,4 @@
-"""The asyncio client: the same calls, the same exchange, driven by asyncio.
+"""The asyncio client: the same verbs as those of the blocking one, driven by asyncio.
 
 Not for a process that gevent has monkey-patched; `RegistryClient` with a green context is.
 """
@@ -7,67 +7,89 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+import functools
+import inspect
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import zmq
 import zmq.asyncio
 
 from rsreg import config, timing
-from rsreg.client.cache.client_cache import ClientCache, discovered
-from rsreg.client.cache.service_cache import ServiceCache
-from rsreg.client.registration import owner, registration
-from rsreg.client.registration.async_registered import AsyncRegistered, Done
+from rsreg.awaitable import Done
+from rsreg.client import verbs
+from rsreg.client.registration.async_registered import AsyncRegistered
 from rsreg.client.registration.local_service import Busy
 from rsreg.client.registration.own_services import Heartbeats
-from rsreg.client.registration.registered import Registered, plan
-from rsreg.client.registration.registration import (
-    Details,
-    Registration,
-    UpdateFields,
-    fields_of_update,
-)
-from rsreg.client.waiting import Waiting
-from rsreg.errors import RegistryError
-from rsreg.protocol import calls, records
+from rsreg.client.registration.registered import Plan, Registered, make_plan
+from rsreg.client.session import Session
+from rsreg.client.sync import RegistryClient
+from rsreg.client.verbs import Instruction, RunBlocking, Verb
 from rsreg.protocol.calls import Call, Record
-from rsreg.protocol.query import (
-    Choice,
-    Listed,
-    check_type,
-    check_watch,
-    checked_maintenance,
-    checked_wait,
-    chosen,
-    listed,
-    narrowed,
-    pooled,
-)
-from rsreg.protocol.records import ServiceList, ServiceRecord
+from rsreg.protocol.query import check_watch
 from rsreg.system.threads import Stop
-from rsreg.transport import connect, sockets
+from rsreg.transport import sockets
 from rsreg.transport.async_channel import AsyncChannel
 from rsreg.transport.async_event_stream import AsyncEventStream
 from rsreg.transport.async_listener import AsyncListener
-from rsreg.transport.exchange import carried_async
+from rsreg.transport.driver import Ask, Receive, drive_async
 from rsreg.transport.listener import Handler, Handlers
 from rsreg.transport.subscription import Follower, Listening
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def coroutine(
+    method: Callable[Concatenate[RegistryClient, P], T],
+    verb: Callable[Concatenate[Session, P], Verb[T]],
+) -> Callable[Concatenate[AsyncRegistryClient, P], Coroutine[Any, Any, T]]:
+    """Make the coroutine method that runs `verb`, with the signature and the help of `method`."""
+
+    @functools.wraps(method)
+    async def run(self: AsyncRegistryClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await drive_async(verb(self._session, *args, **kwargs), self._do)
+
+    return run
+
+
+def for_async_with(
+    method: Callable[Concatenate[RegistryClient, P], Registered],
+    make_plan: Callable[Concatenate[config.ClientSettings, P], Plan],
+) -> Callable[Concatenate[AsyncRegistryClient, P], AsyncRegistered]:
+    """Make the method whose result is for `async with`, with the help of `method`."""
+
+    @functools.wraps(method)
+    def make(self: AsyncRegistryClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncRegistered:
+        plan = make_plan(self.settings, *args, **kwargs)
+        return AsyncRegistered(Registered(plan, self._session.own, self._session.changed))
+
+    signature = inspect.signature(method).replace(return_annotation=AsyncRegistered.__name__)
+    make.__dict__["__signature__"] = signature
+    return make
 
 
 class AsyncRegistryClient:
     """RegistryClient for asyncio: the same arguments, names, answers and errors, as coroutines.
 
-    Event handlers may be functions or coroutines. `connect()` may be called or awaited. Tasks may
-    share a client; their calls are carried one after the other.
+    Tasks may share a client: their calls are carried one after the other. A client may be used in
+    one event loop after the other: it goes over with its first call there, and its event handlers
+    with it. While the loop before still runs, that call raises a RuntimeError.
 
-    A client may be used in one event loop after the other: with its first call there it goes over,
-    and its event handlers with it. While the loop before still runs, that is a RuntimeError.
+    Args:
+        registry_req_endpoint: The registry: `tcp://host:port`, `host:port` or `host`. The default
+            is `RSREG_ENDPOINT`, else this machine.
+        registry_sub_endpoint: Where it publishes events; by default it is asked for that.
+        registry_hb_endpoint: Where it takes heartbeats; by default where it takes requests.
+        timeout: The seconds that each call may take in all.
+        client_id: A name for this client, shown in its `repr`.
+        cache: Answer from a ServiceCache where that is certain, as in RegistryClient.
+        mode: "hardware", "simulator" or "any", as in RegistryClient.
+        context: The ZeroMQ context to use; by default one of rsreg's own.
+
+    Raises:
+        ConfigurationError: An argument, or a variable of the environment, is not valid.
     """
 
     def __init__(
@@ -93,11 +115,11 @@ class AsyncRegistryClient:
         self._context = context or zmq.asyncio.Context(sockets.own_context())
         self._channel = AsyncChannel(self.settings.req_endpoint, self._context)
         self._handlers = Handlers()
-        self._heartbeats = Heartbeats(self.settings)
         self._listener = AsyncListener(self._handlers, self._stream)
-        self._over = Stop()
-        # On a thread of its own, like the heartbeat: it is up to date after the loop was blocked.
-        self._cache = ClientCache(self.settings, None) if cache else None
+        self._closed = Stop()
+        # Heartbeats and the cache are on threads of their own: a blocked loop does not stop them.
+        own = Heartbeats(self.settings)
+        self._session = Session(self.settings, own, self._context, cache=cache)
 
     def __repr__(self) -> str:
         return f"<AsyncRegistryClient {self.settings.client_id} on {self.settings.req_endpoint}>"
@@ -112,316 +134,157 @@ class AsyncRegistryClient:
     # -- connecting
 
     def connect(self) -> Awaitable[None]:
-        """See RegistryClient; await it or not."""
-        if self._over.is_set():
-            self._over = Stop()
+        """Take calls again after `disconnect`; await it or not.
+
+        Sockets are opened with the first call.
+        """
+        if self._closed.is_set():
+            self._closed = Stop()
         self._channel.open()
-        if self._cache is not None:
-            self._cache.open()
+        if self._session.cache is not None:
+            self._session.cache.open()
         return Done()
 
     async def disconnect(self) -> None:
-        """See RegistryClient."""
+        """Stop heartbeats and events, and close the sockets; `close` is the same.
+
+        Registrations stay until their ttl. Takes at most a second for each of them, also while the
+        registry can't be reached.
+        """
         await self.stop_heartbeat()
         await self.stop_event_listener()
-        self._over.set()
-        if self._cache is not None:
-            await asyncio.to_thread(self._cache.close)
+        self._closed.set()
+        if self._session.cache is not None:
+            await asyncio.to_thread(self._session.cache.close)
         self._channel.close()
 
     close = disconnect
 
     # -- registering
 
-    async def register(
-        self,
-        name: str,
-        host: str,
-        port: int,
-        service_type: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        ttl: float = config.DEFAULT_TTL,
-        singleton: bool = False,
-        allow_duplicate_service_type: bool = False,
-        service_id: str | None = None,
-        **details: Unpack[Details],
-    ) -> str:
-        """See RegistryClient."""
-        wanted = Registration.of(
-            name,
-            host,
-            port,
-            service_type,
-            metadata,
-            ttl,
-            singleton=singleton,
-            allow_duplicate_service_type=allow_duplicate_service_type,
-            service_id=service_id,
-            default_mode=self.settings.mode,
-            **details,
-        )
-        return await self._register(wanted, judges=service_id is None)
-
-    async def reregister(self) -> str | None:
-        """See RegistryClient."""
-        last = self._heartbeats.last
-        return await self._register(last.registration) if last else None
-
-    async def deregister(self, service_id: str | None = None, *, force: bool = False) -> bool:
-        """See RegistryClient."""
-        target = self._own_id(service_id)
-        if target is None:
-            return False
-        await asyncio.to_thread(self._heartbeats.left, target)
-        return await self._change(calls.deregister(target, owner.this_process(), force=force))
-
-    async def renew(self, service_id: str | None = None) -> bool:
-        """See RegistryClient."""
-        target = self._own_id(service_id)
-        if target is None:
-            return False
-        return (await self._run(calls.renew(target, self._heartbeats.report(target)))) is not None
-
-    async def start_heartbeat(self, interval: float | None = None, *, reclaim: bool = True) -> None:
-        """See RegistryClient: here too on an OS thread, so a blocked loop does not stop it."""
-        await asyncio.to_thread(self._heartbeats.start, interval, reclaim=reclaim)
-
-    async def stop_heartbeat(self) -> None:
-        """See RegistryClient."""
-        await asyncio.to_thread(self._heartbeats.stop)
-
-    def registered(
-        self,
-        name: str,
-        host: str | None = None,
-        port: int | None = None,
-        service_type: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        ttl: float = config.DEFAULT_TTL,
-        *,
-        singleton: bool = False,
-        allow_duplicate_service_type: bool = False,
-        service_id: str | None = None,
-        socket: zmq.Socket[Any] | None = None,
-        advertise: str | None = None,
-        required: bool = False,
-        heartbeat: str = "thread",
-        watchdog: float | None = None,
-        reclaim: bool = True,
-        **details: Unpack[Details],
-    ) -> AsyncRegistered:
-        """See RegistryClient; for `async with`, and for coroutine functions."""
-        wanted = plan(
-            self.settings,
-            name,
-            host,
-            port,
-            service_type,
-            metadata,
-            ttl,
-            singleton=singleton,
-            allow_duplicate_service_type=allow_duplicate_service_type,
-            service_id=service_id,
-            socket=socket,
-            advertise=advertise,
-            required=required,
-            heartbeat=heartbeat,
-            watchdog=watchdog,
-            reclaim=reclaim,
-            **details,
-        )
-        return AsyncRegistered(Registered(wanted, self.settings, self._here, self._changed))
-
-    async def update(self, *, force: bool = False, **changes: Unpack[UpdateFields]) -> bool:
-        """See RegistryClient."""
-        presence, changed = self._heartbeats.of_last(), fields_of_update(**changes)
-        # Before anything is told: it has to fit into a registration, too.
-        presence.registration.changed(changed)
-        service_id = presence.service_id
-        told = None
-        with presence.changing(changed):
-            if service_id is not None:
-                call = calls.update(service_id, changed, presence.registration.asker, force=force)
-                told = await self._change(call)
-            presence.change(changed, told)
-        return told is not None
-
-    async def ready(self) -> bool:
-        """See RegistryClient."""
-        return await self.update(ready=True)
+    register = coroutine(RegistryClient.register, verbs.register)
+    reregister = coroutine(RegistryClient.reregister, verbs.reregister)
+    deregister = coroutine(RegistryClient.deregister, verbs.deregister)
+    renew = coroutine(RegistryClient.renew, verbs.renew)
+    start_heartbeat = coroutine(RegistryClient.start_heartbeat, verbs.start_heartbeat)
+    stop_heartbeat = coroutine(RegistryClient.stop_heartbeat, verbs.stop_heartbeat)
+    registered = for_async_with(RegistryClient.registered, make_plan)
+    update = coroutine(RegistryClient.update, verbs.update)
+    ready = coroutine(RegistryClient.ready, verbs.ready)
 
     def status(
         self, text: str | None = None, *, progress: float | None = None, load: float | None = None
     ) -> Awaitable[None]:
-        """See RegistryClient; await it or not."""
-        self._heartbeats.of_last().status(text, progress=progress, load=load)
+        """Report what the driver of the last registration is doing; await it or not.
+
+        It is sent with the next heartbeat. Without any argument it clears all three.
+
+        Args:
+            text: The status, like "homing"; it replaces the old text and its progress.
+            progress: 0 to 1, of the text.
+            load: At least 0, in a unit of your own; it stays until another is reported.
+
+        Raises:
+            ConfigurationError: Nothing is registered, or a value is not valid.
+        """
+        self._session.own.of_last().status(text, progress=progress, load=load)
         return Done()
 
     def busy(self, text: str, max: float) -> Busy:
-        """See RegistryClient; for `with` and `async with`."""
-        return self._heartbeats.of_last().busy(text, max)
+        """Report a task that takes a while: `async with client.busy("homing", max=300): …`.
+
+        Args:
+            text: Shown as the status meanwhile.
+            max: Seconds that it may take; for so long the watchdog need not be fed.
+
+        Returns:
+            An object for `with` and `async with`.
+
+        Raises:
+            ConfigurationError: Nothing is registered, or a value is not valid.
+        """
+        return self._session.own.of_last().busy(text, max)
 
     def feed(self) -> Awaitable[None]:
-        """See RegistryClient; await it or not."""
-        self._heartbeats.of_last().feed()
+        """Tell the `watchdog` of `registered` that the main loop runs; await it or not.
+
+        Raises:
+            ConfigurationError: There is no watchdog.
+        """
+        self._session.own.of_last().feed()
         return Done()
 
     # -- asking
 
-    async def get_service(self, service_id: str | None = None) -> ServiceRecord | None:
-        """See RegistryClient."""
-        target = self._own_id(service_id)
-        if target is None:
-            return None
-        return self._known(ServiceCache.get_service, target) or await self._run(calls.get(target))
-
-    async def list_services(
-        self, service_type: str | None = None, **filters: Unpack[Listed]
-    ) -> ServiceList:
-        """See RegistryClient."""
-        asked = listed(filters, self.settings.mode)
-        known = self._known(ServiceCache.list_services, service_type, asked)
-        if known is not None:
-            return known
-        return await self._run(calls.list_services(service_type, asked))
-
-    async def discover_service(
-        self, service_type: str, **choice: Unpack[Choice]
-    ) -> ServiceRecord | None:
-        """See RegistryClient."""
-        asked, seconds = chosen(service_type, choice, self.settings.mode)
-        known = self._known(discovered, service_type, asked)
-        if known is not None:
-            return known
-        call = calls.discover(service_type, owner.asking(asked))
-        if not seconds:
-            return await self._run(call)
-        return (await self._wait({service_type: call}, seconds))[service_type]
-
-    async def get_endpoint(
-        self, service_type: str, endpoint: str | None = None, **choice: Unpack[Choice]
-    ) -> str | None:
-        """See RegistryClient."""
-        service = await self.discover_service(service_type, **choice)
-        return None if service is None else records.endpoint_of(service, endpoint)
-
-    async def connect_to(
-        self,
-        service_type: str,
-        kind: int = zmq.REQ,
-        endpoint: str | None = None,
-        *,
-        timeout: float = 5.0,
-        **choice: Unpack[Choice],
-    ) -> Any:
-        """See RegistryClient; a socket of zmq.asyncio."""
-        connect.check(kind, timeout)
-        first = connect.found(await self.discover_service(service_type, **choice), service_type)
-        asked = pooled(choice, self.settings.mode)
-
-        async def others(seconds: float) -> list[ServiceRecord]:
-            with contextlib.suppress(RegistryError):
-                known = await self._run(calls.list_services(service_type, asked), seconds)
-                return connect.others(first, known, asked.get("mode"))
-            return []
-
-        race = connect.racing(self._context, kind, first, endpoint, timeout)
-        return await connect.connect_async(race, others)
-
-    async def find_service(self, name: str) -> ServiceRecord | None:
-        """See RegistryClient."""
-        asked = narrowed({}, self.settings.mode)
-        known = self._known(ServiceCache.list_services, None, asked)
-        found = await self._run(calls.find(name, asked)) if known is None else known
-        return records.pick_by_name(found, name)
-
-    async def wait_for(
-        self, *service_types: str, timeout: float = 60.0
-    ) -> dict[str, ServiceRecord | None]:
-        """See RegistryClient."""
-        checked_wait(timeout, "timeout")
-        for kind in service_types:
-            check_type(kind)
-        asked = narrowed({}, self.settings.mode)
-        return await self._wait(
-            {kind: calls.discover(kind, asked) for kind in service_types}, timeout
-        )
-
-    async def maintenance(
-        self,
-        on: bool,
-        *,
-        service: str | None = None,
-        service_type: str | None = None,
-        host: str | None = None,
-        for_: float | None = None,
-        forever: bool = False,
-        reason: str | None = None,
-        by: str | None = None,
-        force: bool = False,
-    ) -> list[Record]:
-        """See RegistryClient."""
-        asked = checked_maintenance(
-            on,
-            service=service,
-            service_type=service_type,
-            host=host,
-            for_=for_,
-            forever=forever,
-            reason=reason,
-            by=by,
-            force=force,
-        )
-        return await self._change(calls.maintenance(owner.signed(asked)))
-
-    async def health_check(self) -> bool:
-        """See RegistryClient."""
-        with contextlib.suppress(RegistryError, zmq.ZMQError, OSError, MemoryError):
-            return await self._run(calls.health())
-        return False
-
-    async def server_status(self, *, services: bool = True) -> Record:
-        """See RegistryClient."""
-        return await self._run(calls.info(services=services))
-
-    async def backup(self, path: str | os.PathLike[str], *, replace: bool = False) -> Record:
-        """See RegistryClient."""
-        return await self._run(calls.backup(os.path.abspath(path), replace=replace))
-
-    async def terminate_registry_server(self) -> bool:
-        """See RegistryClient."""
-        return await self._run(calls.terminate())
+    get_service = coroutine(RegistryClient.get_service, verbs.get_service)
+    list_services = coroutine(RegistryClient.list_services, verbs.list_services)
+    discover_service = coroutine(RegistryClient.discover_service, verbs.discover_service)
+    get_endpoint = coroutine(RegistryClient.get_endpoint, verbs.get_endpoint)
+    connect_to = coroutine(RegistryClient.connect_to, verbs.connect_to)
+    find_service = coroutine(RegistryClient.find_service, verbs.find_service)
+    wait_for = coroutine(RegistryClient.wait_for, verbs.wait_for)
+    maintenance = coroutine(RegistryClient.maintenance, verbs.maintenance)
+    health_check = coroutine(RegistryClient.health_check, verbs.health_check)
+    server_status = coroutine(RegistryClient.server_status, verbs.server_status)
+    backup = coroutine(RegistryClient.backup, verbs.backup)
+    terminate_registry_server = coroutine(
+        RegistryClient.terminate_registry_server, verbs.terminate_registry_server
+    )
+    events_since = coroutine(RegistryClient.events_since, verbs.events_since)
 
     # -- events
 
     def on_event(self, event_type: str, handler: Handler) -> None:
-        """See RegistryClient; `handler` may be a coroutine function too."""
+        """Call `handler` with the `data` of each event of a type; see `start_event_listener`.
+
+        Handlers run one after the other in a task of the event loop, and may call this client.
+
+        Args:
+            event_type: register, update, replace, deregister, expire, critical, recovered or
+                maintenance; "reset" says that events were missed for good.
+            handler: A function or a coroutine function, called with `{"service_id": …,
+                "service_info": {…}}`; with `{}` for "reset".
+        """
         self._handlers.add(event_type, handler)
 
     def on_any_event(self, handler: Handler) -> None:
-        """See RegistryClient; `handler` may be a coroutine function too."""
+        """Call `handler` with each whole event; see `start_event_listener`.
+
+        Args:
+            handler: A function or a coroutine function, called with `{"type", "timestamp", "data",
+                "seq", "epoch", …}`.
+        """
         self._handlers.add_any(handler)
 
     async def on(self, event_type: str, handler: Handler) -> Handler:
-        """See RegistryClient; no decorator here, since it has to be awaited."""
+        """Call `handler` for events of a type, and listen from now on.
+
+        Args:
+            event_type: As in `on_event`; "*" is any event, and gives the whole of it.
+            handler: As in `on_event`; it is needed here: no decorator can be awaited.
+
+        Returns:
+            The handler.
+
+        Raises:
+            RequestTimeout: The listener has to be started, and the registry can't be reached.
+        """
         if not self._listener.go_on():
             await self.start_event_listener()
         self._handlers.add(event_type, handler)
         return handler
 
     async def start_event_listener(self) -> None:
-        """See RegistryClient; handlers run in a task of this loop."""
+        """Listen to events from now on, in a task of this event loop.
+
+        Raises:
+            RequestTimeout: The registry can't be reached.
+        """
         await self._listener.start()
 
     async def stop_event_listener(self) -> None:
-        """See RegistryClient."""
+        """Stop listening to events, if it listens."""
         await self._listener.stop()
-
-    async def events_since(
-        self, seq: int | None = None, epoch: str | None = None, mark: str | None = None
-    ) -> Record:
-        """See RegistryClient."""
-        return await self._run(calls.events(seq, epoch, mark))
 
     def watch(
         self,
@@ -431,64 +294,53 @@ class AsyncRegistryClient:
         epoch: str | None = None,
         mark: str | None = None,
     ) -> AsyncGenerator[Record, None]:
-        """See RegistryClient; it begins at the first step."""
+        """Generate whole events: in order, once each, without gaps. It begins at the first step.
+
+        A registry that goes away is waited for. The generator ends when the client is closed. Where
+        events are missed for good, it gives one of the type "reset".
+
+        Args:
+            type: Only events of services found under this type.
+            since: The `seq` of the last event that you know; by default it begins now.
+            epoch: The `epoch` of that event.
+            mark: The `mark` of that event.
+
+        Raises:
+            ConfigurationError: An argument is not valid.
+            RequestTimeout: The registry can't be reached at the beginning.
+        """
         check_watch(type, since, epoch, mark)
         return self._stream(Follower(timing.steady, since, epoch, mark)).events(type)
 
-    def _stream(self, listening: Listening) -> AsyncEventStream:
-        return AsyncEventStream(listening, self.settings, self._context, self._over)
+    # -- how it is done
 
-    # -- carrying calls
-
-    async def _wait(
-        self, wanted: Mapping[str, Call[ServiceRecord | None]], seconds: float
-    ) -> dict[str, ServiceRecord | None]:
-        waiting = Waiting(wanted, seconds, timing.steady)
-        try:
-            for _ in wanted:
-                waiting.answered(await self._run(waiting.question(), waiting.patience))
-        except RegistryError as error:
-            waiting.unanswered(error)
+    async def _do(self, instruction: Instruction) -> Any:
+        if isinstance(instruction, Call):
+            return await self._ask(instruction, self.settings.timeout)
+        if isinstance(instruction, Ask):
+            call, timeout, changes = instruction
+            limit = self.settings.timeout
+            try:
+                return await self._ask(call, limit if timeout is None else min(timeout, limit))
+            finally:
+                # After a timeout too: the change may have happened.
+                if changes:
+                    self._session.changed()
+        if isinstance(instruction, RunBlocking):
+            return await asyncio.to_thread(instruction.function)
+        if isinstance(instruction, Receive):
+            socket, seconds = instruction
+            ready = await socket.poll(math.ceil(seconds * 1000))
+            return await socket.recv_multipart(zmq.DONTWAIT) if ready else None
+        waiting = instruction.waiting
         with contextlib.closing(self._stream(waiting)) as stream:
             while waiting.left:
                 await stream.next(waiting.left)
-        return waiting.result()
+        return None
 
-    async def _run(self, call: Call[T], timeout: float | None = None) -> T:
+    async def _ask(self, call: Call[T], timeout: float) -> T:
         self._listener.go_on()
-        limit = self.settings.timeout
-        return await self._channel.run(call, limit if timeout is None else min(timeout, limit))
+        return await self._channel.run(call, timeout)
 
-    def _known(
-        self, read: Callable[..., T], target: object, asked: Mapping[str, Any] = calls.NOTHING_MORE
-    ) -> T | None:
-        return None if self._cache is None else self._cache.answer(read, target, asked)
-
-    def _here(self) -> tuple[Heartbeats, None]:
-        return self._heartbeats, None
-
-    async def _change(self, call: Call[T], timeout: float | None = None) -> T:
-        try:
-            return await self._run(call, timeout)
-        finally:
-            # After a timeout too: the change may have happened.
-            self._changed()
-
-    def _changed(self) -> None:
-        if self._cache is not None:
-            self._cache.changed()
-
-    async def _register(self, wanted: Registration, *, judges: bool = False) -> str:
-        until = timing.steady() + self.settings.timeout
-        report = self._heartbeats.report(wanted.service_id)
-        with self._heartbeats.registering(wanted):
-            entry = await carried_async(
-                registration.registering(wanted, report, judges=judges),
-                lambda call: self._change(call, max(0.0, until - timing.steady())),
-            )
-            self._heartbeats.registered(wanted, entry)
-        return entry.service_id
-
-    def _own_id(self, service_id: str | None) -> str | None:
-        last = self._heartbeats.last
-        return service_id if service_id is not None or last is None else last.service_id
+    def _stream(self, listening: Listening) -> AsyncEventStream:
+        return AsyncEventStream(listening, self.settings, self._context, self._closed)

@@ -1,19 +1,16 @@
-"""Carries the calls of one blocking client: one at a time, from any thread, in any process."""
+"""The connection of one blocking client: it carries one call at a time, from any thread."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import zmq
 
 from rsreg import timing
-from rsreg.client.cache.client_cache import ClientCache
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RequestTimeout
-from rsreg.protocol import calls
 from rsreg.protocol.calls import Call
 from rsreg.system import threads
 from rsreg.transport.channel import Channel
@@ -24,71 +21,43 @@ T = TypeVar("T")
 _CLOSE = 0.5
 
 
-class Carrier:
-    """The connection of a client, its lock, and what a fork makes of them.
+class Connection:
+    """One channel and its lock, in one process; `closed` is set while the client is closed."""
 
-    With `cache` there is one that answers before the registry is asked.
-    """
+    def __init__(self, settings: ClientSettings, context: zmq.Context[Any] | None) -> None:
+        self.closed = threads.Stop()
+        self._settings = settings
+        self._context = context
+        self._lock = threads.new_rlock()
+        self._holder: tuple[int, object] | None = None
+        self._channel = Channel(settings.req_endpoint, context)
 
-    _pid: int
-    _holder: tuple[int, object] | None
-    _over: threads.Stop
-
-    def __init__(
-        self, settings: ClientSettings, context: zmq.Context[Any] | None, *, cache: bool
-    ) -> None:
-        self.settings = settings
-        self._given_context = context
-        self._wants_cache = cache
-        self._start_afresh()
-
-    def connect(self) -> None:
-        """Open the socket for requests now. Needed only after `disconnect`: calls do it too."""
-        if self._over.is_set():
-            self._over = threads.Stop()
-        with self._alone(self.settings.timeout) as channel:
+    def open(self) -> None:
+        """Open the socket now, also after a `close`."""
+        if self.closed.is_set():
+            self.closed = threads.Stop()
+        with self._alone(self._settings.timeout) as channel:
             channel.open()
-        if self._cache is not None:
-            self._cache.open()
 
-    def _hang_up(self) -> None:
-        """End what waits, and close the socket."""
-        self._over.set()
-        if self._cache is not None:
-            self._cache.close()
+    def close(self) -> None:
+        """Close the socket, and take no more calls."""
+        self.closed.set()
         # A call under way in another thread closes the socket itself when it is over.
         with contextlib.suppress(RequestTimeout), self._alone(_CLOSE) as channel:
             channel.close()
 
-    def _run(self, call: Call[T], timeout: float | None = None) -> T:
-        limit = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
+    def run(self, call: Call[T], timeout: float | None = None) -> T:
+        """Carry a call, within `timeout` seconds if the client's are more."""
+        limit = self._settings.timeout if timeout is None else min(timeout, self._settings.timeout)
         start = timing.steady()
         with self._alone(limit) as channel:
-            if self._over.is_set():
+            if self.closed.is_set():
                 raise Disconnected("this client is closed", hint="call connect() to use it again")
             try:
                 return channel.run(call, max(0.0, limit - (timing.steady() - start)))
             finally:
-                if self._over.is_set():
+                if self.closed.is_set():
                     channel.close()
-
-    def _known(
-        self, read: Callable[..., T], target: object, asked: Mapping[str, Any] = calls.NOTHING_MORE
-    ) -> T | None:
-        """What the cache says, if there is one and it is sure."""
-        self._current_process()
-        return None if self._cache is None else self._cache.answer(read, target, asked)
-
-    def _change(self, call: Call[T], timeout: float | None = None) -> T:
-        try:
-            return self._run(call, timeout)
-        finally:
-            # After a timeout too: the change may have happened.
-            self._changed()
-
-    def _changed(self) -> None:
-        if self._cache is not None:
-            self._cache.changed()
 
     @contextlib.contextmanager
     def _alone(self, timeout: float) -> Iterator[Channel]:
@@ -97,7 +66,6 @@ class Carrier:
         A signal handler in the middle of a call gets a channel of its own; a second greenlet gets a
         RuntimeError.
         """
-        self._current_process()
         me = threads.strand()
         holder: tuple[int, object] | None = None
         entered = False
@@ -111,7 +79,7 @@ class Carrier:
                 self._holder = me
                 yield self._channel
             elif holder == me:
-                channel = Channel(self.settings.req_endpoint, self._given_context)
+                channel = Channel(self._settings.req_endpoint, self._context)
                 with contextlib.closing(channel):
                     yield channel
             else:
@@ -127,18 +95,3 @@ class Carrier:
             except RuntimeError:
                 # It did not get it. No call comes before the release: a signal would come first.
                 del me
-
-    def _current_process(self) -> bool:
-        """True; in a forked child first everything of the parent's is forgotten, nothing closed."""
-        if self._pid != os.getpid():
-            self._given_context = None
-            self._start_afresh()
-        return True
-
-    def _start_afresh(self) -> None:
-        self._pid = os.getpid()
-        self._over = threads.Stop()
-        self._lock = threads.new_rlock()
-        self._holder = None
-        self._channel = Channel(self.settings.req_endpoint, self._given_context)
-        self._cache = ClientCache(self.settings, self._given_context) if self._wants_cache else None

@@ -1,12 +1,12 @@
-"""The synchronous client: for drivers, scripts and the Python shell.
+"""The blocking client: for drivers, scripts and the Python shell.
 
-Imports neither gevent nor a database. `AsyncRegistryClient` is offered here too, as in the
-specification.
+Imports neither gevent nor a database.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -14,39 +14,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import zmq
 
 from rsreg import config, timing
-from rsreg.client.cache.client_cache import discovered
-from rsreg.client.cache.service_cache import ServiceCache
-from rsreg.client.connection import Carrier
-from rsreg.client.registration import owner, registration
+from rsreg.client import verbs
+from rsreg.client.connection import Connection
 from rsreg.client.registration.local_service import Busy, Presence
 from rsreg.client.registration.own_services import Heartbeats
-from rsreg.client.registration.registered import Registered, plan
-from rsreg.client.registration.registration import (
-    Details,
-    Registration,
-    UpdateFields,
-    fields_of_update,
-)
-from rsreg.client.waiting import Waiting
-from rsreg.errors import RegistryError
-from rsreg.protocol import calls, records
+from rsreg.client.registration.registered import Registered, make_plan
+from rsreg.client.registration.registration import Details, RegistrationFields, UpdateFields
+from rsreg.client.session import Session
+from rsreg.client.verbs import Instruction, RunBlocking, Verb
 from rsreg.protocol.calls import Call, Record
-from rsreg.protocol.query import (
-    Choice,
-    Listed,
-    check_type,
-    check_watch,
-    checked_maintenance,
-    checked_wait,
-    chosen,
-    listed,
-    narrowed,
-    pooled,
-)
+from rsreg.protocol.query import Choice, ListFilters, check_watch
 from rsreg.protocol.records import ServiceList, ServiceRecord
-from rsreg.transport import connect, sockets
+from rsreg.transport.driver import Ask, Receive, drive
 from rsreg.transport.event_stream import EventStream
-from rsreg.transport.exchange import carried
 from rsreg.transport.listener import EventListener, Handler, Handlers
 from rsreg.transport.subscription import Follower, Listening
 
@@ -58,31 +38,36 @@ H = TypeVar("H", bound=Handler)
 T = TypeVar("T")
 
 
-class RegistryClient(Carrier):
+class RegistryClient:
     """Talks to a registry; every call ends within `timeout` seconds, with an answer or an error.
 
-    "Not found" is an answer (None, False, []); a registry that can't be reached raises
+    "Not found" is an answer (None, False, []). A registry that can't be reached raises
     RequestTimeout, one that refuses raises a ServerError (docs/api.md has the whole tree).
 
     Sockets are opened on first use. Threads may share a client; a second greenlet that enters it
-    while a call is under way gets a RuntimeError. In a forked child it has fresh sockets, and
-    neither heartbeat nor registration. A gevent program passes `context=zmq.green.Context()`.
+    during a call gets a RuntimeError. In a forked child it has fresh sockets, and neither heartbeat
+    nor registration. A gevent program passes `context=zmq.green.Context()`.
 
-    `registry_req_endpoint` is `tcp://host:port`, `host:port` or `host`; the default is
-    `RSREG_ENDPOINT`, else this machine. The endpoints for events and heartbeats are asked of the
-    server where they are needed and not given. `client_id` names this client in its `repr`.
+    Args:
+        registry_req_endpoint: The registry: `tcp://host:port`, `host:port` or `host`. The default
+            is `RSREG_ENDPOINT`, else this machine.
+        registry_sub_endpoint: Where it publishes events; by default it is asked for that.
+        registry_hb_endpoint: Where it takes heartbeats; by default where it takes requests.
+        timeout: The seconds that each call may take in all.
+        client_id: A name for this client, shown in its `repr`.
+        cache: Follow the registry from the first question on, and answer `get_service`,
+            `list_services`, `discover_service`, and what builds on them, from a ServiceCache: only
+            passing services, and only while that is certain. All else is asked of the registry,
+            and so is everything for about five seconds after this client changed something.
+        mode: "hardware", "simulator" or "any": what is asked for, and what is registered, where a
+            call does not say it. The default is `RSREG_MODE`. With "any", a simulator is found only
+            where no hardware of its type is registered.
+        context: The ZeroMQ context to use; by default one of rsreg's own.
 
-    `mode` is "hardware", "simulator" or "any", the default is `RSREG_MODE`: what is asked for, and
-    what is registered, where a call says none. With none at all ("any"), a simulator is found only
-    where no hardware of its type is registered.
-
-    With `cache` it follows the registry from the first question on, and answers `get_service`,
-    `list_services`, `discover_service`, and what is made of them, from a ServiceCache: only passing
-    services, and only as long as that is sure. It asks for all else, and for five seconds or so
-    after it changed something itself.
+    Raises:
+        ConfigurationError: An argument, or a variable of the environment, is not valid.
     """
 
-    _heartbeats: Heartbeats
     _listener: EventListener | None
 
     def __init__(
@@ -97,8 +82,7 @@ class RegistryClient(Carrier):
         mode: str | None = None,
         context: zmq.Context[Any] | None = None,
     ) -> None:
-        self._handlers = Handlers()
-        settings = config.ClientSettings(
+        self.settings = config.ClientSettings(
             registry_req_endpoint,
             registry_sub_endpoint,
             registry_hb_endpoint,
@@ -106,7 +90,11 @@ class RegistryClient(Carrier):
             client_id,
             mode,
         )
-        super().__init__(settings, context, cache=cache)
+        self._handlers = Handlers()
+        self._session = Session(
+            self.settings, Heartbeats(self.settings, context), context, cache=cache
+        )
+        self._begin(context)
 
     def __repr__(self) -> str:
         return f"<RegistryClient {self.settings.client_id} on {self.settings.req_endpoint}>"
@@ -118,15 +106,27 @@ class RegistryClient(Carrier):
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def disconnect(self) -> None:
-        """Stop the heartbeat and the events, and close the sockets.
+    # -- connecting
 
-        A registration stays until its ttl. Takes at most a second for each of them, also with the
-        registry gone.
+    def connect(self) -> None:
+        """Open the socket for requests now. Needed only after `disconnect`: calls do it too."""
+        self._after_fork()
+        self._connection.open()
+        if self._session.cache is not None:
+            self._session.cache.open()
+
+    def disconnect(self) -> None:
+        """Stop heartbeats and events, and close the sockets; `close` is the same.
+
+        Registrations stay until their ttl. Takes at most a second for each of them, also while the
+        registry can't be reached.
         """
         self.stop_heartbeat()
         self.stop_event_listener()
-        self._hang_up()
+        self._connection.closed.set()
+        if self._session.cache is not None:
+            self._session.cache.close()
+        self._connection.close()
 
     close = disconnect
 
@@ -145,73 +145,109 @@ class RegistryClient(Carrier):
         service_id: str | None = None,
         **details: Unpack[Details],
     ) -> str:
-        """Register a service; returns its id, which the client keeps for the calls without one.
+        """Register a service; the client keeps its id for the calls without one.
 
-        `ttl` is 1 to 86400 seconds of silence, after which the registration ends: `start_heartbeat`
-        keeps it alive. A `service_id` that is registered already is updated in place. `singleton`
-        refuses if the type is taken, `allow_duplicate_service_type` permits it on a server that
-        otherwise refuses. Raises InvalidRequest, DuplicateServiceType, DuplicateName, OwnedByOther,
-        Unavailable.
+        A registration ends after `ttl` seconds without a heartbeat: `start_heartbeat` keeps it
+        alive. An owned one takes the place of those of its name whose processes died on this host.
 
-        In `details`: `tags`; `mode`, "hardware" or "simulator"; `endpoints`, ports by name;
-        `ready=False` for a service that says by `ready` when it may be discovered; `exclusive` for
-        the only live one of its name; `owned=False` for one that is to outlive this process. An
-        owned one takes the place of those of its name whose processes died on this host. `force`
-        takes a `service_id` from another process that lives, which is refused else.
+        Args:
+            name: Its name.
+            host: Where others reach it: an address, or a name that they can look up.
+            port: Its port, 1 to 65535.
+            service_type: What it is found under.
+            metadata: Facts about it, as JSON.
+            ttl: 1 to 86400 seconds without a heartbeat after which the registration ends.
+            singleton: Refuse it if the type is taken.
+            allow_duplicate_service_type: Allow a second one of the type, on a server that
+                otherwise refuses it.
+            service_id: An id of your own; one that is registered already is updated in place.
+            **details: `tags`, a list of what it is found under beside its type;
+                `mode`, "hardware" or "simulator";
+                `endpoints`, further ports by name, like `{"command": 5000}`;
+                `ready=False`, it is not discovered before `ready` is called;
+                `exclusive=True`, it has to be the only live one of its name;
+                `owned=False`, it is to outlive this process;
+                `force=True`, take a `service_id` from another process that lives.
+
+        Returns:
+            The id of the service.
+
+        Raises:
+            InvalidRequest: The registry refuses a value.
+            DuplicateServiceType: The type is taken, and there may be no second one.
+            DuplicateName: A live service has the name, and one of the two is exclusive.
+            OwnedByOther: The `service_id` is that of another process that lives.
+            Unavailable: The registry can't store anything now.
         """
-        wanted = Registration.of(
-            name,
-            host,
-            port,
-            service_type,
-            metadata,
-            ttl,
-            singleton=singleton,
-            allow_duplicate_service_type=allow_duplicate_service_type,
-            service_id=service_id,
-            default_mode=self.settings.mode,
-            **details,
+        return self._run(
+            verbs.register(
+                self._session,
+                name,
+                host,
+                port,
+                service_type,
+                metadata,
+                ttl,
+                singleton,
+                allow_duplicate_service_type,
+                service_id,
+                **details,
+            )
         )
-        return self._register(wanted, judges=service_id is None)
 
     def reregister(self) -> str | None:
-        """Register the last registration again, in full and under its id; None if there is none."""
-        last = self._heartbeats.last if self._current_process() else None
-        return self._register(last.registration) if last else None
+        """Register the last registration again, in full and under its id.
+
+        Returns:
+            Its id, or None if nothing was registered.
+
+        Raises:
+            RegistryError: As in `register`.
+        """
+        return self._run(verbs.reregister(self._session))
 
     def deregister(self, service_id: str | None = None, *, force: bool = False) -> bool:
-        """End a registration, this client's own by default; False if there is none.
+        """End a registration, and its heartbeat first: that would bring the service back.
 
-        Its heartbeat is stopped first, else it would bring the service back. Raises OwnedByOther
-        for that of another process that lives, unless it is to be done by `force`.
+        Args:
+            service_id: The service; by default what this client registered last.
+            force: Also that of another process that lives.
+
+        Returns:
+            False if there is no such service.
+
+        Raises:
+            OwnedByOther: It is another process's, which lives.
         """
-        target = self._own_id(service_id)
-        if target is None:
-            return False
-        self._heartbeats.left(target)
-        return self._change(calls.deregister(target, owner.this_process(), force=force))
+        return self._run(verbs.deregister(self._session, service_id, force=force))
 
     def renew(self, service_id: str | None = None) -> bool:
-        """Send one heartbeat; False if the registry knows no such service."""
-        target = self._own_id(service_id)
-        if target is None:
-            return False
-        return (self._run(calls.renew(target, self._heartbeats.report(target)))) is not None
+        """Send one heartbeat.
+
+        Args:
+            service_id: The service; by default what this client registered last.
+
+        Returns:
+            False if the registry does not know the service.
+        """
+        return self._run(verbs.renew(self._session, service_id))
 
     def start_heartbeat(self, interval: float | None = None, *, reclaim: bool = True) -> None:
-        """Keep the last registration alive from a real OS thread, every `interval` seconds.
+        """Keep the last registration alive from a real OS thread; others that are kept stay so.
 
-        The default is a third of the ttl. Others that are kept alive stay so. If somebody else
-        changes the registration, the log says who and what, and with `reclaim` it is registered
-        again as it was. Raises ConfigurationError without a registration.
+        Args:
+            interval: The seconds between two heartbeats; by default a third of the ttl.
+            reclaim: If somebody else changes the registration, register it again as it was. The
+                log says in any case who changed what.
+
+        Raises:
+            ConfigurationError: Nothing is registered, or the interval is not valid.
         """
-        self._current_process()
-        self._heartbeats.start(interval, reclaim=reclaim)
+        self._run(verbs.start_heartbeat(self._session, interval, reclaim=reclaim))
 
     def stop_heartbeat(self) -> None:
-        """Stop all of them, if any run; the registrations end after their ttl."""
-        if self._current_process():
-            self._heartbeats.stop()
+        """Stop all heartbeats of this client; the registrations end after their ttl."""
+        self._run(verbs.stop_heartbeat(self._session))
 
     def registered(
         self,
@@ -222,35 +258,49 @@ class RegistryClient(Carrier):
         metadata: Mapping[str, Any] | None = None,
         ttl: float = config.DEFAULT_TTL,
         *,
-        singleton: bool = False,
-        allow_duplicate_service_type: bool = False,
-        service_id: str | None = None,
         socket: zmq.Socket[Any] | None = None,
         advertise: str | None = None,
         required: bool = False,
         heartbeat: str = "thread",
         watchdog: float | None = None,
         reclaim: bool = True,
-        **details: Unpack[Details],
+        **fields: Unpack[RegistrationFields],
     ) -> Registered:
         """Keep a service registered: `with client.registered("puna_cs", port=5000): …`.
 
-        Registers, beats, and deregisters at the end of the block, of the function that it
-        decorates, or of the interpreter, whatever ends it. With the registry away it goes on
-        without, and registers as soon as that is there, unless it is `required`.
+        Registers, sends heartbeats, and deregisters at the end of the block, of the function that
+        it decorates, or of the interpreter. While the registry can't be reached the program runs
+        without it, and the service is registered as soon as it can be.
 
-        `socket` is a bound ZeroMQ socket, whose port it is. Without a `host` that is the address of
-        the socket, or the local one of the route to the registry, or into a network that
-        `advertise` says ("10.3.0.0/24"); a host that was found follows its changes.
+        Args:
+            name: Its name.
+            host: Where others reach it. By default that is found out, and followed when it
+                changes: the address of `socket`, or the local one of the route to the registry, or
+                into the network of `advertise`.
+            port: Its port; not needed with `socket` or `endpoints`.
+            service_type: What it is found under.
+            metadata: Facts about it, as JSON.
+            ttl: 1 to 86400 seconds without a heartbeat after which the registration ends.
+            socket: A bound ZeroMQ socket of the service, which says the port.
+            advertise: The network in which others reach it, like "10.3.0.0/24".
+            required: Raise an error if the registry can't be reached at the beginning.
+            heartbeat: "thread", or "process" for a driver whose C code keeps the GIL: then a
+                process of its own sends the heartbeats.
+            watchdog: 1 to 86400 seconds within which the main loop has to call `feed`. After half
+                of them the service is in `warning`; after all of them it is `critical`, and not
+                discovered.
+            reclaim: If somebody else changes the registration, register it again as it was.
+            **fields: `singleton`, `allow_duplicate_service_type`, `service_id`, `tags`, `mode`,
+                `endpoints`, `ready`, `exclusive`, `owned` and `force`, all as in `register`.
 
-        `heartbeat="process"` beats from a process of its own, for C code that keeps the GIL.
-        `watchdog` is the seconds (1 to 86400) within which the main loop has to call `feed`: beyond
-        half of them the service is in `warning`, beyond all of them `critical`, and not discovered.
-        `reclaim` is as in `start_heartbeat`.
+        Returns:
+            An object for `with`, in asyncio for `async with`; also a decorator of functions.
 
-        All else is as in `register`. Raises ConfigurationError, and what the registry refuses with.
+        Raises:
+            ConfigurationError: An argument is not valid.
+            RegistryError: When it is entered: what the registry refuses with (see `register`).
         """
-        wanted = plan(
+        plan = make_plan(
             self.settings,
             name,
             host,
@@ -258,109 +308,152 @@ class RegistryClient(Carrier):
             service_type,
             metadata,
             ttl,
-            singleton=singleton,
-            allow_duplicate_service_type=allow_duplicate_service_type,
-            service_id=service_id,
             socket=socket,
             advertise=advertise,
             required=required,
             heartbeat=heartbeat,
             watchdog=watchdog,
             reclaim=reclaim,
-            **details,
+            **fields,
         )
-        return Registered(wanted, self.settings, self._here, self._changed)
+        return Registered(plan, self._session.own, self._session.changed)
 
     def update(self, *, force: bool = False, **changes: Unpack[UpdateFields]) -> bool:
-        """Change `host`, `port`, `metadata`, `tags`, `endpoints` or `ready` of a registration.
+        """Change what was registered last; fields that are not given stay as they are.
 
-        It is for what was registered last; what is not said stays. False if the registry does not
-        know the service now: then it is told with the next registration. Raises OwnedByOther if
-        another process has registered it since, unless it is to be done by `force`.
+        Args:
+            force: Also if another process has registered it since.
+            **changes: `host`, `port`, `metadata`, `tags`, `endpoints` and `ready`, each as in
+                `register`; each replaces the whole field.
+
+        Returns:
+            False if the registry does not know the service now: then the next registration sends
+            the change.
+
+        Raises:
+            ConfigurationError: Nothing is registered, or nothing is to change.
+            OwnedByOther: Another process has registered it since.
         """
-        presence, changed = self._own(), fields_of_update(**changes)
-        # Before anything is told: it has to fit into a registration, too.
-        presence.registration.changed(changed)
-        service_id = presence.service_id
-        told = None
-        with presence.changing(changed):
-            if service_id is not None:
-                call = calls.update(service_id, changed, presence.registration.asker, force=force)
-                told = self._change(call)
-            presence.change(changed, told)
-        return told is not None
+        return self._run(verbs.update(self._session, force=force, **changes))
 
     def ready(self) -> bool:
-        """What was registered with `ready=False` may be discovered now; as `update`."""
-        return self.update(ready=True)
+        """Let a service that was registered with `ready=False` be discovered.
+
+        Returns:
+            False if the registry does not know it now, as `update`.
+        """
+        return self._run(verbs.ready(self._session))
 
     def status(
         self, text: str | None = None, *, progress: float | None = None, load: float | None = None
     ) -> None:
-        """Say what the driver is doing; lists show it. It travels with the heartbeats.
+        """Report what the driver of the last registration is doing; lists show it.
 
-        `progress` is 0 to 1, of that text; `load`, of at least 0, stays until another is said.
-        Without any argument all is taken back. It is for what was registered last.
+        It is sent with the next heartbeat. Without any argument it clears all three.
+
+        Args:
+            text: The status, like "homing"; it replaces the old text and its progress.
+            progress: 0 to 1, of the text.
+            load: At least 0, in a unit of your own; it stays until another is reported.
+
+        Raises:
+            ConfigurationError: Nothing is registered, or a value is not valid.
         """
-        self._own().status(text, progress=progress, load=load)
+        self._last().status(text, progress=progress, load=load)
 
     def busy(self, text: str, max: float) -> Busy:
-        """`with client.busy("homing", max=300): …`: this takes up to so many seconds.
+        """Report a task that takes a while: `with client.busy("homing", max=300): …`.
 
-        Its text is shown meanwhile, and for so long the watchdog need not be fed.
+        Args:
+            text: Shown as the status meanwhile.
+            max: Seconds that it may take; for so long the watchdog need not be fed.
+
+        Returns:
+            An object for `with`.
+
+        Raises:
+            ConfigurationError: Nothing is registered, or a value is not valid.
         """
-        return self._own().busy(text, max)
+        return self._last().busy(text, max)
 
     def feed(self) -> None:
-        """The main loop is alive: feed the `watchdog` of `registered`."""
-        self._own().feed()
+        """Tell the `watchdog` of `registered` that the main loop runs.
+
+        Raises:
+            ConfigurationError: There is no watchdog.
+        """
+        self._last().feed()
 
     # -- asking
 
     def get_service(self, service_id: str | None = None) -> ServiceRecord | None:
-        """The record of one service, this client's own by default, or None."""
-        target = self._own_id(service_id)
-        if target is None:
-            return None
-        return self._known(ServiceCache.get_service, target) or self._run(calls.get(target))
+        """Get the record of one service.
+
+        Args:
+            service_id: The service; by default what this client registered last.
+
+        Returns:
+            The record, or None if there is no such service.
+        """
+        return self._run(verbs.get_service(self._session, service_id))
 
     def list_services(
-        self, service_type: str | None = None, **filters: Unpack[Listed]
+        self, service_type: str | None = None, **filters: Unpack[ListFilters]
     ) -> ServiceList:
-        """The records of all services, or of those found under a type, passing or not.
+        """List the records of services, passing or not.
 
-        `filters` are those of rsreg.protocol.query.Listed: tags, where, mode, health.
+        Args:
+            service_type: Only those found under this type, tag or `metadata["type"]`.
+            **filters: `tags`, a list of tags, "!tag" for services without it;
+                `where`, values by field, like `{"version": ">=1.4"}`;
+                `mode`, "hardware", "simulator" or "any";
+                `health`, a list of the states of health to show.
+
+        Raises:
+            ConfigurationError: A filter is not valid.
         """
-        asked = listed(filters, self.settings.mode)
-        known = self._known(ServiceCache.list_services, service_type, asked)
-        return self._run(calls.list_services(service_type, asked)) if known is None else known
+        return self._run(verbs.list_services(self._session, service_type, **filters))
 
     def discover_service(self, service_type: str, **choice: Unpack[Choice]) -> ServiceRecord | None:
-        """The record of one passing service of a type, or None.
+        """Find one passing service of a type.
 
-        A service is found under its type, each of its tags, and `metadata["type"]`. `choice` is
-        that of rsreg.protocol.query.Choice: tags, where, mode, strategy, wait. A registry that
-        can't be reached is waited for too; if it did not answer at the end, RequestTimeout.
+        A service is found under its type, each of its tags, and `metadata["type"]`.
+
+        Args:
+            service_type: The type.
+            **choice: `tags`, `where` and `mode` as in `list_services`;
+                `strategy`, "random", "round-robin", "least-loaded", "same-host", or one of the
+                server's own;
+                `wait`, 0 to 86400 seconds to wait for one, also while the registry can't be
+                reached.
+
+        Returns:
+            Its record, or None if there is none.
+
+        Raises:
+            ConfigurationError: An option is not valid.
+            RequestTimeout: The registry did not answer, also not at the end of the wait.
         """
-        asked, seconds = chosen(service_type, choice, self.settings.mode)
-        known = self._known(discovered, service_type, asked)
-        if known is not None:
-            return known
-        call = calls.discover(service_type, owner.asking(asked))
-        if not seconds:
-            return self._run(call)
-        return (self._wait({service_type: call}, seconds))[service_type]
+        return self._run(verbs.discover_service(self._session, service_type, **choice))
 
     def get_endpoint(
         self, service_type: str, endpoint: str | None = None, **choice: Unpack[Choice]
     ) -> str | None:
-        """The ZeroMQ endpoint of one passing service of a type, or None.
+        """Find the ZeroMQ endpoint of one passing service of a type.
 
-        `endpoint` is the name of one of several (`endpoints`, or CGSE's `<name>_port` in the
-        metadata); raises ConfigurationError if the service has none of that name.
+        Args:
+            service_type: The type.
+            endpoint: The name of one of several endpoints: of `endpoints`, or of CGSE's
+                `<name>_port` in the metadata.
+            **choice: As in `discover_service`.
+
+        Returns:
+            Like "tcp://10.0.0.5:5000", or None if there is no such service.
+
+        Raises:
+            ConfigurationError: The service has no endpoint of that name.
         """
-        service = self.discover_service(service_type, **choice)
-        return None if service is None else records.endpoint_of(service, endpoint)
+        return self._run(verbs.get_endpoint(self._session, service_type, endpoint, **choice))
 
     def connect_to(
         self,
@@ -371,53 +464,66 @@ class RegistryClient(Carrier):
         timeout: float = 5.0,
         **choice: Unpack[Choice],
     ) -> Any:
-        """A socket of this kind, connected to one passing service of a type.
+        """Connect a ZeroMQ socket to one passing service of a type.
 
-        It returns when the service has answered the handshake, so what is sent next arrives. Where
-        the one that the strategy chooses does not, others of the type are tried. To connect, to
-        send and to receive take `timeout` seconds each at most, then zmq.Again is raised (a green
-        socket does not know that: use gevent.Timeout). Nothing is queued for a service that is
-        gone; a REQ socket may send again after a timeout, and drops late replies. `endpoint` and
-        `choice` are as in `get_endpoint`; a service without that endpoint is passed over. The
-        socket is the caller's, to close too. Raises NoService, Unreachable.
+        It returns when the service has answered the handshake, so what is sent next arrives. If the
+        service that the strategy chooses does not answer, others of the type are tried; one without
+        that endpoint is passed over. Nothing is queued for a service that is gone. A REQ socket may
+        send again after a timeout, and drops late replies.
+
+        Args:
+            service_type: The type.
+            kind: The type of the socket, like `zmq.REQ` or `zmq.SUB`.
+            endpoint: As in `get_endpoint`.
+            timeout: Seconds to connect, and for each send and receive: after that they raise
+                `zmq.Again`. A green socket does not know that: use gevent.Timeout.
+            **choice: As in `discover_service`.
+
+        Returns:
+            The socket; the caller closes it.
+
+        Raises:
+            NoService: There is no passing service of the type.
+            Unreachable: None of them answers.
+            ConfigurationError: An argument is not valid.
         """
-        connect.check(kind, timeout)
-        first = connect.found(self.discover_service(service_type, **choice), service_type)
-        asked = pooled(choice, self.settings.mode)
-
-        def others(seconds: float) -> list[ServiceRecord]:
-            with contextlib.suppress(RegistryError):
-                known = self._run(calls.list_services(service_type, asked), seconds)
-                return connect.others(first, known, asked.get("mode"))
-            return []
-
-        context = self._given_context or sockets.own_context()
-        return connect.connect(connect.racing(context, kind, first, endpoint, timeout), others)
+        return self._run(
+            verbs.connect_to(self._session, service_type, kind, endpoint, timeout=timeout, **choice)
+        )
 
     def find_service(self, name: str) -> ServiceRecord | None:
-        """The record that an id, a name, or the start of either means, or None.
+        """Find the one service that an id, a name, or the start of either means.
 
-        Raises AmbiguousName where several fit.
+        Args:
+            name: The id, the name, or the start of either.
+
+        Returns:
+            Its record, or None if there is none.
+
+        Raises:
+            AmbiguousName: It may mean several services.
         """
-        asked = narrowed({}, self.settings.mode)
-        known = self._known(ServiceCache.list_services, None, asked)
-        found = self._run(calls.find(name, asked)) if known is None else known
-        return records.pick_by_name(found, name)
+        return self._run(verbs.find_service(self._session, name))
 
     def wait_for(
         self, *service_types: str, timeout: float = 60.0
     ) -> dict[str, ServiceRecord | None]:
-        """Wait until there is a passing service of each type, `timeout` seconds in all.
+        """Wait until there is a passing service of each type.
 
-        Maps each type to one, or to None if the time ran out. It follows the registry's events,
-        and asks only after one. A registry that can't be reached is waited for too; if it did not
-        answer at the end, RequestTimeout.
+        It follows the registry's events, and asks only after one. While the registry can't be
+        reached it waits on.
+
+        Args:
+            *service_types: The types.
+            timeout: Seconds to wait in all.
+
+        Returns:
+            A record by type, or None for a type of which there is no service in the end.
+
+        Raises:
+            RequestTimeout: The registry did not answer at the end.
         """
-        checked_wait(timeout, "timeout")
-        for kind in service_types:
-            check_type(kind)
-        asked = narrowed({}, self.settings.mode)
-        return self._wait({kind: calls.discover(kind, asked) for kind in service_types}, timeout)
+        return self._run(verbs.wait_for(self._session, *service_types, timeout=timeout))
 
     def maintenance(
         self,
@@ -432,65 +538,111 @@ class RegistryClient(Carrier):
         by: str | None = None,
         force: bool = False,
     ) -> list[Record]:
-        """Take a service, a type or a host out of discovery, or back in; all entries there are now.
+        """Begin or end a maintenance: what is in maintenance is not discovered.
 
-        Give just one of `service` (id or name), `service_type` and `host`. It ends after `for_`
-        seconds, 8 hours by default, or never by itself with `forever`. An entry is
-        `{"service" | "service_type" | "host", "reason", "by", "says", "since", "until"}`, in unix
-        seconds: `by` is the address of who began it, `says` what that one said as `by`, user@host
-        by default. Raises UnknownService where there is none to end, and OwnedByOther for that of
-        somebody else, unless it is to be done by `force`.
+        Give exactly one of `service`, `service_type` and `host`.
+
+        Args:
+            on: True begins it, False ends it.
+            service: The id or the name of a service.
+            service_type: A type: all its services.
+            host: A host: all services on it.
+            for_: Seconds after which it ends by itself; 8 hours by default.
+            forever: It never ends by itself.
+            reason: Shown in lists.
+            by: Who you are; by default user@host.
+            force: End, or change, that of somebody else too.
+
+        Returns:
+            All entries there are now, each `{"service" | "service_type" | "host", "reason", "by",
+            "says", "since", "until"}`, with times in unix seconds: `by` is the address of who
+            began it, `says` is what that one gave as `by`.
+
+        Raises:
+            ConfigurationError: An argument is not valid.
+            UnknownService: There is none to end, or no such service.
+            OwnedByOther: It is somebody else's.
         """
-        asked = checked_maintenance(
-            on,
-            service=service,
-            service_type=service_type,
-            host=host,
-            for_=for_,
-            forever=forever,
-            reason=reason,
-            by=by,
-            force=force,
+        return self._run(
+            verbs.maintenance(
+                self._session,
+                on,
+                service=service,
+                service_type=service_type,
+                host=host,
+                for_=for_,
+                forever=forever,
+                reason=reason,
+                by=by,
+                force=force,
+            )
         )
-        return self._change(calls.maintenance(owner.signed(asked)))
 
     def health_check(self) -> bool:
-        """Whether the registry answers and is well. Never raises for a registry that isn't."""
-        with contextlib.suppress(RegistryError, zmq.ZMQError, OSError, MemoryError):
-            return self._run(calls.health())
-        return False
+        """Ask the registry whether it is well.
+
+        Returns:
+            False also if it can't be reached: this raises no RegistryError.
+        """
+        return self._run(verbs.health_check(self._session))
 
     def server_status(self, *, services: bool = True) -> Record:
-        """What the server says about itself (docs/protocol.md, "info"); with all `services`."""
-        return self._run(calls.info(services=services))
+        """Ask the server about itself (docs/protocol.md, "info").
+
+        Args:
+            services: With the records of all services.
+        """
+        return self._run(verbs.server_status(self._session, services=services))
 
     def backup(self, path: str | os.PathLike[str], *, replace: bool = False) -> Record:
         """Have the registry of this machine write a copy of its store to a new file.
 
-        Returns its `path`, `size` in bytes, and how many `services` and which last event (`seq`)
-        it holds. With `replace` it may take the place of an older copy. Raises BackupFailed, and
-        Forbidden from another machine. After a RequestTimeout the registry goes on with it.
+        Args:
+            path: The file.
+            replace: Replace an older copy.
+
+        Returns:
+            `{"path", "size", "services", "seq"}`: its bytes, how many services it holds, and the
+            number of its last event.
+
+        Raises:
+            BackupFailed: The copy could not be made.
+            Forbidden: The registry runs on another machine.
+            RequestTimeout: It takes longer; the registry goes on with it.
         """
-        return self._run(calls.backup(os.path.abspath(path), replace=replace))
+        return self._run(verbs.backup(self._session, path, replace=replace))
 
     def terminate_registry_server(self) -> bool:
-        """Stop the server; True once it said it will. Raises Forbidden from another machine."""
-        return self._run(calls.terminate())
+        """Stop the server.
+
+        Returns:
+            True once it said that it will stop.
+
+        Raises:
+            Forbidden: The registry runs on another machine.
+        """
+        return self._run(verbs.terminate_registry_server(self._session))
 
     # -- events
 
     def on_event(self, event_type: str, handler: Handler) -> None:
-        """Call `handler` with the `data` of each event of a type.
+        """Call `handler` with the `data` of each event of a type; see `start_event_listener`.
 
-        They are register, update, replace, deregister, expire, critical, recovered, maintenance;
-        `data` is `{"service_id": …, "service_info": {…}}`. "reset", with `{}`, says that events
-        were missed for good. Handlers run one after the other on the listener's thread and may call
-        this client. Needs `start_event_listener`.
+        Handlers run one after the other on the listener's thread, and may call this client.
+
+        Args:
+            event_type: register, update, replace, deregister, expire, critical, recovered or
+                maintenance; "reset" says that events were missed for good.
+            handler: Called with `{"service_id": …, "service_info": {…}}`; with `{}` for "reset".
         """
         self._handlers.add(event_type, handler)
 
     def on_any_event(self, handler: Handler) -> None:
-        """Call `handler` with each whole event: `type`, `timestamp`, `data`, `seq`, `epoch`."""
+        """Call `handler` with each whole event; see `start_event_listener`.
+
+        Args:
+            handler: Called with `{"type", "timestamp", "data", "seq", "epoch", …}`.
+        """
         self._handlers.add_any(handler)
 
     @overload
@@ -500,30 +652,43 @@ class RegistryClient(Carrier):
     def on(self, event_type: str) -> Callable[[H], H]: ...
 
     def on(self, event_type: str, handler: Any = None) -> Any:
-        """As `on_event`, and listen from now on; returns the handler, so it is a decorator too.
+        """Call `handler` for events of a type, and listen from now on; a decorator too.
 
-        "*" is any event, and gives the whole of it. Raises RequestTimeout if the listener has to be
-        started and the registry can't be reached.
+        Args:
+            event_type: As in `on_event`; "*" is any event, and gives the whole of it.
+            handler: As in `on_event`.
+
+        Returns:
+            The handler.
+
+        Raises:
+            RequestTimeout: The listener has to be started, and the registry can't be reached.
         """
         if handler is None:
             return lambda decorated: self.on(event_type, decorated)
-        if not self._current_process() or self._listener is None:
+        self._after_fork()
+        if self._listener is None:
             self.start_event_listener()
         self._handlers.add(event_type, handler)
         return handler
 
     def start_event_listener(self) -> None:
-        """Listen to events from now on; raises RequestTimeout if the registry can't be reached."""
+        """Listen to events from now on, on a thread.
+
+        Raises:
+            RequestTimeout: The registry can't be reached.
+        """
         self.stop_event_listener()
         listener = EventListener(
-            self._handlers, Follower(timing.steady), self.settings, self._given_context
+            self._handlers, Follower(timing.steady), self.settings, self._session.own.context
         )
         listener.start()
         self._listener = listener
 
     def stop_event_listener(self) -> None:
-        """Stop listening, if it runs."""
-        if self._current_process() and self._listener is not None:
+        """Stop listening to events, if it listens."""
+        self._after_fork()
+        if self._listener is not None:
             self._listener.stop()
             self._listener = None
 
@@ -535,12 +700,20 @@ class RegistryClient(Carrier):
         epoch: str | None = None,
         mark: str | None = None,
     ) -> Generator[Record, None, None]:
-        """A generator of whole events from now on, or after `since`: in order, without gaps.
+        """Generate whole events: in order, once each, without gaps.
 
-        With `type` only those of services found under it. `since`, `epoch` and `mark` are the
-        `seq`, `epoch` and `mark` of the last event that is known. Where events are missed for good
-        comes one of the type "reset", without data. It ends when the client is closed; a registry
-        that goes away is waited for. Raises RequestTimeout if it can't be reached at first.
+        A registry that goes away is waited for. The generator ends when the client is closed. Where
+        events are missed for good, it gives one of the type "reset".
+
+        Args:
+            type: Only events of services found under this type.
+            since: The `seq` of the last event that you know; by default it begins now.
+            epoch: The `epoch` of that event.
+            mark: The `mark` of that event.
+
+        Raises:
+            ConfigurationError: An argument is not valid.
+            RequestTimeout: The registry can't be reached at the beginning.
         """
         check_watch(type, since, epoch, mark)
         return self._stream(Follower(timing.steady, since, epoch, mark)).events(type)
@@ -548,58 +721,67 @@ class RegistryClient(Carrier):
     def events_since(
         self, seq: int | None = None, epoch: str | None = None, mark: str | None = None
     ) -> Record:
-        """The journal after `seq` (docs/protocol.md, "events"), at most 1000 events of it.
+        """Get the journal after an event (docs/protocol.md, "events"), at most 1000 events of it.
 
-        `{"events": […], "seq": …, "epoch": …, "mark": …, "reset": …}`: `reset` says that it does
-        not reach back to `seq`, or that its event `seq` is not the one with `epoch` and `mark`.
-        Without `seq` it just says where it stands.
+        Args:
+            seq: The `seq` of the event; without it you get no events, only the position.
+            epoch: The `epoch` of the event.
+            mark: The `mark` of the event.
+
+        Returns:
+            `{"events": […], "seq": …, "epoch": …, "mark": …, "reset": …}`. `reset` says that the
+            journal does not reach back to `seq`, or that its event `seq` is another one.
         """
-        return self._run(calls.events(seq, epoch, mark))
+        return self._run(verbs.events_since(self._session, seq, epoch, mark))
 
-    # -- what they share
+    # -- how it is done
 
-    def _here(self) -> tuple[Heartbeats, zmq.Context[Any] | None]:
-        self._current_process()
-        return self._heartbeats, self._given_context
+    def _run(self, verb: Verb[T]) -> T:
+        self._after_fork()
+        return drive(verb, self._do)
 
-    def _own(self) -> Presence:
-        return self._here()[0].of_last()
-
-    def _wait(
-        self, wanted: Mapping[str, Call[ServiceRecord | None]], seconds: float
-    ) -> dict[str, ServiceRecord | None]:
-        """What the calls find within so many seconds; most often at once, before a stream opens."""
-        waiting = Waiting(wanted, seconds, timing.steady)
-        try:
-            for _ in wanted:
-                waiting.answered(self._run(waiting.question(), waiting.patience))
-        except RegistryError as error:
-            waiting.unanswered(error)
+    def _do(self, instruction: Instruction) -> Any:
+        if isinstance(instruction, Call):
+            return self._connection.run(instruction)
+        if isinstance(instruction, Ask):
+            try:
+                return self._connection.run(instruction.call, instruction.timeout)
+            finally:
+                # After a timeout too: the change may have happened.
+                if instruction.changes:
+                    self._session.changed()
+        if isinstance(instruction, RunBlocking):
+            return instruction.function()
+        if isinstance(instruction, Receive):
+            socket, seconds = instruction
+            ready = socket.poll(math.ceil(seconds * 1000))
+            return socket.recv_multipart(zmq.DONTWAIT) if ready else None
+        waiting = instruction.waiting
         with contextlib.closing(self._stream(waiting)) as stream:
             while waiting.left:
                 stream.next(waiting.left)
-        return waiting.result()
+        return None
 
-    def _register(self, wanted: Registration, *, judges: bool = False) -> str:
-        until = timing.steady() + self.settings.timeout
-        report = self._heartbeats.report(wanted.service_id)
-        with self._heartbeats.registering(wanted):
-            entry = carried(
-                registration.registering(wanted, report, judges=judges),
-                lambda call: self._change(call, max(0.0, until - timing.steady())),
-            )
-            self._heartbeats.registered(wanted, entry)
-        return entry.service_id
+    def _ask(self, call: Call[T], timeout: float) -> T:
+        self._after_fork()
+        return self._connection.run(call, timeout)
+
+    def _last(self) -> Presence:
+        self._after_fork()
+        return self._session.own.of_last()
 
     def _stream(self, listening: Listening) -> EventStream:
-        self._current_process()
-        return EventStream(listening, self.settings, self._given_context, self._over)
+        self._after_fork()
+        context = self._session.own.context
+        return EventStream(listening, self.settings, context, self._connection.closed)
 
-    def _own_id(self, service_id: str | None) -> str | None:
-        last = self._heartbeats.last if self._current_process() else None
-        return service_id if service_id is not None or last is None else last.service_id
+    def _after_fork(self) -> None:
+        """Forget, in a forked child, everything of the parent's; nothing is closed."""
+        if self._pid != os.getpid():
+            self._session.after_fork()
+            self._begin(None)
 
-    def _start_afresh(self) -> None:
-        super()._start_afresh()
-        self._heartbeats = Heartbeats(self.settings)
+    def _begin(self, context: zmq.Context[Any] | None) -> None:
+        self._pid = os.getpid()
+        self._connection = Connection(self.settings, context)
         self._listener = None

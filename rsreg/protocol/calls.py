@@ -1,4 +1,4 @@
-"""Each operation of the protocol as data, said once for the sync and the async client."""
+"""Each operation of the protocol as data: its action, its parameters, how to read its answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Call(Generic[T]):
 
 
 #: Several calls that make one operation, each with the answer to the one before.
-Verb = Generator[Call[Any], Any, T]
+CallSequence = Generator[Call[Any], Any, T]
 
 
 class Entry(NamedTuple):
@@ -101,7 +101,7 @@ def get(service_id: str) -> Call[ServiceRecord | None]:
     return _call("get", _service, _NO_SERVICE, service_id=service_id)
 
 
-def found(service_id: str) -> Call[tuple[Record, Record] | None]:
+def get_with_last_change(service_id: str) -> Call[tuple[Record, Record] | None]:
     """The record of a service, and who changed it last (`by`, `says`) as far as is known."""
     return _call(
         "get",
@@ -113,15 +113,15 @@ def found(service_id: str) -> Call[tuple[Record, Record] | None]:
 
 
 def list_services(
-    service_type: str | None = None, asked: Mapping[str, Any] = NOTHING_MORE
+    service_type: str | None = None, params: Mapping[str, Any] = NOTHING_MORE
 ) -> Call[ServiceList]:
-    """All services, or those of a type, that are as `asked` (filters.narrowed)."""
-    return _call("list", _services, service_type=service_type, **asked)
+    """All services, or those of a type, that meet `params` (query.list_params)."""
+    return _call("list", _services, service_type=service_type, **params)
 
 
-def find(name: str, asked: Mapping[str, Any] = NOTHING_MORE) -> Call[ServiceList]:
-    """The services of which the name or the id begins so, as `asked` (filters.narrowed)."""
-    return _call("list", _services, prefix=name or None, **asked)
+def find(name: str, params: Mapping[str, Any] = NOTHING_MORE) -> Call[ServiceList]:
+    """The services of which the name or the id begins so (query.filter_params)."""
+    return _call("list", _services, prefix=name or None, **params)
 
 
 def namesakes(name: str) -> Call[list[Record]]:
@@ -129,27 +129,27 @@ def namesakes(name: str) -> Call[list[Record]]:
     return _call("list", lambda reply: list(reply["services"]), name=name)
 
 
-def picture() -> Call[Record]:
+def snapshot() -> Call[Record]:
     """All services, the position at which they are so, and their `leases`."""
     return _call("list", _with_leases, leases=True)
 
 
 def discover(
-    service_type: str, asked: Mapping[str, Any] = NOTHING_MORE
+    service_type: str, params: Mapping[str, Any] = NOTHING_MORE
 ) -> Call[ServiceRecord | None]:
-    """One passing service of a type that is as `asked` (filters.chosen), or None."""
+    """One passing service of a type (query.discover_params), or None."""
     return _call(
         "discover",
         _service,
         {NoService.code: _none},
         service_type=service_type,
-        **asked,
+        **params,
     )
 
 
-def maintenance(asked: Mapping[str, Any]) -> Call[list[Record]]:
-    """Begin or end a maintenance (filters.checked_maintenance); the answer is all there are now."""
-    return _call("maintenance", lambda reply: list(reply["maintenance"]), **asked)
+def maintenance(params: Mapping[str, Any]) -> Call[list[Record]]:
+    """Begin or end a maintenance (query.maintenance_params); the answer is all there are now."""
+    return _call("maintenance", lambda reply: list(reply["maintenance"]), **params)
 
 
 def health() -> Call[bool]:
@@ -164,10 +164,10 @@ def info(*, services: bool = True) -> Call[Record]:
 
 def backup(path: str, *, replace: bool = False) -> Call[Record]:
     """Have the registry copy its store to a file of this machine, named from its root."""
-    told = ("path", "size", "services", "seq")
+    fields = ("path", "size", "services", "seq")
     return _call(
         "backup",
-        lambda reply: {name: reply[name] for name in told},
+        lambda reply: {name: reply[name] for name in fields},
         path=path,
         replace=replace or None,
     )
@@ -185,14 +185,14 @@ def events(
     return _call("events", dict, since=since, epoch=epoch, mark=mark, limit=limit)
 
 
-def news(since: int | None, epoch: str | None, mark: str | None = None) -> Call[Record]:
+def changes_since(since: int | None, epoch: str | None, mark: str | None = None) -> Call[Record]:
     """The journal after `since`, and the `leases` now."""
     return _call("events", _with_leases, since=since, epoch=epoch, mark=mark, leases=True)
 
 
 def _call(action: str, read: Any, otherwise: Any = None, /, **params: Any) -> Call[Any]:
-    said = {name: value for name, value in params.items() if value is not None}
-    return Call(action, said, read, otherwise or {})
+    given = {name: value for name, value in params.items() if value is not None}
+    return Call(action, given, read, otherwise or {})
 
 
 def _service(reply: Mapping[str, Any]) -> ServiceRecord:
@@ -207,12 +207,12 @@ def _services(reply: Mapping[str, Any]) -> ServiceList:
 
 def _as_of(reply: Mapping[str, Any]) -> float | None:
     """When the registry answered, by its clock; one of an older version does not say."""
-    said = reply.get("timestamp")
-    return said if isinstance(said, int | float) else None
+    timestamp = reply.get("timestamp")
+    return timestamp if isinstance(timestamp, int | float) else None
 
 
 def _with_leases(reply: Mapping[str, Any]) -> Record:
-    # A server that does not know `leases` is found out here, where it is an error to who asked.
+    # A server that does not know `leases` is noticed here, where the caller gets an error.
     leases = reply["leases"]
     return {**reply, "leases": {"within": float(leases["within"]), "ends": dict(leases["ends"])}}
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 import struct
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar
 
 import zmq
 
@@ -18,7 +17,10 @@ from rsreg.protocol import records
 from rsreg.protocol.health import PASSING, announced
 from rsreg.protocol.records import ServiceRecord
 from rsreg.transport import sockets
+from rsreg.transport.driver import Ask, Receive
 from rsreg.transport.resolver import Finding
+
+T = TypeVar("T")
 
 #: What libzmq tells of a connection when it has to try again.
 _TROUBLE = (
@@ -46,8 +48,8 @@ def check(kind: int, timeout: float) -> None:
     check_timeout(timeout)
 
 
-def found(service: ServiceRecord | None, service_type: str) -> ServiceRecord:
-    """The service that was discovered; raises NoService for none."""
+def require(service: ServiceRecord | None, service_type: str) -> ServiceRecord:
+    """Return the service that was discovered; raises NoService for none."""
     if service is None:
         raise NoService(
             f"no passing service of type {service_type!r}", hint="wait=30 waits for one"
@@ -55,9 +57,10 @@ def found(service: ServiceRecord | None, service_type: str) -> ServiceRecord:
     return service
 
 
-#: Gives the other services that may be meant, within so many seconds.
-Others = Callable[[float], list[ServiceRecord]]
-AsyncOthers = Callable[[float], Awaitable[list[ServiceRecord]]]
+#: A generator of what has to be done to connect.
+Steps = Generator[Receive | Ask, Any, T]
+#: Finds the other services that may be meant, within so many seconds.
+Others = Callable[[float], Steps[list[ServiceRecord]]]
 
 
 def others(
@@ -76,16 +79,6 @@ def others(
         for each in services
         if each["id"] != first["id"] and announced(each["health"]) == PASSING
     ]
-
-
-class Step(NamedTuple):
-    """What to do next: wait so many seconds for a message of a monitor; or ask for the others.
-
-    Without a monitor the seconds are those that the question may take.
-    """
-
-    monitor: Any
-    seconds: float
 
 
 class _Attempt:
@@ -176,9 +169,15 @@ class _Race:
     """
 
     def __init__(
-        self, context: zmq.Context[Any], kind: int, endpoint: str | None, timeout: float
+        self,
+        context: zmq.Context[Any],
+        kind: int,
+        endpoint: str | None,
+        timeout: float,
+        others: Others,
     ) -> None:
         self._context = context
+        self._others = others
         self._kind = kind
         self._endpoint = endpoint
         self._timeout = timeout
@@ -188,7 +187,7 @@ class _Race:
         self._attempts: list[_Attempt] = []
         self._unfit: ConfigurationError | None = None
 
-    def run(self, first: ServiceRecord) -> Generator[Step, Any, Any]:
+    def run(self, first: ServiceRecord) -> Steps[Any]:
         """See `racing`."""
         won: _Attempt | None = None
         following, asked = [first], False
@@ -199,7 +198,7 @@ class _Race:
                     if following:
                         self._try(following.pop(), len(following))
                     else:
-                        following = yield Step(None, timing.left(self._until) / 2)
+                        following = yield from self._others(timing.left(self._until) / 2)
                         asked = True
                     continue
                 won = yield from self._look(self._alone if more else math.inf)
@@ -229,7 +228,7 @@ class _Race:
     def _waiting(self) -> list[_Attempt]:
         return [each for each in self._attempts if not each.lost]
 
-    def _look(self, until: float) -> Generator[Step, Any, _Attempt | None]:
+    def _look(self, until: float) -> Steps[_Attempt | None]:
         """Look once at all that are waited for, at the latest of them until then at most."""
         waiting, left = self._waiting(), timing.left(self._until)
         if not waiting or not left:
@@ -238,7 +237,7 @@ class _Race:
             latest = each is waiting[-1]
             patience = (left if len(waiting) == 1 else _LOOK) if latest else 0.0
             seconds = min(patience, timing.left(until), each.pause())
-            message = None if each.lost else (yield Step(each.monitor, seconds))
+            message = None if each.lost else (yield Receive(each.monitor, seconds))
             if message is not None:
                 each.told(message)
             if each.there:
@@ -264,42 +263,10 @@ def racing(
     first: ServiceRecord,
     endpoint: str | None,
     timeout: float,
-) -> Generator[Step, Any, Any]:
-    """A socket that is connected to `first`, or else to one of the others, within `timeout`.
+    others: Others,
+) -> Steps[Any]:
+    """Connect a socket to `first`, or else to one of the others, within `timeout` seconds.
 
-    A generator that says what to do, and is sent the message or None, or the others. One without
-    that `endpoint` is passed over. Raises Unreachable, ConfigurationError.
+    One without that `endpoint` is passed over. Raises Unreachable, ConfigurationError.
     """
-    return _Race(context, kind, endpoint, timeout).run(first)
-
-
-def connect(race: Generator[Step, Any, Any], others: Others) -> Any:
-    """The socket that a race ends with."""
-    with contextlib.closing(race):
-        try:
-            step = next(race)
-            while True:
-                if step.monitor is None:
-                    step = race.send(others(step.seconds))
-                elif step.monitor.poll(math.ceil(step.seconds * 1000)):
-                    step = race.send(step.monitor.recv_multipart(zmq.DONTWAIT))
-                else:
-                    step = race.send(None)
-        except StopIteration as done:
-            return done.value
-
-
-async def connect_async(race: Generator[Step, Any, Any], others: AsyncOthers) -> Any:
-    """See connect; for a context of zmq.asyncio."""
-    with contextlib.closing(race):
-        try:
-            step = next(race)
-            while True:
-                if step.monitor is None:
-                    step = race.send(await others(step.seconds))
-                elif await step.monitor.poll(math.ceil(step.seconds * 1000)):
-                    step = race.send(await step.monitor.recv_multipart(zmq.DONTWAIT))
-                else:
-                    step = race.send(None)
-        except StopIteration as done:
-            return done.value
+    return _Race(context, kind, endpoint, timeout, others).run(first)

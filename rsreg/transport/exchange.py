@@ -11,12 +11,12 @@ import itertools
 import os
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from rsreg import errors
 from rsreg.protocol import wire
-from rsreg.protocol.calls import Call, Verb
+from rsreg.protocol.calls import Call, CallSequence
 from rsreg.timing import Clock
 
 T = TypeVar("T")
@@ -128,30 +128,8 @@ def _again(reply: Mapping[str, Any], now: float, end: float) -> float | None:
     return min(now + pause * random.uniform(1, 1 + _SPREAD), (now + pause + end) / 2)
 
 
-def carried(verb: Verb[T], ask: Callable[[Call[Any]], Any]) -> T:
-    """Run a verb by `ask`, which carries a call to the registry; what `ask` raises ends it."""
-    answer = None
-    try:
-        while True:
-            answer = ask(verb.send(answer))
-    except StopIteration as done:
-        result: T = done.value
-        return result
-
-
-async def carried_async(verb: Verb[T], ask: Callable[[Call[Any]], Awaitable[Any]]) -> T:
-    """See carried; `ask` is a coroutine function."""
-    answer = None
-    try:
-        while True:
-            answer = await ask(verb.send(answer))
-    except StopIteration as done:
-        result: T = done.value
-        return result
-
-
 def conversation(
-    verb: Verb[T], *, timeout: float, endpoint: str, clock: Clock
+    verb: CallSequence[T], *, timeout: float, endpoint: str, clock: Clock
 ) -> Generator[Step, list[bytes] | None, T]:
     """Run a verb as `exchange` runs a call; `timeout` is for each of its calls."""
     answer = None

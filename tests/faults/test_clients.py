@@ -584,7 +584,7 @@ def test_close_during_a_call_with_the_registry_stopped(
         process.signal(signal.SIGSTOP)
         with ThreadPoolExecutor() as pool:
             call = pool.submit(seconds, lambda client=client: ended(client.list_services))
-            wait_until(lambda client=client: client._holder)
+            wait_until(lambda client=client: client._connection._holder)
             closing_took = [pool.submit(seconds, client.close) for _ in range(3)]
             times += [done.result(20) for done in closing_took]
             calls.append(call.result(20))

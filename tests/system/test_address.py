@@ -17,15 +17,16 @@ from rsreg.errors import ConfigurationError, Disconnected
 from rsreg.protocol.calls import Call
 from rsreg.transport.exchange import carried
 from tests.helpers import ROOT, NetworkSpace
+from rsreg.transport.driver import drive
 
 FIND = """
 import json, sys
 from rsreg.client.registration.address import Finder
 from rsreg.errors import RegistryError
-from rsreg.transport.exchange import carried
+from rsreg.transport.driver import drive
 endpoint, network, bind = json.loads(sys.argv[1])
 try:
-    print(carried(Finder(endpoint, network).find(), lambda call: {"bind": bind} if bind else {}))
+    print(drive(Finder(endpoint, network).find(), lambda call: {"bind": bind} if bind else {}))
 except RegistryError as error:
     print(type(error).__name__, error)
 """
@@ -106,7 +107,7 @@ def test_a_name_that_nobody_knows_is_looked_up_again() -> None:
     finder = Finder("tcp://no-such-host.invalid:4242")
     for _ in range(2):
         with pytest.raises(Disconnected, match="no way to tcp://no-such-host"):
-            carried(finder.find(), ask)
+            drive(finder.find(), ask)
 
 
 def test_the_registry_is_asked_once_where_it_listens() -> None:
@@ -117,7 +118,7 @@ def test_the_registry_is_asked_once_where_it_listens() -> None:
         return {"bind": "127.0.0.1"}
 
     finder = Finder("tcp://127.0.0.1:4242")
-    assert [carried(finder.find(), ask) for _ in range(3)] == ["127.0.0.1"] * 3
+    assert [drive(finder.find(), ask) for _ in range(3)] == ["127.0.0.1"] * 3
     assert asked == ["info"]
 
 

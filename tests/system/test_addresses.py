@@ -303,4 +303,4 @@ def test_what_shares_an_address_is_shown_to_people(process: ServerProcess) -> No
 
 def ask(client: RegistryClient, info: dict[str, Any]) -> None:
     """Register as a client in any language does."""
-    client._run(Call("register", {"service_info": info, "ttl": 60}, dict, {}))
+    client._connection.run(Call("register", {"service_info": info, "ttl": 60}, dict, {}))

@@ -111,7 +111,7 @@ def test_a_redirected_driver_is_right_again_within_a_beat(
 
 def beats_on(client: RegistryClient, service_id: str, beats: int = 3) -> None:
     """Wait for some more beats of it."""
-    heartbeat = client._heartbeats._beating[-1]
+    heartbeat = client._session.own._beating[-1]
     for _ in range(beats):
         last = heartbeat._last
         wait_until(lambda last=last: heartbeat._last != last)
@@ -188,8 +188,7 @@ def test_a_registered_block_takes_back_its_entry(
     ):
         assert hexapod.service_id is not None
         if kind == "process":
-            beating: Any = client._heartbeats._beating[-1]
-            wait_until(lambda: beating._greeted)
+            wait_until(lambda: client._session.own._beating[-1]._greeted)  # type: ignore[attr-defined]
         redirect(eve, hexapod.service_id)
         wait_until(lambda: host_of(client) == "127.0.0.1", 10)
         (line,) = wait_until(lambda: alarms(caplog))
@@ -261,7 +260,7 @@ def test_two_drivers_of_one_id_do_not_flood(
         wait_until(lambda: one.events_since()["seq"] > since + 6)
         beats_on(one, "hexapod", 5)
         lines = alarms(caplog)
-        first, second = (client._heartbeats._beating[0] for client in (one, other))
+        first, second = (client._session.own._beating[0] for client in (one, other))
         assert first._foreign.keys() != second._foreign.keys()
     assert len(lines) == 2
     assert set(re.findall(r"port from (\d+)", "\n".join(lines))) == {"5000", "5001"}
@@ -317,8 +316,7 @@ def test_a_heartbeat_process_takes_its_driver_for_no_stranger(
         RegistryClient(server.endpoint, timeout=10) as client,
         client.registered("hexapod", *where, ttl=1, heartbeat="process", ready=False) as hexapod,
     ):
-        beating: Any = client._heartbeats._beating[-1]
-        wait_until(lambda: beating._greeted)
+        wait_until(lambda: client._session.own._beating[-1]._greeted)  # type: ignore[attr-defined]
         for number in range(40):
             hexapod.update(metadata={"n": number}, ready=True)
         beat = client.list_services()[0]["last_heartbeat"]
@@ -339,13 +337,13 @@ def test_a_restart_of_the_registry_is_no_stranger(
             "endpoints": {"data": 5001},
         }
         service_id = client.register("hexapod", "127.0.0.1", 5000, "HEXAPOD", **info)
-        entry = client._heartbeats.of_last().fingerprint
+        entry = client._session.own.of_last().fingerprint
         client.start_heartbeat(BEAT)
         process.kill()
         process.start()
         wait_until(lambda: client.health_check())
         beats_on(client, service_id)
-        assert client._heartbeats.of_last().fingerprint == entry
+        assert client._session.own.of_last().fingerprint == entry
     assert alarms(caplog) == []
 
 

@@ -78,8 +78,8 @@ def test_maintenance_of_nobody_yet(endpoint: str, client: RegistryClient) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "a maintenance is of one thing, not of nothing"),
-        (["puna", "--type", "PUNA"], "not of service and service_type"),
+        ([], "give exactly one of service, service_type, host, not none of them"),
+        (["puna", "--type", "PUNA"], "not service and service_type"),
         (["puna", "--for", "1h", "--forever"], "forever, or for some seconds, not both"),
         (["puna", "--for", "0"], "'0' is not a time, such as 30min, 2h or 1d, up to a year."),
         (["puna", "--for", "2y"], "'2y' is not a time"),

@@ -315,7 +315,7 @@ def test_a_registry_that_is_away_is_said_so() -> None:
 
 def test_it_can_be_shown_in_the_middle_of_a_call(endpoint: str) -> None:
     """By a debugger, for example."""
-    with Bench(endpoint, timeout=20) as reg, reg._alone(1):
+    with Bench(endpoint, timeout=20) as reg, reg._connection._alone(1):
         assert repr(reg) == f"registry {reg.settings.req_endpoint}, no services"
         assert "register" in dir(reg)
 

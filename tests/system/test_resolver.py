@@ -200,10 +200,10 @@ asyncio.run(main())
 def test_the_address_to_advertise_is_found_within_a_timeout(space: NetworkSpace) -> None:
     code = """
 from rsreg.client.registration.address import Finder
-from rsreg.transport.exchange import carried
+from rsreg.transport.driver import drive
 finder = Finder("tcp://registry.lab:4242")
-tell(*timed(lambda *seconds: carried(finder.find(*seconds), dict), 0.5))
-tell(*timed(lambda *seconds: carried(finder.find(*seconds), dict)))
+tell(*timed(lambda *seconds: drive(finder.find(*seconds), dict), 0.5))
+tell(*timed(lambda *seconds: drive(finder.find(*seconds), dict)))
 """
     with running(space, code) as process:
         for most in (2, 4):

@@ -19,7 +19,7 @@ from tests.source import CLIENT_SIDE, FILES, IMPORTS, MODULES, PACKAGES, Import,
 #: From the ground up. A room is a package, or a single module. It imports only from the floors
 #: below its own; rooms of one floor import nothing of each other.
 FLOORS = [
-    ("lazy", "display", "timing"),
+    ("lazy", "display", "timing", "awaitable"),
     ("errors",),
     ("config",),
     ("system", "protocol"),
@@ -40,7 +40,7 @@ ROOMS = {
     "system": "threads background child_process line_writer private_files log_file",
     "protocol": "limits event_types health hosts records messages query calls wire",
     "transport": (
-        "exchange resolver sockets channel async_channel shared_channel subscription "
+        "driver exchange resolver sockets channel async_channel shared_channel subscription "
         "event_stream async_event_stream listener async_listener connect"
     ),
     "client.registration": (
@@ -48,7 +48,7 @@ ROOMS = {
         "own_services heartbeat_process registered async_registered"
     ),
     "client.cache": "view service_cache client_cache",
-    "client": "waiting connection sync aio interactive",
+    "client": "session waiting verbs connection sync aio interactive",
     "server.backends": (
         "stored retention base tables rows table_backend store_lock store_files vacuum "
         "sqlite_copy sqlite_file sqlite memory restore"

@@ -497,7 +497,7 @@ def test_a_living_process_is_replaced_by_force(server: RegistryServer) -> None:
         info = {**INFO, "owner": {**owner.this_process(), "pid": 1, "started": 1.5}}
         other("register", service_info=info)
         assert client.register("puna", "lab1", 5001, service_id="puna", force=True) == "puna"
-        assert not client._heartbeats.of_last().registration.force, "that was once"
+        assert not client._session.own.of_last().registration.force, "that was once"
         other("register", service_info=info, force=True)
         with pytest.raises(OwnedByOther):
             client.deregister("puna")

@@ -80,11 +80,13 @@ def test_what_is_not_said_is_not_sent() -> None:
     empty: dict[str, Any] = {"tags": None, "where": None, "mode": None}
     asked: Any
     for asked in ({}, empty, {"tags": [], "where": {}}):
-        assert query.narrowed(asked, None) == {}
-        assert query.narrowed(asked, "simulator") == {"mode": "simulator"}
-    assert query.narrowed({"mode": "any"}, "simulator") == {}
-    assert query.narrowed({"mode": "hardware"}, "simulator") == {"mode": "hardware"}
-    assert query.chosen("PUNA", {"tags": ("a", "!b"), "strategy": "random", "wait": 3}, None) == (
+        assert query.filter_params(asked, None) == {}  # type: ignore[arg-type]
+        assert query.filter_params(asked, "simulator") == {"mode": "simulator"}  # type: ignore[arg-type]
+    assert query.filter_params({"mode": "any"}, "simulator") == {}
+    assert query.filter_params({"mode": "hardware"}, "simulator") == {"mode": "hardware"}
+    assert query.discover_params(
+        "PUNA", {"tags": ("a", "!b"), "strategy": "random", "wait": 3}, None
+    ) == (
         {"tags": ["a", "!b"], "strategy": "random"},
         3,
     )
@@ -167,8 +169,8 @@ def test_a_simulator_is_never_handed_out_as_hardware(mixed_endpoint: str, cache:
             assert client.discover_service("TEMP", mode="hardware") is None
             assert [name_of(one) for one in client.list_services(mode="hardware")] == ["real"]
             assert len(client.list_services()) == 3
-            if client._cache is not None:
-                wait_until(lambda: present(client._cache)._cache.as_of > 0)
+            if client._session.cache is not None:
+                wait_until(lambda: client._session.cache._cache.as_of > 0)  # type: ignore[union-attr]
         client.deregister("real")
         assert name_of(client.discover_service("PUNA")) == "sim"
 
@@ -206,7 +208,9 @@ def test_a_cache_keeps_to_modes(mixed_endpoint: str) -> None:
 def test_a_cache_does_not_answer_what_only_the_server_knows(mixed_endpoint: str) -> None:
     with RegistryClient(mixed_endpoint, timeout=10, cache=True) as client:
         client.discover_service("PUNA")
-        wait_until(lambda: client._cache is not None and client._cache._cache.as_of > 0)
+        wait_until(
+            lambda: client._session.cache is not None and client._session.cache._cache.as_of > 0
+        )
         assert client.discover_service("PUNA", where={"name": "nobody"}) is None
         assert client.discover_service("PUNA", tags=["nothing"]) is None
         assert client.list_services("PUNA", tags=["nothing"]) == []
@@ -243,16 +247,16 @@ def test_maintenance(client: RegistryClient) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "not of nothing"),
-        ({"service": "a", "host": "b"}, "not of service and host"),
+        ({}, "not none of them"),
+        ({"service": "a", "host": "b"}, "not service and host"),
         ({"service": "a", "for_": 5, "forever": True}, "not both"),
         ({"service": "a", "for_": 0}, "1 to 31536000 seconds"),
         ({"service": "a", "for_": float("nan")}, "1 to 31536000 seconds"),
         ({"service": "a", "for_": "1h"}, "1 to 31536000 seconds"),
         ({"service": ""}, "service is a text"),
         ({"service": "a", "reason": 3}, "reason is a text"),
-        ({"on": False, "service": "a", "for_": 5}, "what ends"),
-        ({"on": False, "service": "a", "reason": "over"}, "what ends"),
+        ({"on": False, "service": "a", "for_": 5}, "can't be used when ending"),
+        ({"on": False, "service": "a", "reason": "over"}, "can't be used when ending"),
     ],
 )
 def test_a_wrong_maintenance_is_refused_before_anything_is_sent(

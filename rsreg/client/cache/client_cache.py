@@ -16,7 +16,7 @@ from rsreg.config import SIMULATOR, ClientSettings
 from rsreg.errors import Disconnected, Stale, TransportError
 from rsreg.protocol.calls import NOTHING_MORE
 from rsreg.protocol.health import PASSING
-from rsreg.protocol.records import ServiceRecord
+from rsreg.protocol.records import ServiceList, ServiceRecord
 from rsreg.system import threads
 from rsreg.system.background import Caught, Troubles
 from rsreg.transport.listener import spawn
@@ -24,17 +24,6 @@ from rsreg.transport.listener import spawn
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
-
-
-def discovered(
-    cache: ServiceCache, service_type: str, *, mode: str | None = None
-) -> ServiceRecord | None:
-    """What a cache discovers, but for a simulator that nobody asked for.
-
-    There must be no hardware then, of which a cache may not have heard yet.
-    """
-    found = cache.discover_service(service_type, mode=mode)
-    return None if mode is None and found and found.get("mode") == SIMULATOR else found
 
 
 class ClientCache:
@@ -57,32 +46,51 @@ class ClientCache:
         #: When it may be started again after it failed.
         self._next = -math.inf
 
-    def answer(
-        self, read: Callable[..., R], target: object, asked: Mapping[str, Any] = NOTHING_MORE
-    ) -> R | None:
-        """What `read` finds in the cache, or None: then the registry has to be asked.
+    def get(self, service_id: str) -> ServiceRecord | None:
+        """Return the record of one passing service; None: ask the registry."""
+        return self._answer(self._cache.get_service, service_id, NOTHING_MORE)
 
-        Only services that are passing are beyond doubt. That there is none, or that one is
-        critical, may be because a lease, or an event, has not been heard of yet. `asked` is what
-        narrows the question; of that a cache knows nothing but the mode.
+    def list(self, service_type: str | None, params: Mapping[str, Any]) -> ServiceList | None:
+        """Return all services, or those of a type, if all of them pass; None: ask the registry."""
+        return self._answer(self._cache.list_services, service_type, params)
+
+    def discover(self, service_type: str, params: Mapping[str, Any]) -> ServiceRecord | None:
+        """Return one passing service of a type; None: ask the registry.
+
+        It is never a simulator unless the parameters say so: hardware may have registered of which
+        the cache does not know yet.
         """
-        if asked and asked.keys() != {"mode"}:
+        service = self._answer(self._cache.discover_service, service_type, params)
+        if service is not None and not params and service.get("mode") == SIMULATOR:
+            return None
+        return service
+
+    def _answer(
+        self, read: Callable[..., R], target: object, params: Mapping[str, Any]
+    ) -> R | None:
+        """Return what `read` finds in the cache, or None if that is not certain.
+
+        Only passing services are certain. That there is none, or that one is critical, may be
+        because a lease, or an event, has not arrived yet. `params` narrow the question; a cache
+        knows only the mode.
+        """
+        if params and params.keys() != {"mode"}:
             return None
         # Read first: the cache may get to know of a change right after it answered without.
         as_of = self._cache.as_of
         try:
-            found = read(self._cache, target, **asked)
+            result = read(target, **params)
         except Disconnected:
             self._start()
             return None
         except Stale:
             return None
-        known: list[Any] = found if isinstance(found, list) else [found]
+        services: Any = result if isinstance(result, ServiceList) else (result,)
         # A loop: a generator for one record would cost as much as the rest.
-        for one in known:
-            if one is None or one["health"] != PASSING:
+        for service in services:
+            if service is None or service["health"] != PASSING:
                 return None
-        return found if known and as_of > self._changed else None
+        return result if services and as_of > self._changed else None
 
     def changed(self) -> None:
         """The client changed something: what the cache learned before is not to be answered.

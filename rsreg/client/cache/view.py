@@ -177,8 +177,8 @@ class Mirror(Follower):
         self._asked = self._clock()
         self._begun.clear()
         if self._seq is None:
-            return calls.picture()
-        return calls.news(self._seq, self._epoch, self._mark)
+            return calls.snapshot()
+        return calls.changes_since(self._seq, self._epoch, self._mark)
 
     def answered(self, reply: Mapping[str, Any]) -> list[Record]:
         """Take in an answer to the last question; the events in it that are new."""

@@ -23,7 +23,7 @@ import zmq
 from rsreg.config import DEFAULT_TIMEOUT, advertised
 from rsreg.errors import ConfigurationError, Disconnected, UnknownHost
 from rsreg.protocol import calls
-from rsreg.protocol.calls import Verb
+from rsreg.protocol.calls import CallSequence
 from rsreg.transport import channel
 from rsreg.transport.resolver import Numeric
 
@@ -54,7 +54,7 @@ class Finder:
 
     def find(
         self, timeout: float = DEFAULT_TIMEOUT, context: zmq.Context[Any] | None = None
-    ) -> Verb[str]:
+    ) -> CallSequence[str]:
         """The address now; the registry is asked once if it has to say something.
 
         To find where the registry is may take `timeout` seconds; other greenlets of a green

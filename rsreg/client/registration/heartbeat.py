@@ -20,7 +20,7 @@ from rsreg.errors import (
     retry_after,
 )
 from rsreg.protocol import calls, records
-from rsreg.protocol.calls import Record, Verb
+from rsreg.protocol.calls import CallSequence, Record
 from rsreg.system.background import say
 from rsreg.system.threads import Stop
 from rsreg.timing import Backoff, jitter
@@ -131,7 +131,7 @@ class Pulse:
         due = vitals.due(now)
         return self._next if due is None else min(self._next, now + due)
 
-    def beat(self) -> Verb[str]:
+    def beat(self) -> CallSequence[str]:
         """One beat; what it did that is worth saying, if anything."""
         presence = self.presence
         # Before anything is read: whatever changes meanwhile is told by the next beat.
@@ -155,11 +155,11 @@ class Pulse:
             presence.told(changes, told)
         return ""
 
-    def _compare(self, service_id: str, fingerprint: str) -> Verb[None]:
+    def _compare(self, service_id: str, fingerprint: str) -> CallSequence[None]:
         """The entry is another than before: if it is not what the driver says, put it right."""
         presence = self.presence
         version, wanted = presence.version, presence.registration
-        found = yield calls.found(service_id)
+        found = yield calls.get_with_last_change(service_id)
         foreign = None if found is None else presence.foreign(found[0], version)
         if found is None or foreign is None:
             return
@@ -196,7 +196,7 @@ class Pulse:
             name = self.presence.registration.name
             say(log, logging.ERROR, text, *map(printable, [name, *words]))
 
-    def register(self, timeout: float = 0.0, context: Any = None) -> Verb[None]:
+    def register(self, timeout: float = 0.0, context: Any = None) -> CallSequence[None]:
         """Register the service for the first time, in place of what died on this host.
 
         The arguments are for the finder of its host, whose errors are raised too.
@@ -253,7 +253,7 @@ class Pulse:
             name = self.presence.registration.name
             say(log, logging.WARNING, "%s: %s, trying on: %s", name, what, why, exc_info=fault)
 
-    def _look_after_host(self) -> Verb[None]:
+    def _look_after_host(self) -> CallSequence[None]:
         finder = self.presence.finder
         if finder is None:
             return

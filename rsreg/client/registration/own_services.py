@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from rsreg import config
 from rsreg.client.registration import heartbeat_thread
@@ -35,13 +37,27 @@ class Heartbeat(Pulse):
 
 
 class Heartbeats:
-    """What one client has registered, and the heartbeats of what it keeps alive."""
+    """What one client has registered in this process, and the heartbeats of what it keeps alive.
 
-    def __init__(self, settings: config.ClientSettings) -> None:
+    `context` is the ZeroMQ context of its blocking sockets, or None for rsreg's own.
+    """
+
+    def __init__(self, settings: config.ClientSettings, context: Any = None) -> None:
+        self.settings = settings
         self.endpoint = settings.hb_endpoint or settings.req_endpoint
+        self._begin(context)
+
+    def _begin(self, context: Any) -> None:
+        self._pid = os.getpid()
+        self.context = context
         #: What the client registered last.
         self.last: Presence | None = None
         self._beating: list[Heartbeat] = []
+
+    def after_fork(self) -> None:
+        """Forget, in a forked child, what the parent registered: that is the parent's to end."""
+        if self._pid != os.getpid():
+            self._begin(None)
 
     def of_last(self) -> Presence:
         """What the client registered last; raises ConfigurationError without anything."""

@@ -21,12 +21,12 @@ from rsreg.client.registration.heartbeat_process import HeartbeatProcess
 from rsreg.client.registration.local_service import Busy, Presence
 from rsreg.client.registration.own_services import Heartbeat, Heartbeats
 from rsreg.client.registration.registration import (
-    Details,
     Registration,
+    RegistrationFields,
     UpdateFields,
     fields_of_update,
 )
-from rsreg.config import ClientSettings, advertised
+from rsreg.config import DEFAULT_TTL, ClientSettings, advertised
 from rsreg.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -39,7 +39,7 @@ from rsreg.protocol import calls, messages
 from rsreg.protocol.calls import Call
 from rsreg.system.background import say
 from rsreg.transport.channel import Channel
-from rsreg.transport.exchange import carried
+from rsreg.transport.driver import drive
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,7 +52,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Seconds that the end of the interpreter waits for the registry.
 _AT_EXIT = 1.0
 #: What keeps a service alive: a thread of this process, or a process beside it.
-_KINDS: dict[str, type[Heartbeat]] = {"thread": Heartbeat, "process": HeartbeatProcess}
+_HEARTBEATS: dict[str, type[Heartbeat]] = {"thread": Heartbeat, "process": HeartbeatProcess}
 
 
 @dataclass(frozen=True)
@@ -63,39 +63,36 @@ class Plan:
     socket: Any
     finder: Finder | None
     required: bool
-    kind: type[Heartbeat]
+    heartbeat_class: type[Heartbeat]
     watchdog: float | None
     reclaim: bool
 
 
-def plan(
+def make_plan(
     settings: ClientSettings,
     name: str,
-    host: str | None,
-    port: int | None,
-    service_type: str | None,
-    metadata: Mapping[str, Any] | None,
-    ttl: float,
+    host: str | None = None,
+    port: int | None = None,
+    service_type: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    ttl: float = DEFAULT_TTL,
     *,
-    singleton: bool = False,
-    allow_duplicate_service_type: bool = False,
-    service_id: str | None = None,
     socket: Any = None,
     advertise: str | None = None,
     required: bool = False,
     heartbeat: str = "thread",
     watchdog: float | None = None,
     reclaim: bool = True,
-    **details: Unpack[Details],
+    **fields: Unpack[RegistrationFields],
 ) -> Plan:
-    """Check what was asked for; raises ConfigurationError, before anything is sent."""
+    """Check the arguments of `RegistryClient.registered`; raises ConfigurationError."""
     if host is not None and advertise is not None:
         raise ConfigurationError(
             "host= and advertise= both say where the service is", hint="leave one of them out"
         )
     if host is None and advertise is None:
         host, advertise = advertised()
-    if heartbeat not in _KINDS:
+    if heartbeat not in _HEARTBEATS:
         raise ConfigurationError(
             f"no heartbeat: {heartbeat!r}", hint='a heartbeat is a "thread" or a "process"'
         )
@@ -106,11 +103,8 @@ def plan(
         service_type,
         metadata,
         ttl,
-        singleton=singleton,
-        allow_duplicate_service_type=allow_duplicate_service_type,
-        service_id=service_id,
         default_mode=settings.mode,
-        **details,
+        **fields,
     )
     if "port" not in wanted.info and socket is None:
         raise ConfigurationError(
@@ -124,7 +118,7 @@ def plan(
         raise ConfigurationError(str(error), hint=error.hint) from error
     check_watchdog(watchdog)
     finder = Finder(settings.req_endpoint, advertise) if host is None else None
-    return Plan(wanted, socket, finder, required, _KINDS[heartbeat], watchdog, reclaim)
+    return Plan(wanted, socket, finder, required, _HEARTBEATS[heartbeat], watchdog, reclaim)
 
 
 class Registered:
@@ -133,21 +127,14 @@ class Registered:
     It may be used again after its end. The end of the interpreter ends it as well; a forked child
     does not. It belongs to the client that made it: that one's `close` stops its heartbeat.
 
-    `here` gives that client's heartbeats and its ZeroMQ context, if it has one, in this process;
-    `changed` is called when the registry may have been changed.
+    `own` has that client's services; `on_change` is called when the registry may have been changed.
     """
 
-    def __init__(
-        self,
-        wanted: Plan,
-        settings: ClientSettings,
-        here: Callable[[], tuple[Heartbeats, Any]],
-        changed: Callable[[], None],
-    ) -> None:
-        self._plan = wanted
-        self._settings = settings
-        self._here = here
-        self._changed = changed
+    def __init__(self, plan: Plan, own: Heartbeats, on_change: Callable[[], None]) -> None:
+        self._plan = plan
+        self._own = own
+        self._settings = own.settings
+        self._on_change = on_change
         self._heartbeat: Heartbeat | None = None
         self._pid = 0
 
@@ -232,15 +219,15 @@ class Registered:
         """
         if self._heartbeat is not None and self._pid == os.getpid():
             raise RuntimeError(f"{self._name} is registered already by this very object")
-        heartbeats, context = self._here()
-        heartbeat = self._plan.kind(
-            self._new_presence(), heartbeats.endpoint, reclaim=self._plan.reclaim
+        self._own.after_fork()
+        heartbeat = self._plan.heartbeat_class(
+            self._new_presence(), self._own.endpoint, reclaim=self._plan.reclaim
         )
         refused = True
         try:
-            why = self._register(heartbeat, context)
+            why = self._register(heartbeat)
             refused = False
-            heartbeats.add(heartbeat, why)
+            self._own.add(heartbeat, why)
             self._heartbeat, self._pid = heartbeat, os.getpid()
             atexit.register(self._at_exit)
         except BaseException as error:
@@ -250,13 +237,13 @@ class Registered:
                 self._end(heartbeat, self._settings.timeout)
             raise
 
-    def _register(self, heartbeat: Heartbeat, context: Any) -> RegistryError | None:
+    def _register(self, heartbeat: Heartbeat) -> RegistryError | None:
         """Register within the timeout; why that is still to be done, if it is."""
         until = timing.steady() + self._settings.timeout
-        channel = Channel(self._settings.req_endpoint, context)
+        channel = Channel(self._settings.req_endpoint, self._own.context)
         try:
-            carried(
-                heartbeat.register(self._settings.timeout, context),
+            drive(
+                heartbeat.register(self._settings.timeout, self._own.context),
                 lambda call: channel.run(call, max(0.0, until - timing.steady())),
             )
         except (TransportError, Unavailable) as error:
@@ -265,7 +252,7 @@ class Registered:
             return error
         finally:
             channel.close()
-            self._changed()
+            self._on_change()
         return None
 
     def leave(self) -> None:
@@ -302,7 +289,7 @@ class Registered:
             raise
 
     def _deregister(self, heartbeat: Heartbeat, timeout: float) -> None:
-        self._here()[0].remove(heartbeat)
+        self._own.remove(heartbeat)
         wanted, service_id = heartbeat.presence.registration, heartbeat.presence.service_id
         if heartbeat.unheard:
             service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
@@ -340,12 +327,12 @@ class Registered:
         return self._heartbeat.presence
 
     def _ask(self, call: Call[T], timeout: float | None = None) -> T:
-        channel = Channel(self._settings.req_endpoint, self._here()[1])
+        channel = Channel(self._settings.req_endpoint, self._own.context)
         try:
             return channel.run(call, self._settings.timeout if timeout is None else timeout)
         finally:
             channel.close()
-            self._changed()
+            self._on_change()
 
     @property
     def _name(self) -> str:

@@ -10,7 +10,7 @@ from rsreg.client.registration import owner
 from rsreg.config import MODES
 from rsreg.errors import ConfigurationError, JudgeFirst, OwnedByOther
 from rsreg.protocol import calls, wire
-from rsreg.protocol.calls import Call, Entry, Record, Verb
+from rsreg.protocol.calls import Call, CallSequence, Entry, Record
 
 
 class Details(TypedDict, total=False):
@@ -23,6 +23,14 @@ class Details(TypedDict, total=False):
     exclusive: bool
     owned: bool
     force: bool
+
+
+class RegistrationFields(Details, total=False):
+    """What may be said of a registration by keyword (see `RegistryClient.registered`)."""
+
+    singleton: bool
+    allow_duplicate_service_type: bool
+    service_id: str | None
 
 
 class UpdateFields(TypedDict, total=False):
@@ -199,7 +207,7 @@ def _mode(mode: str | None) -> str | None:
 
 def registering(
     wanted: Registration, report: Mapping[str, Any] | None = None, *, judges: bool = True
-) -> Verb[Entry]:
+) -> CallSequence[Entry]:
     """Register, in place of what died on this host: of its id, and of its name if it `judges`.
 
     Most often there is nothing to judge, and it is one question.
