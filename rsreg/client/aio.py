@@ -35,7 +35,7 @@ from rsreg.transport.async_event_stream import AsyncEventStream
 from rsreg.transport.async_listener import AsyncListener
 from rsreg.transport.driver import Ask, Receive, drive_async
 from rsreg.transport.listener import Handler, Handlers
-from rsreg.transport.subscription import Follower, Listening
+from rsreg.transport.subscription import EventConsumer, Subscription
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -310,7 +310,7 @@ class AsyncRegistryClient:
             RequestTimeout: The registry can't be reached at the beginning.
         """
         check_watch(type, since, epoch, mark)
-        return self._stream(Follower(timing.steady, since, epoch, mark)).events(type)
+        return self._stream(Subscription(timing.steady, since, epoch, mark)).events(type)
 
     # -- how it is done
 
@@ -342,5 +342,5 @@ class AsyncRegistryClient:
         self._listener.go_on()
         return await self._channel.run(call, timeout)
 
-    def _stream(self, listening: Listening) -> AsyncEventStream:
+    def _stream(self, listening: EventConsumer) -> AsyncEventStream:
         return AsyncEventStream(listening, self.settings, self._context, self._closed)

@@ -28,7 +28,7 @@ from rsreg.protocol.records import ServiceList, ServiceRecord
 from rsreg.transport.driver import Ask, Receive, drive
 from rsreg.transport.event_stream import EventStream
 from rsreg.transport.listener import EventListener, Handler, Handlers
-from rsreg.transport.subscription import Follower, Listening
+from rsreg.transport.subscription import EventConsumer, Subscription
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -680,7 +680,7 @@ class RegistryClient:
         """
         self.stop_event_listener()
         listener = EventListener(
-            self._handlers, Follower(timing.steady), self.settings, self._session.own.context
+            self._handlers, Subscription(timing.steady), self.settings, self._session.own.context
         )
         listener.start()
         self._listener = listener
@@ -716,7 +716,7 @@ class RegistryClient:
             RequestTimeout: The registry can't be reached at the beginning.
         """
         check_watch(type, since, epoch, mark)
-        return self._stream(Follower(timing.steady, since, epoch, mark)).events(type)
+        return self._stream(Subscription(timing.steady, since, epoch, mark)).events(type)
 
     def events_since(
         self, seq: int | None = None, epoch: str | None = None, mark: str | None = None
@@ -770,7 +770,7 @@ class RegistryClient:
         self._after_fork()
         return self._session.own.of_last()
 
-    def _stream(self, listening: Listening) -> EventStream:
+    def _stream(self, listening: EventConsumer) -> EventStream:
         self._after_fork()
         context = self._session.own.context
         return EventStream(listening, self.settings, context, self._connection.closed)

@@ -265,9 +265,9 @@ def _wait(
     waiting = Waiting(wanted, seconds, timing.steady)
     try:
         for _ in wanted:
-            waiting.answered((yield Ask(waiting.question(), waiting.patience)))
+            waiting.on_reply((yield Ask(waiting.next_request(), waiting.patience)))
     except RegistryError as error:
-        waiting.unanswered(error)
+        waiting.on_failure(error)
     if waiting.left:
         yield Follow(waiting)
     return waiting.result()

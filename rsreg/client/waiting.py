@@ -55,15 +55,15 @@ class Waiting:
         return max(_LEAST, self.left)
 
     @property
-    def silence(self) -> float:
+    def seconds_until_next_request(self) -> float:
         """Seconds to wait for the next event before asking."""
         return max(0.0, self._ask_at - self._clock())
 
-    def question(self) -> Call[ServiceRecord | None]:
+    def next_request(self) -> Call[ServiceRecord | None]:
         """What to ask next."""
         return self._wanted[self._round[0]]
 
-    def answered(self, service: ServiceRecord | None) -> list[Record]:
+    def on_reply(self, service: ServiceRecord | None) -> list[Record]:
         """Take in the answer; it is no event."""
         self._found[self._round.popleft()] = service
         if not self._round:
@@ -73,14 +73,14 @@ class Waiting:
             self._patience = min(_SILENCE_MOST, max(_SILENCE_FIRST, 2 * self._patience))
         return []
 
-    def unanswered(self, error: RegistryError) -> None:
+    def on_failure(self, error: RegistryError) -> None:
         """A registry that is not there yet is asked again soon; raises any other error."""
         if not isinstance(error, RequestTimeout | UnknownHost):
             raise error
         self._failure = error
         self._next_round(self._backoff.next())
 
-    def published(self, _event: Record) -> list[Record]:
+    def on_event(self, _event: Record) -> list[Record]:
         """Something happened: ask, but not right after a round. Nothing is handed on."""
         self._ask_at = min(self._ask_at, max(self._clock(), self._ended + _LEAST))
         return []

@@ -14,6 +14,7 @@ from rsreg.errors import Disconnected, RequestTimeout, ServerError
 from rsreg.protocol.calls import Call
 from rsreg.system.threads import Stop
 from rsreg.transport import resolver, sockets
+from rsreg.transport.driver import drive_async
 from rsreg.transport.exchange import exchange
 from rsreg.transport.resolver import Numeric
 
@@ -60,7 +61,7 @@ class AsyncChannel:
             held.drop()
 
     async def reopened(self, timeout: float) -> bool:
-        """See Channel."""
+        """Open the socket if it is not open; True if it was not. Raises as Channel.reopened."""
         held = self._here()
         if held.socket is not None:
             return False
@@ -68,7 +69,7 @@ class AsyncChannel:
         return True
 
     async def run(self, call: Call[T], timeout: float) -> T:
-        """See Channel."""
+        """Carry a call within `timeout` seconds; raises as Channel.run."""
         held, until = self._here(), timing.steady() + timeout
         try:
             # Without the wait where there is none: it costs as much as the call.
@@ -144,10 +145,5 @@ def check_left(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def find(endpoint: str, timeout: float, stop: Stop | None = None) -> Numeric:
-    """See channel.find."""
-    finding = resolver.Finding(endpoint, timeout)
-    while pause := finding.pause():
-        if stop is not None and stop.is_set():
-            raise Disconnected("it was closed while it waited")
-        await asyncio.sleep(pause)
-    return finding.address()
+    """Find where to connect to for an endpoint, as channel.find."""
+    return await drive_async(resolver.finding(endpoint, timeout, stop), asyncio.sleep)

@@ -16,7 +16,7 @@ from rsreg.system.background import Caught, Troubles, say
 from rsreg.transport.async_channel import check_left
 from rsreg.transport.async_event_stream import AsyncEventStream
 from rsreg.transport.listener import Handlers
-from rsreg.transport.subscription import Follower, Listening
+from rsreg.transport.subscription import EventConsumer, Subscription
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class _Run:
     """What listens in one event loop."""
 
-    follower: Follower
+    follower: Subscription
     stream: AsyncEventStream
     task: asyncio.Task[None]
 
@@ -42,7 +42,7 @@ class AsyncListener:
     """
 
     def __init__(
-        self, handlers: Handlers, open_stream: Callable[[Listening], AsyncEventStream]
+        self, handlers: Handlers, open_stream: Callable[[EventConsumer], AsyncEventStream]
     ) -> None:
         self._handlers = handlers
         self._open_stream = open_stream
@@ -51,7 +51,7 @@ class AsyncListener:
     async def start(self) -> None:
         """Listen from now on; raises RegistryError."""
         await self.stop()
-        follower = Follower(timing.steady)
+        follower = Subscription(timing.steady)
         stream = self._open_stream(follower)
         await self._hand_on(await stream.open())
         self._run = _Run(follower, stream, asyncio.create_task(self._listen(stream)))
@@ -83,11 +83,11 @@ class AsyncListener:
             if run.task is not asyncio.current_task():
                 await asyncio.wait([run.task])
 
-    async def _resume(self, stream: AsyncEventStream, follower: Follower) -> None:
+    async def _resume(self, stream: AsyncEventStream, follower: Subscription) -> None:
         try:
             await self._hand_on(await stream.open())
         except RegistryError as error:
-            follower.unanswered(error)
+            follower.on_failure(error)
         await self._listen(stream)
 
     async def _listen(self, stream: AsyncEventStream) -> None:

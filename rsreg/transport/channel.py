@@ -15,6 +15,7 @@ from rsreg.protocol.calls import Call
 from rsreg.system import threads
 from rsreg.system.threads import Stop
 from rsreg.transport import resolver, sockets
+from rsreg.transport.driver import drive
 from rsreg.transport.exchange import exchange
 from rsreg.transport.resolver import Numeric
 
@@ -136,12 +137,7 @@ def find(
 
     Raises UnknownHost, RequestTimeout; Disconnected once `stop` is set.
     """
-    finding = resolver.Finding(endpoint, timeout)
-    while pause := finding.pause():
-        if stop is not None and stop.is_set():
-            raise Disconnected("it was closed while it waited")
-        _sleep(context, pause)
-    return finding.address()
+    return drive(resolver.finding(endpoint, timeout, stop), lambda pause: _sleep(context, pause))
 
 
 def _sleep(context: object, seconds: float) -> None:
@@ -164,4 +160,4 @@ def readable(socket: Any, seconds: float, stop: Stop | None) -> bool:
             return True
         if left <= 0:
             return False
-    raise Disconnected("it was closed while it waited")
+    raise Disconnected("the client was closed while a call was waiting")

@@ -15,7 +15,7 @@ from rsreg.system import threads
 from rsreg.system.background import Caught, keep_on, say, start_thread
 from rsreg.transport import sockets
 from rsreg.transport.event_stream import EventStream
-from rsreg.transport.subscription import Follower
+from rsreg.transport.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class EventListener:
     def __init__(
         self,
         handlers: Handlers,
-        follower: Follower,
+        follower: Subscription,
         settings: ClientSettings,
         context: zmq.Context[Any] | None,
     ) -> None:

@@ -10,11 +10,13 @@ import ipaddress
 import math
 import os
 from _socket import AF_INET, AF_INET6, SOCK_STREAM
+from collections.abc import Generator
 from typing import NewType
 
 from rsreg import timing
-from rsreg.errors import RequestTimeout, UnknownHost
+from rsreg.errors import Disconnected, RequestTimeout, UnknownHost
 from rsreg.system import threads
+from rsreg.system.threads import Stop
 
 #: An endpoint in which there is no name to be looked up.
 Numeric = NewType("Numeric", str)
@@ -78,6 +80,21 @@ class Finding:
             hint="see whether the name is right, and known to a name server or in /etc/hosts; or "
             "write the address: 10.3.0.5, say",
         )
+
+
+def finding(
+    endpoint: str, timeout: float, stop: Stop | None = None
+) -> Generator[float, None, Numeric]:
+    """Find the address of an endpoint; yields the seconds to wait before the next look.
+
+    Raises UnknownHost, RequestTimeout; Disconnected once `stop` is set.
+    """
+    search = Finding(endpoint, timeout)
+    while pause := search.pause():
+        if stop is not None and stop.is_set():
+            raise Disconnected("the client was closed while a call was waiting")
+        yield pause
+    return search.address()
 
 
 class _LookUp:

@@ -21,27 +21,27 @@ log = logging.getLogger(__name__)
 _SILENCE_FIRST, SILENCE_MOST = 0.25, 5.0
 
 
-class Listening(Protocol):
+class EventConsumer(Protocol):
     """What an event stream drives: it is told what arrives, and says what to ask and when."""
 
     @property
-    def silence(self) -> float:
+    def seconds_until_next_request(self) -> float:
         """Seconds to wait for the next event before asking."""
 
-    def question(self) -> Call[Any]:
+    def next_request(self) -> Call[Any]:
         """What to ask after a silence."""
 
-    def answered(self, reply: Any) -> list[Record]:
+    def on_reply(self, reply: Any) -> list[Record]:
         """Take in an answer to the last question; the events in it that are new."""
 
-    def unanswered(self, error: RegistryError) -> None:
+    def on_failure(self, error: RegistryError) -> None:
         """The question got no answer."""
 
-    def published(self, event: Record) -> list[Record]:
+    def on_event(self, event: Record) -> list[Record]:
         """Take in an event; those that may be handed on."""
 
 
-class Follower:
+class Subscription:
     """Puts the events of one registry in order; it begins after `since`, or else now.
 
     Where the journal does not reach back, or is another one, it says so by an event of the type
@@ -67,15 +67,15 @@ class Follower:
         self._ask_at = -math.inf
 
     @property
-    def silence(self) -> float:
+    def seconds_until_next_request(self) -> float:
         """Seconds to wait for the next event before asking, 0.0 when there is a known gap."""
         return max(0.0, self._ask_at - self._clock())
 
-    def question(self) -> Call[Record]:
+    def next_request(self) -> Call[Record]:
         """What to ask after a silence."""
         return calls.events(self._seq, self._epoch, self._mark)
 
-    def answered(self, reply: Mapping[str, Any]) -> list[Record]:
+    def on_reply(self, reply: Mapping[str, Any]) -> list[Record]:
         """The events of an answer that are new."""
         self._back()
         epoch, seq = str(reply["epoch"]), int(reply["seq"])
@@ -104,7 +104,7 @@ class Follower:
         self._wait(-math.inf if self._seq < seq else self._patience)
         return new
 
-    def unanswered(self, error: RegistryError) -> None:
+    def on_failure(self, error: RegistryError) -> None:
         """The question got no answer: wait, then ask again."""
         if not self._away:
             say(log, logging.WARNING, "no events for now, trying on: %s", error)
@@ -112,7 +112,7 @@ class Follower:
         self._port.lost()
         self._wait(SILENCE_MOST)
 
-    def published(self, event: Record) -> list[Record]:
+    def on_event(self, event: Record) -> list[Record]:
         """The event, if it is the next one; a gap or another epoch is asked for first."""
         self._port.reached()
         if self._seq is None or event.get("epoch") != self._epoch:

@@ -349,13 +349,12 @@ def test_a_cache_of_a_client_starts_after_all(
     monkeypatch.setattr(ServiceCache, "start", ServiceCache.start)
     asked: list[str] = []
     with RegistryClient(endpoint, timeout=10, cache=True) as cached:
-        run = cached._run
-
-        def noting(call: Call[Any], *rest: Any) -> Any:
-            asked.append(call.action)
-            return run(call, *rest)
-
-        monkeypatch.setattr(cached, "_run", noting)
+        run = cached._connection.run
+        monkeypatch.setattr(
+            cached._connection,
+            "run",
+            lambda call, *rest: asked.append(call.action) or run(call, *rest),
+        )
 
         def from_cache() -> bool:
             asked.clear()

@@ -17,6 +17,7 @@ from rsreg.protocol.calls import Record
 from rsreg.transport.subscription import Follower
 from tests.harness import RegistryHarness
 from tests.helpers import ServerProcess, wait_until
+from rsreg.transport.subscription import Subscription
 
 #: What somebody copies: the database alone, or all that the server has put beside it, as a snapshot
 #: of the machine does.
@@ -230,21 +231,21 @@ def answer(seq: int, mark: str, **more: Any) -> Record:
 
 def test_a_follower_goes_on_only_where_it_was() -> None:
     """The next number of another history is not the next event."""
-    follower = Follower(lambda: 0.0)
-    follower.answered(answer(4, "m4"))
-    (known,) = follower.published(event(5, "m5", "m4"))
+    follower = Subscription(lambda: 0.0)
+    follower.on_reply(answer(4, "m4"))
+    (known,) = follower.on_event(event(5, "m5", "m4"))
     assert known["seq"] == 5
-    assert follower.published(event(6, "n6", "n5")) == []
-    assert follower.silence == 0
-    assert follower.question().params == {"since": 5, "epoch": "e", "mark": "m5"}
-    (reset,) = follower.answered(answer(6, "n6", reset=True))
+    assert follower.on_event(event(6, "n6", "n5")) == []
+    assert follower.seconds_until_next_request == 0
+    assert follower.next_request().params == {"since": 5, "epoch": "e", "mark": "m5"}
+    (reset,) = follower.on_reply(answer(6, "n6", reset=True))
     assert (reset["type"], reset["seq"]) == ("reset", 6)
-    assert follower.published(event(7, "n7", "n6"))
+    assert follower.on_event(event(7, "n7", "n6"))
 
 
 def test_a_follower_of_an_older_registry_goes_by_the_numbers() -> None:
-    follower = Follower(lambda: 0.0)
+    follower = Subscription(lambda: 0.0)
     old = {"events": [], "seq": 4, "epoch": "e", "reset": False}
-    follower.answered(old)
-    assert follower.published({"type": "x", "seq": 5, "epoch": "e", "data": {}})
-    assert follower.question().params == {"since": 5, "epoch": "e"}
+    follower.on_reply(old)
+    assert follower.on_event({"type": "x", "seq": 5, "epoch": "e", "data": {}})
+    assert follower.next_request().params == {"since": 5, "epoch": "e"}

@@ -32,16 +32,18 @@ def waiting(clock: ManualClock, *kinds: str, seconds: float = 100.0) -> Waiting:
 
 def asked(wait: Waiting) -> str:
     """The type that it would ask for now."""
-    assert wait.silence == 0.0
-    return str(wait.question().params["service_type"])
+    assert wait.seconds_until_next_request == 0.0
+    return str(wait.next_request().params["service_type"])
 
 
 def answer(wait: Waiting, **found: Any) -> list[str]:
     """Answer all questions of a round; what they were."""
-    kinds: list[str] = []
-    while wait.left and not wait.silence and (not kinds or asked(wait) != kinds[0]):
+    kinds = []
+    while (
+        wait.left and not wait.seconds_until_next_request and (not kinds or asked(wait) != kinds[0])
+    ):
         kinds.append(asked(wait))
-        wait.answered(found.get(kinds[-1]))
+        wait.on_reply(found.get(kinds[-1]))
     return kinds
 
 
@@ -51,7 +53,7 @@ def settled(clock: ManualClock) -> Waiting:
     wait = waiting(clock)
     assert answer(wait) == ["A", "B"]
     assert answer(wait) == ["A", "B"]
-    assert wait.silence == 0.25
+    assert wait.seconds_until_next_request == 0.25
     return wait
 
 
@@ -72,13 +74,15 @@ def test_there_may_be_nothing_to_wait_for(clock: ManualClock) -> None:
 
 def test_an_event_is_a_reason_to_ask(clock: ManualClock, settled: Waiting) -> None:
     clock.advance(0.1)
-    assert settled.published({"type": "register"}) == []
+    assert settled.on_event({"type": "register"}) == []
     assert answer(settled, A={"id": "a"}) == ["A", "B"]
     clock.advance(0.02)
-    settled.published({"type": "recovered"})
-    assert settled.silence == pytest.approx(0.03), "twenty times a second is enough"
+    settled.on_event({"type": "recovered"})
+    assert settled.seconds_until_next_request == pytest.approx(0.03), (
+        "twenty times a second is enough"
+    )
     clock.advance(0.03)
-    settled.published({"type": "recovered"})
+    settled.on_event({"type": "recovered"})
     assert answer(settled, B={"id": "b"}) == ["B"]
     assert settled.left == 0.0
 
@@ -88,8 +92,8 @@ def test_silence_is_a_reason_to_ask_more_and_more_seldom(
 ) -> None:
     silences = []
     while settled.left:
-        silences.append(settled.silence)
-        clock.advance(settled.silence)
+        silences.append(settled.seconds_until_next_request)
+        clock.advance(settled.seconds_until_next_request)
         answer(settled)
     assert silences[:8] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert settled.result() == {"A": None, "B": None}
@@ -100,21 +104,21 @@ def test_a_registry_that_does_not_answer_is_asked_again_soon(
 ) -> None:
     pauses = []
     while settled.left > 50:
-        settled.unanswered(RequestTimeout("nobody there"))
-        pauses.append(settled.silence)
-        clock.advance(settled.silence)
+        settled.on_failure(RequestTimeout("nobody there"))
+        pauses.append(settled.seconds_until_next_request)
+        clock.advance(settled.seconds_until_next_request)
         assert asked(settled) == "A"
     assert pauses[0] <= 0.1
     assert 0.4 < max(pauses) <= 1.0
     assert answer(settled) == ["A", "B"]
-    assert settled.silence > 0
-    settled.unanswered(RequestTimeout("nobody there"))
-    assert settled.silence <= 0.1
+    assert settled.seconds_until_next_request > 0
+    settled.on_failure(RequestTimeout("nobody there"))
+    assert settled.seconds_until_next_request <= 0.1
 
 
 def test_a_registry_that_did_not_answer_is_an_error_at_the_end(clock: ManualClock) -> None:
     wait = waiting(clock)
-    wait.unanswered(RequestTimeout("nobody there"))
+    wait.on_failure(RequestTimeout("nobody there"))
     clock.advance(100)
     assert wait.left == 0.0
     with pytest.raises(RequestTimeout, match="nobody there"):
@@ -123,7 +127,7 @@ def test_a_registry_that_did_not_answer_is_an_error_at_the_end(clock: ManualCloc
 
 def test_a_registry_that_answered_in_the_end_is_none(clock: ManualClock) -> None:
     wait = waiting(clock)
-    wait.unanswered(RequestTimeout("nobody there"))
+    wait.on_failure(RequestTimeout("nobody there"))
     clock.advance(99.9)
     answer(wait)
     clock.advance(0.1)
@@ -132,7 +136,7 @@ def test_a_registry_that_answered_in_the_end_is_none(clock: ManualClock) -> None
 
 def test_any_other_error_is_no_reason_to_wait(clock: ManualClock) -> None:
     with pytest.raises(InvalidRequest):
-        waiting(clock).unanswered(InvalidRequest("no such strategy"))
+        waiting(clock).on_failure(InvalidRequest("no such strategy"))
 
 
 # -- for real

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rsreg import InMemoryBackend
-from rsreg.client.cache.view import STALE_AFTER, Mirror
+from rsreg.client.cache.view import STALE_AFTER, CacheView
 from rsreg.errors import RequestTimeout, UnknownService
 from rsreg.protocol import wire
 from rsreg.protocol.calls import Record
@@ -50,7 +50,7 @@ class CacheHarness:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.mirror = Mirror(self.clock)
+        self.mirror = CacheView(self.clock)
         #: The answer that is on its way.
         self.reply: Any = None
         #: Id -> when the registry last changed it, which the mirror may not have heard of.
@@ -126,7 +126,7 @@ class CacheHarness:
     def deliver(self) -> None:
         """All events arrive."""
         while self.waiting:
-            self.mirror.published(self.waiting.pop(0))
+            self.mirror.on_event(self.waiting.pop(0))
 
     def ask(self, on_the_way: float = 0.0, limit: int = 1_000) -> list[Record]:
         """The mirror's question is answered, `on_the_way` seconds later."""
@@ -136,7 +136,7 @@ class CacheHarness:
 
     def send(self, on_the_way: float = 0.0, limit: int = 1_000) -> None:
         """The mirror's question reaches the registry; its answer is on its way."""
-        call = self.mirror.question()
+        call = self.mirror.next_request()
         self.clock.advance(on_the_way)
         self.commit()
         request = {"action": call.action, **call.params, "limit": limit}
@@ -147,13 +147,13 @@ class CacheHarness:
     def take(self) -> list[Record]:
         """The answer arrives."""
         reply, self.reply = self.reply, None
-        return self.mirror.answered(reply)
+        return self.mirror.on_reply(reply)
 
     def catch_up(self) -> None:
         """The mirror asks until it has no question left for now."""
         self.judge()
         self.ask()
-        while not self.mirror.silence:
+        while not self.mirror.seconds_until_next_request:
             self.ask()
 
     def services(self, kind: str | None = None) -> list[Record]:
@@ -314,8 +314,8 @@ class CacheMachine(RuleBasedStateMachine):
     @rule()
     def ask_in_vain(self) -> None:
         self.take()
-        self.mirror.question()
-        self.mirror.unanswered(RequestTimeout("away"))
+        self.mirror.next_request()
+        self.mirror.on_failure(RequestTimeout("away"))
 
     @rule()
     def catch_up(self) -> None:
@@ -366,7 +366,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_asks_in_time(self) -> None:
-        assert 0 <= self.mirror.silence < STALE_AFTER / 2 + 0.001
+        assert 0 <= self.mirror.seconds_until_next_request < STALE_AFTER / 2 + 0.001
 
     @invariant()
     def the_registry_names_each_lease_that_ends_soon(self) -> None:
@@ -391,9 +391,9 @@ def harness() -> Iterator[CacheHarness]:
     harness.close()
 
 
-def test_the_first_question_is_a_list_and_then_come_events(harness: CacheHarness) -> None:
-    assert Mirror(harness.clock).question().action == "list"
-    assert harness.mirror.question().params == {
+def test_the_first_question_is_a_list_and_then_come_events(world: CacheHarness) -> None:
+    assert CacheView(world.clock).next_request().action == "list"
+    assert world.mirror.next_request().params == {
         "since": 2,
         "epoch": harness.registry.epoch,
         "mark": harness.registry.position.mark,
@@ -410,8 +410,8 @@ def test_what_is_not_sure_any_more_is_critical_until_it_is_told(harness: CacheHa
     assert ids(mirror.list_services(None), "critical") == ["quick"]
     unsure = {**harness.services()[1], "health": "critical", "reason": "no heartbeat"}
     assert mirror.get("quick") == unsure
-    assert mirror.silence == 0.0
-    harness.catch_up()
+    assert mirror.seconds_until_next_request == 0.0
+    world.catch_up()
     assert ids(mirror.list_services(None)) == ["slow", "quick"]
 
 
@@ -424,90 +424,88 @@ def test_a_lease_counts_from_before_the_question(harness: CacheHarness) -> None:
 def test_it_asks_again_before_a_lease_ends_but_not_all_the_time(harness: CacheHarness) -> None:
     mirror = harness.mirror
     for _ in range(8):
-        harness.catch_up()
-        harness.registry.renew("quick")
-    assert mirror.silence == 0.75, "its lease ends in a second"
-    harness.clock.advance(0.7)
-    assert mirror.silence == pytest.approx(0.05)
-    harness.catch_up()
-    assert mirror.silence == 0.25, "0.3 s are left"
-    harness.clock.advance(1)
-    harness.catch_up()
+        world.catch_up()
+        world.registry.renew("quick")
+    assert mirror.seconds_until_next_request == 0.75, "its lease ends in a second"
+    world.clock.advance(0.7)
+    assert mirror.seconds_until_next_request == pytest.approx(0.05)
+    world.catch_up()
+    assert mirror.seconds_until_next_request == 0.25, "0.3 s are left"
+    world.clock.advance(1)
+    world.catch_up()
     for _ in range(8):
-        harness.catch_up()
-    assert mirror.silence == 5.0, "there is nothing to lose any more"
+        world.catch_up()
+    assert mirror.seconds_until_next_request == 5.0, "there is nothing to lose any more"
 
 
 def test_events_do_not_put_off_the_next_question(harness: CacheHarness) -> None:
     for number in range(60):
-        harness.registry.renew("quick")
-        harness.register(f"one of {number}")
-        harness.deliver()
-        harness.clock.advance(0.1)
-        if not harness.mirror.silence:
-            harness.catch_up()
-        assert harness.clock.now - harness.mirror.as_of < 5.2
-        harness.registry.renew("slow")
-    assert len(harness.mirror.list_services(None)) == 62
+        world.registry.renew("quick")
+        world.register(f"one of {number}")
+        world.deliver()
+        world.clock.advance(0.1)
+        if not world.mirror.seconds_until_next_request:
+            world.catch_up()
+        assert world.clock.now - world.mirror.as_of < 5.2
+        world.registry.renew("slow")
+    assert len(world.mirror.list_services(None)) == 62
 
 
 def test_the_lease_of_a_new_service_counts_from_the_last_answer(harness: CacheHarness) -> None:
     """The event may have been on its way for as long as that."""
-    harness.clock.advance(3)
-    harness.register("brief", ttl=2)
-    harness.register("lasting", ttl=20)
-    harness.clock.advance(1.5)
-    harness.deliver()
-    assert ids(harness.mirror.list_services(None)) == ["slow", "lasting"]
-    assert harness.mirror.silence == 0.0
-    harness.catch_up()
-    assert ids(harness.mirror.list_services(None)) == ["slow", "brief", "lasting"]
+    world.clock.advance(3)
+    world.register("brief", ttl=2)
+    world.register("lasting", ttl=20)
+    world.clock.advance(1.5)
+    world.deliver()
+    assert ids(world.mirror.list_services(None)) == ["slow", "lasting"]
+    assert world.mirror.seconds_until_next_request == 0.0
+    world.catch_up()
+    assert ids(world.mirror.list_services(None)) == ["slow", "brief", "lasting"]
 
 
 def test_leases_are_taken_in_only_with_all_events(harness: CacheHarness) -> None:
     """A service that is gone already is named in no lease, which would mean that it holds."""
-    harness.registry.deregister("quick", None, who=FORCED)
-    harness.register("other")
-    harness.clock.advance(2)
-    harness.ask(limit=0)
-    assert not harness.mirror.silence
-    assert ids(harness.mirror.list_services(None)) == ["slow"]
-    harness.ask(limit=1)
-    assert not harness.mirror.silence
-    harness.ask(limit=1)
-    assert harness.mirror.silence
-    assert ids(harness.mirror.list_services(None)) == ["slow", "other"]
+    world.registry.deregister("quick", None, who=FORCED)
+    world.register("other")
+    world.clock.advance(2)
+    world.ask(limit=0)
+    assert not world.mirror.seconds_until_next_request
+    assert ids(world.mirror.list_services(None)) == ["slow"]
+    world.ask(limit=1)
+    assert not world.mirror.seconds_until_next_request
+    world.ask(limit=1)
+    assert world.mirror.seconds_until_next_request
+    assert ids(world.mirror.list_services(None)) == ["slow", "other"]
 
 
 def test_stale_is_what_got_no_answer_for_two_intervals(harness: CacheHarness) -> None:
     mirror = harness.mirror
     for _ in range(2):
-        harness.clock.advance(5)
-        assert mirror.silence == 0.0
+        world.clock.advance(5)
+        assert mirror.seconds_until_next_request == 0.0
         assert mirror.stale() is None
-        mirror.question()
-        mirror.unanswered(RequestTimeout("away"))
-        assert mirror.silence == 5.0
-    harness.clock.advance(0.5)
+        mirror.next_request()
+        mirror.on_failure(RequestTimeout("away"))
+        assert mirror.seconds_until_next_request == 5.0
+    world.clock.advance(0.5)
     assert mirror.stale() == 10.5
     harness.catch_up()
     assert mirror.stale() is None
 
 
-def test_nothing_is_known_before_the_first_answer(harness: CacheHarness) -> None:
-    assert Mirror(harness.clock).stale() == float("inf")
+def test_nothing_is_known_before_the_first_answer(world: CacheHarness) -> None:
+    assert CacheView(world.clock).stale() == float("inf")
 
 
-def test_another_registry_is_listed_anew(
-    harness: CacheHarness, caplog: pytest.LogCaptureFixture
-) -> None:
-    harness.open()
-    harness.register("new")
-    harness.deliver()
-    assert harness.mirror.silence == 0.0
-    assert ids(harness.mirror.list_services(None)) == ["slow", "quick"], "until it is known better"
-    harness.catch_up()
-    assert ids(harness.mirror.list_services(None)) == ["new"]
+def test_another_registry_is_listed_anew(world: CacheHarness, caplog: pytest.LogCaptureFixture) -> None:
+    world.open()
+    world.register("new")
+    world.deliver()
+    assert world.mirror.seconds_until_next_request == 0.0
+    assert ids(world.mirror.list_services(None)) == ["slow", "quick"], "until it is known better"
+    world.catch_up()
+    assert ids(world.mirror.list_services(None)) == ["new"]
     assert caplog.records == [], "nothing was missed"
 
 
@@ -515,8 +513,8 @@ def test_an_outage_with_another_registry_at_its_end_is_two_lines(
     harness: CacheHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
-        harness.mirror.unanswered(RequestTimeout("away"))
-    harness.open()
+        world.mirror.on_failure(RequestTimeout("away"))
+    world.open()
     for _ in range(3):
         harness.catch_up()
     assert [record.getMessage()[:24] for record in caplog.records] == [
@@ -587,24 +585,24 @@ def test_health_is_followed_by_events_and_in_place(harness: CacheHarness) -> Non
     assert without_heartbeat(mirror.list_services(None)) == without_heartbeat(harness.services())
 
 
-def test_a_service_that_recovers_is_passing_at_once(harness: CacheHarness) -> None:
-    mirror = harness.mirror
-    harness.clock.advance(1.1)
-    harness.judge()
-    harness.deliver()
-    assert mirror.get("quick") == harness.services()[1]
-    assert harness.services()[1]["health"] == "critical"
-    harness.clock.advance(0.4)
-    harness.registry.renew("quick")
-    harness.register("slow", ttl=30)
-    harness.catch_up()
-    harness.clock.advance(1.1)
-    harness.judge()
-    harness.registry.renew("quick")
-    harness.commit()
-    harness.deliver()
-    assert mirror.silence < 1, "how long it stays so has to be asked soon"
-    harness.catch_up()
+def test_a_service_that_recovers_is_passing_at_once(world: CacheHarness) -> None:
+    mirror = world.mirror
+    world.clock.advance(1.1)
+    world.judge()
+    world.deliver()
+    assert mirror.get("quick") == world.services()[1]
+    assert world.services()[1]["health"] == "critical"
+    world.clock.advance(0.4)
+    world.registry.renew("quick")
+    world.register("slow", ttl=30)
+    world.catch_up()
+    world.clock.advance(1.1)
+    world.judge()
+    world.registry.renew("quick")
+    world.commit()
+    world.deliver()
+    assert mirror.seconds_until_next_request < 1, "how long it stays so has to be asked soon"
+    world.catch_up()
     assert ids(mirror.list_services(None)) == ["quick", "slow"]
 
 
@@ -634,11 +632,11 @@ def test_an_update_leaves_the_lease(harness: CacheHarness) -> None:
 def test_what_was_replaced_is_gone_when_the_new_one_comes(harness: CacheHarness) -> None:
     harness.register(None, ("A",), 30, ["quick", "slow"])
     for left in (["slow", "quick"], ["slow", "quick"], ["quick"]):
-        harness.mirror.published(harness.waiting.pop(0))
-        assert ids(harness.mirror.list_services(None)) == left
-    assert harness.waiting == []
-    assert without_heartbeat(harness.mirror.list_services(None)) == without_heartbeat(
-        harness.services()
+        world.mirror.on_event(world.waiting.pop(0))
+        assert ids(world.mirror.list_services(None)) == left
+    assert world.waiting == []
+    assert without_heartbeat(world.mirror.list_services(None)) == without_heartbeat(
+        world.services()
     )
 
 
@@ -667,10 +665,10 @@ def test_a_service_is_never_missing_while_it_is_updated(harness: CacheHarness) -
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for seq in range(harness.registry.seq + 1, 10_000):
-        harness.mirror.published({**event, "seq": seq, "data": data})
+    for seq in range(world.registry.seq + 1, 10_000):
+        world.mirror.on_event({**event, "seq": seq, "data": data})
     over.set()
     for thread in threads:
         thread.join(20)
     assert missing == []
-    assert harness.mirror.question().params["since"] == 9_999
+    assert world.mirror.next_request().params["since"] == 9_999

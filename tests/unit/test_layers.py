@@ -41,7 +41,7 @@ ROOMS = {
     "protocol": "limits event_types health hosts records messages query calls wire",
     "transport": (
         "driver exchange resolver sockets channel async_channel shared_channel subscription "
-        "event_stream async_event_stream listener async_listener connect"
+        "stream_rules event_stream async_event_stream listener async_listener connect"
     ),
     "client.registration": (
         "owner address driver_status registration local_service heartbeat heartbeat_thread "

@@ -8,7 +8,7 @@ from typing import Any
 import zmq
 
 from rsreg import config, timing
-from rsreg.client.cache.view import Mirror
+from rsreg.client.cache.view import CacheView
 from rsreg.config import ClientSettings
 from rsreg.errors import Disconnected, RegistryError, Stale
 from rsreg.protocol.records import ServiceList, ServiceRecord
@@ -42,7 +42,7 @@ class ServiceCache:
         )
         self._context = context
         self._listener: EventListener | None = None
-        self._mirror: Mirror | None = None
+        self._mirror: CacheView | None = None
 
     def __repr__(self) -> str:
         return f"<ServiceCache on {self.settings.req_endpoint}>"
@@ -71,7 +71,7 @@ class ServiceCache:
         Raises RequestTimeout if the registry can't be reached.
         """
         self.stop()
-        mirror = Mirror(timing.steady)
+        mirror = CacheView(timing.steady)
         self._listener = EventListener(Handlers(), mirror, self.settings, self._context)
         try:
             self._listener.start()
@@ -123,7 +123,7 @@ class ServiceCache:
         """
         return self._fresh().discover(service_type, config.checked_mode(mode))
 
-    def _fresh(self) -> Mirror:
+    def _fresh(self) -> CacheView:
         mirror = self._mirror
         if mirror is None:
             raise Disconnected("this cache is not started", hint="call start() first")

@@ -16,7 +16,7 @@ from rsreg.protocol.calls import Call, Record
 from rsreg.protocol.health import CRITICAL, HEALTH_EVENTS, MAINTENANCE, PASSING, SILENT, announced
 from rsreg.protocol.records import ServiceList, ServiceRecord
 from rsreg.timing import Clock
-from rsreg.transport.subscription import SILENCE_MOST, Follower
+from rsreg.transport.subscription import SILENCE_MOST, Subscription
 
 #: Seconds after the last answer from which a picture is stale: two questions were in vain.
 STALE_AFTER = 2 * SILENCE_MOST
@@ -60,7 +60,7 @@ class Entry:
         return record
 
 
-class Picture:
+class ServiceIndex:
     """Services by id and by key, in the order of the registry's own list.
 
     One thread changes it while others read: what they get is one value, in which no service is
@@ -127,7 +127,7 @@ class Picture:
         return entries if entry is None else tuple(each for each in entries if each is not entry)
 
 
-class Certainty:
+class LeaseBounds:
     """Until when each service surely is passing, by what was asked at the moment `asked`.
 
     `ends` has the services of which less or more is known than that they hold until `others`.
@@ -147,8 +147,8 @@ class Certainty:
         return min((end for end in self.ends.values() if end > self.asked), default=self.others)
 
 
-class Mirror(Follower):
-    """A Follower that keeps the picture; it lists anew where the journal does not reach back.
+class CacheView(Subscription):
+    """A Subscription that keeps the picture; it lists anew where the journal does not reach back.
 
     One thread tells it what arrives, others may read. `clock` is one that nobody sets. A service
     counts as passing only as long as that is sure: a lease runs from before the question whose
@@ -157,8 +157,8 @@ class Mirror(Follower):
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
-        self._picture = Picture(())
-        self._sure = Certainty(-math.inf, 0.0, {})
+        self._picture = ServiceIndex(())
+        self._sure = LeaseBounds(-math.inf, 0.0, {})
         self._asked = self._due = -math.inf
         #: Whose lease began since the last question, and the ttl: its answer may be from before.
         self._begun: dict[str, float] = {}
@@ -168,11 +168,11 @@ class Mirror(Follower):
     # -- following
 
     @property
-    def silence(self) -> float:
+    def seconds_until_next_request(self) -> float:
         """Seconds to wait for the next event before asking: leases need news even without a gap."""
         return max(0.0, min(self._ask_at, self._due) - self._clock())
 
-    def question(self) -> Call[Record]:
+    def next_request(self) -> Call[Record]:
         """What to ask after a silence."""
         self._asked = self._clock()
         self._begun.clear()
@@ -180,7 +180,7 @@ class Mirror(Follower):
             return calls.snapshot()
         return calls.changes_since(self._seq, self._epoch, self._mark)
 
-    def answered(self, reply: Mapping[str, Any]) -> list[Record]:
+    def on_reply(self, reply: Mapping[str, Any]) -> list[Record]:
         """Take in an answer to the last question; the events in it that are new."""
         if reply.get("reset"):
             self._back()
@@ -189,15 +189,15 @@ class Mirror(Follower):
             return []
         if self._seq is None:
             # Who reads between these lines takes nobody of the new picture for passing yet.
-            self._sure = Certainty(self._sure.asked, 0.0, {})
-            self._picture = Picture(reply["services"])
+            self._sure = LeaseBounds(self._sure.asked, 0.0, {})
+            self._picture = ServiceIndex(reply["services"])
             self._replaced.clear()
-        events = super().answered(reply)
+        events = super().on_reply(reply)
         for event in events:
             self._apply(event)
         if self._ask_at > -math.inf:
             leases = reply["leases"]
-            sure = Certainty(self._asked, leases["within"], leases["ends"])
+            sure = LeaseBounds(self._asked, leases["within"], leases["ends"])
             for service_id, ttl in self._begun.items():
                 sure.ends[service_id] = min(sure.until(service_id), self._asked + ttl)
             self._sure = sure
@@ -205,14 +205,14 @@ class Mirror(Follower):
             self._ask_before(self._sure.first_end())
         return events
 
-    def unanswered(self, error: RegistryError) -> None:
+    def on_failure(self, error: RegistryError) -> None:
         """The question got no answer: wait, then ask again."""
-        super().unanswered(error)
+        super().on_failure(error)
         self._due = self._ask_at
 
-    def published(self, event: Record) -> list[Record]:
+    def on_event(self, event: Record) -> list[Record]:
         """Take in an event if it is the next one; a gap or another epoch is asked for first."""
-        events = super().published(event)
+        events = super().on_event(event)
         for each in events:
             self._apply(each)
         return events
