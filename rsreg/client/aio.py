@@ -334,8 +334,8 @@ class AsyncRegistryClient:
             return await socket.recv_multipart(zmq.DONTWAIT) if ready else None
         waiting = instruction.waiting
         with contextlib.closing(self._stream(waiting)) as stream:
-            while waiting.left:
-                await stream.next(waiting.left)
+            while waiting.seconds_left:
+                await stream.next(waiting.seconds_left)
         return None
 
     async def _ask(self, call: Call[T], timeout: float) -> T:

@@ -758,8 +758,8 @@ class RegistryClient:
             return socket.recv_multipart(zmq.DONTWAIT) if ready else None
         waiting = instruction.waiting
         with contextlib.closing(self._stream(waiting)) as stream:
-            while waiting.left:
-                stream.next(waiting.left)
+            while waiting.seconds_left:
+                stream.next(waiting.seconds_left)
         return None
 
     def _ask(self, call: Call[T], timeout: float) -> T:

@@ -23,7 +23,7 @@ from rsreg.client.registration.registration import (
     registering,
 )
 from rsreg.client.session import Session
-from rsreg.client.waiting import Waiting
+from rsreg.client.waiting import WaitForServices
 from rsreg.errors import RegistryError
 from rsreg.protocol import calls, query, records
 from rsreg.protocol.calls import Call, Record
@@ -47,7 +47,7 @@ class RunBlocking(NamedTuple):
 class Follow(NamedTuple):
     """Wait with an event stream until no time is left."""
 
-    waiting: Waiting
+    waiting: WaitForServices
 
 
 #: What a verb yields; a call alone is to be carried within the client's timeout.
@@ -254,21 +254,21 @@ def wait_for(
     for service_type in service_types:
         query.check_type(service_type)
     params = query.filter_params({}, session.settings.mode)
-    wanted = {each: calls.discover(each, params) for each in service_types}
-    return (yield from _wait(wanted, timeout))
+    requests = {each: calls.discover(each, params) for each in service_types}
+    return (yield from _wait(requests, timeout))
 
 
 def _wait(
-    wanted: Mapping[str, Call[ServiceRecord | None]], seconds: float
+    requests: Mapping[str, Call[ServiceRecord | None]], seconds: float
 ) -> Verb[dict[str, ServiceRecord | None]]:
     """Wait until each call finds a service; most often all do at once, without a stream."""
-    waiting = Waiting(wanted, seconds, timing.steady)
+    waiting = WaitForServices(requests, seconds, timing.steady)
     try:
-        for _ in wanted:
-            waiting.on_reply((yield Ask(waiting.next_request(), waiting.patience)))
+        for _ in requests:
+            waiting.on_reply((yield Ask(waiting.next_request(), waiting.timeout)))
     except RegistryError as error:
         waiting.on_failure(error)
-    if waiting.left:
+    if waiting.seconds_left:
         yield Follow(waiting)
     return waiting.result()
 

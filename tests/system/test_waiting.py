@@ -19,28 +19,32 @@ import pytest
 import zmq.green
 
 from rsreg import AsyncRegistryClient, RegistryClient
-from rsreg.client.waiting import Waiting
+from rsreg.client.waiting import WaitForServices
 from rsreg.errors import ConfigurationError, Disconnected, InvalidRequest, RequestTimeout
 from rsreg.protocol import calls
 from tests.helpers import ManualClock, ServerProcess, scripted_server
 
 
-def waiting(clock: ManualClock, *kinds: str, seconds: float = 100.0) -> Waiting:
+def waiting(clock: ManualClock, *kinds: str, seconds: float = 100.0) -> WaitForServices:
     """A wait for a service of each kind."""
-    return Waiting({kind: calls.discover(kind) for kind in kinds or ("A", "B")}, seconds, clock)
+    return WaitForServices(
+        {kind: calls.discover(kind) for kind in kinds or ("A", "B")}, seconds, clock
+    )
 
 
-def asked(wait: Waiting) -> str:
+def asked(wait: WaitForServices) -> str:
     """The type that it would ask for now."""
     assert wait.seconds_until_next_request == 0.0
     return str(wait.next_request().params["service_type"])
 
 
-def answer(wait: Waiting, **found: Any) -> list[str]:
+def answer(wait: WaitForServices, **found: Any) -> list[str]:
     """Answer all questions of a round; what they were."""
     kinds = []
     while (
-        wait.left and not wait.seconds_until_next_request and (not kinds or asked(wait) != kinds[0])
+        wait.seconds_left
+        and not wait.seconds_until_next_request
+        and (not kinds or asked(wait) != kinds[0])
     ):
         kinds.append(asked(wait))
         wait.on_reply(found.get(kinds[-1]))
@@ -48,7 +52,7 @@ def answer(wait: Waiting, **found: Any) -> list[str]:
 
 
 @pytest.fixture
-def settled(clock: ManualClock) -> Waiting:
+def settled(clock: ManualClock) -> WaitForServices:
     """One that has asked both rounds in vain with which it begins."""
     wait = waiting(clock)
     assert answer(wait) == ["A", "B"]
@@ -60,19 +64,19 @@ def settled(clock: ManualClock) -> Waiting:
 def test_it_is_over_when_all_are_found(clock: ManualClock) -> None:
     wait = waiting(clock)
     assert answer(wait, B={"id": "b"}) == ["A", "B"]
-    assert wait.left == 100.0
+    assert wait.seconds_left == 100.0
     assert answer(wait, A={"id": "a"}) == ["A"]
-    assert wait.left == 0.0
+    assert wait.seconds_left == 0.0
     assert wait.result() == {"A": {"id": "a"}, "B": {"id": "b"}}
 
 
 def test_there_may_be_nothing_to_wait_for(clock: ManualClock) -> None:
-    wait = Waiting({}, 10.0, clock)
-    assert wait.left == 0.0
+    wait = WaitForServices({}, 10.0, clock)
+    assert wait.seconds_left == 0.0
     assert wait.result() == {}
 
 
-def test_an_event_is_a_reason_to_ask(clock: ManualClock, settled: Waiting) -> None:
+def test_an_event_is_a_reason_to_ask(clock: ManualClock, settled: WaitForServices) -> None:
     clock.advance(0.1)
     assert settled.on_event({"type": "register"}) == []
     assert answer(settled, A={"id": "a"}) == ["A", "B"]
@@ -84,14 +88,14 @@ def test_an_event_is_a_reason_to_ask(clock: ManualClock, settled: Waiting) -> No
     clock.advance(0.03)
     settled.on_event({"type": "recovered"})
     assert answer(settled, B={"id": "b"}) == ["B"]
-    assert settled.left == 0.0
+    assert settled.seconds_left == 0.0
 
 
 def test_silence_is_a_reason_to_ask_more_and_more_seldom(
-    clock: ManualClock, settled: Waiting
+    clock: ManualClock, settled: WaitForServices
 ) -> None:
     silences = []
-    while settled.left:
+    while settled.seconds_left:
         silences.append(settled.seconds_until_next_request)
         clock.advance(settled.seconds_until_next_request)
         answer(settled)
@@ -100,10 +104,10 @@ def test_silence_is_a_reason_to_ask_more_and_more_seldom(
 
 
 def test_a_registry_that_does_not_answer_is_asked_again_soon(
-    clock: ManualClock, settled: Waiting
+    clock: ManualClock, settled: WaitForServices
 ) -> None:
     pauses = []
-    while settled.left > 50:
+    while settled.seconds_left > 50:
         settled.on_failure(RequestTimeout("nobody there"))
         pauses.append(settled.seconds_until_next_request)
         clock.advance(settled.seconds_until_next_request)
@@ -120,7 +124,7 @@ def test_a_registry_that_did_not_answer_is_an_error_at_the_end(clock: ManualCloc
     wait = waiting(clock)
     wait.on_failure(RequestTimeout("nobody there"))
     clock.advance(100)
-    assert wait.left == 0.0
+    assert wait.seconds_left == 0.0
     with pytest.raises(RequestTimeout, match="nobody there"):
         wait.result()
 
