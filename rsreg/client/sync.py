@@ -16,7 +16,7 @@ import zmq
 from rsreg import config, timing
 from rsreg.client import verbs
 from rsreg.client.connection import Connection
-from rsreg.client.registration.local_service import Busy, Presence
+from rsreg.client.registration.local_service import Busy, LocalService
 from rsreg.client.registration.own_services import Heartbeats
 from rsreg.client.registration.registered import Registered, make_plan
 from rsreg.client.registration.registration import Details, RegistrationFields, UpdateFields
@@ -766,7 +766,7 @@ class RegistryClient:
         self._after_fork()
         return self._connection.run(call, timeout)
 
-    def _last(self) -> Presence:
+    def _last(self) -> LocalService:
         self._after_fork()
         return self._session.own.of_last()
 

@@ -15,7 +15,7 @@ import sys
 from rsreg import RegistryClient
 from rsreg.client.registration.heartbeat import Pulse
 from rsreg.client.registration.heartbeat_thread import Beater
-from rsreg.client.registration.local_service import Presence
+from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.registration import Registration
 from rsreg.protocol import calls
 
@@ -26,11 +26,11 @@ with RegistryClient(endpoint, timeout=20) as client:
         what = (f"fleet {number}", f"host-of-{os.getpid()}", 5000, "FLEET", None, ttl)
         ids.append(client.register(*what))
         wanted = Registration.of(*what, service_id=ids[-1])
-        presence = Presence(wanted)
-        presence.registered(wanted, calls.Entry(ids[-1], ""))
+        service = LocalService(wanted)
+        service.registered(wanted, calls.Entry(ids[-1], ""))
         beater = Beater(endpoint)
         beater.start()
-        beater.add(Pulse(presence, endpoint))
+        beater.add(Pulse(service, endpoint))
 sys.stdout.write(json.dumps(ids) + "\n")
 sys.stdout.flush()
 logging.basicConfig(stream=sys.stdout, level="INFO", format="%(message)s")

@@ -20,7 +20,7 @@ import zmq
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.client.registration import owner
 from rsreg.client.registration.heartbeat import Pulse
-from rsreg.client.registration.local_service import Presence, said_by
+from rsreg.client.registration.local_service import LocalService, said_by
 from rsreg.client.registration.own_services import Heartbeats
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import DuplicateName, OwnedByOther, RequestTimeout
@@ -350,16 +350,16 @@ def test_a_restart_of_the_registry_is_no_stranger(
 # -- what is own, and what is not; without a registry
 
 
-def presence(**said: Any) -> tuple[Presence, dict[str, Any]]:
+def local_service(**said: Any) -> tuple[LocalService, dict[str, Any]]:
     """A registered service, and its record."""
     wanted = Registration.of("puna", "egse3", 5000, None, {"at": (1, 2)}, 30, **said)
-    made = Presence(wanted)
+    made = LocalService(wanted)
     made.registered(wanted, Entry("puna-1", "f1"))
     return made, {**said_by(wanted), "id": "puna-1", "health": "passing", "by_later_versions": 1}
 
 
 def test_a_record_is_own_if_it_says_what_was_said() -> None:
-    puna, record = presence(tags=["x"], singleton=True)
+    puna, record = local_service(tags=["x"], singleton=True)
     assert puna.foreign(record, puna.version) == {}
     assert puna.foreign({**record, "host": "x"}, puna.version) == {"host": "egse3"}
     without = {key: value for key, value in record.items() if value is not None}
@@ -368,7 +368,7 @@ def test_a_record_is_own_if_it_says_what_was_said() -> None:
 
 
 def test_nothing_is_said_of_a_record_from_before_a_change() -> None:
-    puna, record = presence()
+    puna, record = local_service()
     version = puna.version
     puna.change({"port": 6}, "f2")
     assert puna.foreign(record, version) is None
@@ -376,13 +376,13 @@ def test_nothing_is_said_of_a_record_from_before_a_change() -> None:
 
 
 def test_what_is_still_to_be_told_is_no_difference() -> None:
-    puna, record = presence()
+    puna, record = local_service()
     puna.change({"port": 6})
     assert puna.foreign(record, puna.version) == {}
 
 
 def test_a_change_without_an_answer_may_have_happened() -> None:
-    puna, record = presence()
+    puna, record = local_service()
     with contextlib.suppress(RequestTimeout), puna.changing({"port": 6}):
         assert puna.foreign(record, puna.version) is None
         raise RequestTimeout("no answer")
@@ -396,7 +396,7 @@ def test_a_change_without_an_answer_may_have_happened() -> None:
 
 
 def test_a_refused_change_did_not_happen() -> None:
-    puna, record = presence()
+    puna, record = local_service()
     with pytest.raises(OwnedByOther), puna.changing({"port": 6}):
         raise OwnedByOther("no")
     assert puna.foreign({**record, "port": 6}, puna.version) == {"port": 5000}
@@ -419,7 +419,7 @@ def test_what_a_client_registers_again_is_its_own() -> None:
 
 
 def test_a_registry_of_an_older_version_is_never_asked_what_it_has() -> None:
-    puna, _ = presence()
+    puna, _ = local_service()
     beat = Pulse(puna, "tcp://nobody:1").beat()
     assert next(beat).action == "renew"
     with pytest.raises(StopIteration):
@@ -427,7 +427,7 @@ def test_a_registry_of_an_older_version_is_never_asked_what_it_has() -> None:
 
 
 def test_a_process_beside_the_driver_looks_twice(caplog: pytest.LogCaptureFixture) -> None:
-    puna, record = presence()
+    puna, record = local_service()
     pulse = Pulse(puna, "tcp://nobody:1")
     pulse.looks_twice = True
     theirs: tuple[Record, dict[str, Any]] = ({**record, "host": "x"}, {})
@@ -449,7 +449,7 @@ def test_a_process_beside_the_driver_looks_twice(caplog: pytest.LogCaptureFixtur
 def test_a_record_of_many_values_is_a_line_of_some_length(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    puna, record = presence()
+    puna, record = local_service()
     beat = Pulse(puna, "tcp://nobody:1").beat()
     next(beat)
     beat.send("f2")

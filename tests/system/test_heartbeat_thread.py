@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from rsreg import RegistryClient, timing
-from rsreg.client.registration.local_service import Presence
+from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.own_services import Heartbeat
 from rsreg.client.registration.registration import Registration
 from rsreg.protocol import calls
@@ -27,10 +27,10 @@ from tests.helpers import ServerProcess, scripted_server, wait_until
 def beating(endpoint: str, name: str, ttl: float, service_id: str | None = None) -> Heartbeat:
     """A heartbeat that has begun; of a service that is still to be registered without an id."""
     wanted = Registration.of(name, "127.0.0.1", 5000, "FLEET", None, ttl)
-    presence = Presence(wanted)
+    local_service = LocalService(wanted)
     if service_id is not None:
-        presence.registered(wanted, calls.Entry(service_id, ""))
-    heartbeat = Heartbeat(presence, endpoint)
+        local_service.registered(wanted, calls.Entry(service_id, ""))
+    heartbeat = Heartbeat(local_service, endpoint)
     heartbeat.start()
     return heartbeat
 
@@ -202,7 +202,7 @@ def test_a_stop_in_the_middle_of_a_beat_harms_no_other(process: ServerProcess) -
         until = steady() + 4
         while steady() < until:
             passing = beating(process.endpoint, "comes and goes", 2)
-            passing.presence.status("x")
+            passing.service.status("x")
             passing.stop()
             service = client.get_service(service_id)
             assert service is not None

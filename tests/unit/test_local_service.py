@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from rsreg.client.registration.local_service import Presence
+from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.registration import Registration
 from rsreg.protocol.calls import Entry
 
 
-def presence() -> Presence:
+def local_service() -> LocalService:
     """A service that is registered."""
     wanted = Registration.of("puna_cs", "egse3", 5000, None, None, 30)
-    made = Presence(wanted)
+    made = LocalService(wanted)
     made.registered(wanted, Entry("puna-1", "f1"))
     return made
 
 
 def test_a_change_is_untold_until_it_was_told() -> None:
-    puna = presence()
+    puna = local_service()
     puna.change({"port": 5001})
     puna.change({"ready": True})
     assert puna.untold == {"port": 5001, "ready": True}
@@ -26,7 +26,7 @@ def test_a_change_is_untold_until_it_was_told() -> None:
 
 
 def test_a_change_that_is_known_takes_an_older_one_with_it() -> None:
-    puna = presence()
+    puna = local_service()
     puna.change({"port": 5001})
     puna.change({"port": 5002}, "f2")
     assert puna.untold == {}
@@ -34,7 +34,7 @@ def test_a_change_that_is_known_takes_an_older_one_with_it() -> None:
 
 
 def test_what_changed_while_it_was_told_is_told_again() -> None:
-    puna = presence()
+    puna = local_service()
     puna.change({"port": 5001})
     told = puna.untold
     puna.change({"port": 5002}, "f2")
@@ -44,7 +44,7 @@ def test_what_changed_while_it_was_told_is_told_again() -> None:
 
 def test_what_changed_while_it_was_registered_is_still_to_be_told() -> None:
     wanted = Registration.of("puna_cs", "egse3", 5000, None, None, 30, ready=False)
-    puna = Presence(wanted)
+    puna = LocalService(wanted)
     assert puna.service_id is None
     puna.change({"port": 5001})
     sent = puna.registration
@@ -55,7 +55,7 @@ def test_what_changed_while_it_was_registered_is_still_to_be_told() -> None:
 
 
 def test_another_process_follows_but_for_the_host_that_it_found() -> None:
-    puna = presence()
+    puna = local_service()
     puna.moved("10.0.0.5")
     assert puna.untold == {"host": "10.0.0.5"}
     vitals = puna.vitals.state()

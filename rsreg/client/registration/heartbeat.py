@@ -8,7 +8,7 @@ from typing import Any
 
 from rsreg import config, timing
 from rsreg.client.registration import registration
-from rsreg.client.registration.local_service import Presence
+from rsreg.client.registration.local_service import LocalService
 from rsreg.display import printable
 from rsreg.errors import (
     ConfigurationError,
@@ -63,7 +63,7 @@ class Outage:
 class Pulse:
     """Renews a lease every third of its ttl, or each `interval` seconds.
 
-    It beats at once when its presence has something to tell. A service without an id is registered
+    It beats at once when its service has something to tell. A service without an id is registered
     first, as soon as the registry takes it. A registry that no longer knows the service gets it
     again in full, under the same id. A host that was found is looked after. An outage is two log
     lines, for all services of one connection: when it begins, and when it is over. A refusal is one
@@ -77,14 +77,14 @@ class Pulse:
 
     def __init__(
         self,
-        presence: Presence,
+        service: LocalService,
         endpoint: str,
         interval: float | None = None,
         *,
         reclaim: bool = True,
     ) -> None:
-        ttl = presence.registration.ttl
-        self.presence = presence
+        ttl = service.registration.ttl
+        self.service = service
         self.endpoint = endpoint
         self.reclaim = reclaim
         self.interval = interval if interval is not None else ttl / 3
@@ -111,77 +111,77 @@ class Pulse:
     @property
     def unheard(self) -> bool:
         """Whether the service may be registered without an answer that says so."""
-        return self._tried and self.presence.service_id is None
+        return self._tried and self.service.service_id is None
 
     def begin(self) -> None:
         """Reckon from now when the first beat is due."""
-        known = self.presence.service_id is not None
+        known = self.service.service_id is not None
         self._last = timing.steady()
         self._next = self._last + (jitter(self.interval) if known else self._backoff.next())
 
     def due(self, now: float) -> float:
         """The moment of `timing.steady` at which the next beat is due, as far as is known."""
-        vitals = self.presence.vitals
+        vitals = self.service.vitals
         if self._trouble_since is not None:
             return self._next
         if vitals.alarm(now) > self._alarm:
             return now
-        if self.presence.news:
+        if self.service.news:
             return min(self._next, self._last + _GAP)
         due = vitals.due(now)
         return self._next if due is None else min(self._next, now + due)
 
     def beat(self) -> CallSequence[str]:
         """One beat; what it did that is worth saying, if anything."""
-        presence = self.presence
+        service = self.service
         # Before anything is read: whatever changes meanwhile is told by the next beat.
-        presence.news = False
-        self._alarm = presence.vitals.alarm(timing.steady())
-        service_id = presence.service_id
+        service.news = False
+        self._alarm = service.vitals.alarm(timing.steady())
+        service_id = service.service_id
         if service_id is None:
             yield from self.register()
             return "; it is registered now"
         yield from self._look_after_host()
-        report = presence.report()
+        report = service.report()
         fingerprint = yield calls.renew(service_id, report)
         if fingerprint is None:
-            wanted = presence.registration
-            presence.registered(wanted, (yield registration.register(wanted, report)))
+            wanted = service.registration
+            service.registered(wanted, (yield registration.register(wanted, report)))
             return f"; it no longer knew {service_id}, which is registered again"
-        if fingerprint and fingerprint != presence.fingerprint:
+        if fingerprint and fingerprint != service.fingerprint:
             yield from self._compare(service_id, fingerprint)
-        if changes := presence.untold:
-            told = yield calls.update(service_id, changes, presence.registration.asker)
-            presence.told(changes, told)
+        if changes := service.untold:
+            told = yield calls.update(service_id, changes, service.registration.asker)
+            service.told(changes, told)
         return ""
 
     def _compare(self, service_id: str, fingerprint: str) -> CallSequence[None]:
         """The entry is another than before: if it is not what the driver says, put it right."""
-        presence = self.presence
-        version, wanted = presence.version, presence.registration
+        service = self.service
+        version, wanted = service.version, service.registration
         found = yield calls.get_with_last_change(service_id)
-        foreign = None if found is None else presence.foreign(found[0], version)
+        foreign = None if found is None else service.foreign(found[0], version)
         if found is None or foreign is None:
             return
         if foreign and self.looks_twice and self._seen_once != fingerprint:
-            self._seen_once, presence.news = fingerprint, True
+            self._seen_once, service.news = fingerprint, True
             return
         self._seen_once = ""
         if foreign:
             self._tell_of(fingerprint, foreign, *found)
             if self.reclaim:
-                report = presence.report()
+                report = service.report()
                 entry = yield registration.register(wanted, report, force=True)
-                presence.registered(wanted, entry)
+                service.registered(wanted, entry)
                 return
-        presence.fingerprint = fingerprint
+        service.fingerprint = fingerprint
 
     def _tell_of(self, fingerprint: str, mine: Record, record: Record, change: Record) -> None:
         """Say once what somebody else made of the entry, and who."""
         now = timing.steady()
         news = self._foreign.pop(fingerprint, now) <= now
         # Another driver of the same id makes the same of it, at each of its beats.
-        longest = max(self.presence.registration.ttl, record["ttl"])
+        longest = max(self.service.registration.ttl, record["ttl"])
         self._foreign[fingerprint] = now + min(_QUIET, longest)
         while len(self._foreign) > _KEPT:
             del self._foreign[next(iter(self._foreign))]
@@ -193,7 +193,7 @@ class Pulse:
             text = "%s: somebody else changed its entry %s: %s; %s; %s"
             done = "it is registered again as it was" if self.reclaim else "it is left so"
             words = [record["id"], ", ".join(what), _who(record, change), done]
-            name = self.presence.registration.name
+            name = self.service.registration.name
             say(log, logging.ERROR, text, *map(printable, [name, *words]))
 
     def register(self, timeout: float = 0.0, context: Any = None) -> CallSequence[None]:
@@ -201,17 +201,17 @@ class Pulse:
 
         The arguments are for the finder of its host, whose errors are raised too.
         """
-        presence = self.presence
-        if presence.finder is not None:
-            presence.moved((yield from presence.finder.find(timeout, context)))
-        wanted = again = presence.registration
+        service = self.service
+        if service.finder is not None:
+            service.moved((yield from service.finder.find(timeout, context)))
+        wanted = again = service.registration
         judges = wanted.service_id is None
         if judges and self.unheard:
             own = wanted.own_entry((yield calls.namesakes(wanted.name)))
             again = wanted if own is None else wanted.with_id(own)
         self._tried = True
-        entry = yield from registration.registering(again, presence.report(), judges=judges)
-        presence.registered(wanted, entry)
+        entry = yield from registration.registering(again, service.report(), judges=judges)
+        service.registered(wanted, entry)
 
     def beaten(self, how: str) -> None:
         """The beat did this."""
@@ -220,7 +220,7 @@ class Pulse:
         self._backoff.reset()
         self._said.clear()
         since, self._trouble_since = self._trouble_since, None
-        name, were_away = self.presence.registration.name, self.outage.ends(self)
+        name, were_away = self.service.registration.name, self.outage.ends(self)
         if since is not None and (how or were_away):
             who = f"{name} and {were_away - 1} more" if were_away > 1 else name
             text = "%s: the registry answers again after %.1f s%s"
@@ -248,18 +248,18 @@ class Pulse:
             return
         self._said.add(kind)
         if first:
-            known = self.presence.service_id is not None
+            known = self.service.service_id is not None
             what = "heartbeat failed" if known else "not registered yet"
-            name = self.presence.registration.name
+            name = self.service.registration.name
             say(log, logging.WARNING, "%s: %s, trying on: %s", name, what, why, exc_info=fault)
 
     def _look_after_host(self) -> CallSequence[None]:
-        finder = self.presence.finder
+        finder = self.service.finder
         if finder is None:
             return
         try:
             # Whoever beats waits for no name: that is looked up until the next beat.
-            self.presence.moved((yield from finder.find(0.0)))
+            self.service.moved((yield from finder.find(0.0)))
         except (Disconnected, ConfigurationError):
             # Without a network there is nobody to tell.
             return

@@ -18,7 +18,7 @@ from typing import Any
 from rsreg import config, timing
 from rsreg.client.registration import heartbeat_thread
 from rsreg.client.registration.address import Finder
-from rsreg.client.registration.local_service import Presence
+from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.own_services import Heartbeat
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, Disconnected, RegistryError
@@ -59,14 +59,14 @@ class HeartbeatProcess(Heartbeat):
 
     def __init__(
         self,
-        presence: Presence,
+        service: LocalService,
         endpoint: str,
         interval: float | None = None,
         *,
         reclaim: bool = True,
     ) -> None:
         config.python_program(_WHAT)
-        super().__init__(presence, endpoint, interval, reclaim=reclaim)
+        super().__init__(service, endpoint, interval, reclaim=reclaim)
         self._process: Child | None = None
         self._process_lock = new_rlock()
         self._stop, self._bell = Stop(), Bell()
@@ -78,23 +78,23 @@ class HeartbeatProcess(Heartbeat):
         self._ended = self._greeted = False
         self._starts = 0
         self._told = b""
-        watchdog = presence.vitals.watchdog
+        watchdog = service.vitals.watchdog
         self._look = _LOOK if watchdog is None else min(_FEED, watchdog * _FEED_PART)
         self._thread: Thread | None = None
 
     def start(self, why: RegistryError | None = None) -> None:
         """Register if that is still to be done, then keep a process going until `stop`."""
-        if self.presence.service_id is None:
+        if self.service.service_id is None:
             super().start(why)
         self._thread = start_thread(self.run)
 
     def run(self) -> None:
         """Wait until it is registered, then keep the process going until `stop`."""
-        while self.presence.service_id is None:
+        while self.service.service_id is None:
             if self._stop.wait(_HAND_OVER):
                 return
         heartbeat_thread.end(self)
-        self.presence.wake = self._bell.ring
+        self.service.wake = self._bell.ring
         what = f"{self._name}: its heartbeat process"
         keep_on(self._keep, self._alone, log, what, self._stop.wait)
         self._end()
@@ -138,7 +138,7 @@ class HeartbeatProcess(Heartbeat):
 
     @property
     def _name(self) -> str:
-        return self.presence.registration.name
+        return self.service.registration.name
 
     def _begin(self) -> None:
         if self._process is not None:
@@ -185,26 +185,26 @@ class HeartbeatProcess(Heartbeat):
                 self._process.end()
 
     def _about(self) -> dict[str, Any]:
-        finder = self.presence.finder
+        finder = self.service.finder
         return {
             "endpoint": self.endpoint,
             "interval": self.interval,
             "reclaim": self.reclaim,
-            "ttl": self.presence.registration.ttl,
-            "service_id": self.presence.service_id,
-            "watchdog": self.presence.vitals.watchdog,
+            "ttl": self.service.registration.ttl,
+            "service_id": self.service.service_id,
+            "watchdog": self.service.vitals.watchdog,
             "finder": finder and [finder.endpoint, finder.network and str(finder.network)],
             **self._state(),
         }
 
     def _state(self) -> dict[str, Any]:
-        presence = self.presence
+        service = self.service
         return {
-            "info": presence.registration.info,
-            "untold": presence.untold,
-            "asked": presence.asked,
-            "finds": presence.finder is not None,
-            "vitals": presence.vitals.state(),
+            "info": service.registration.info,
+            "untold": service.untold,
+            "asked": service.asked,
+            "finds": service.finder is not None,
+            "vitals": service.vitals.state(),
         }
 
 
@@ -229,7 +229,7 @@ def main(parent: int) -> None:
     """Beat for the parent until it ends, which it may have done already."""
     os.write(1, _GREETING + b"\n")
     logging.basicConfig(handlers=[_ToParent()], level=logging.INFO)
-    beating: Presence | None = None
+    beating: LocalService | None = None
     for line in child_process.orders(parent):
         said = json.loads(line)
         if beating is None:
@@ -241,17 +241,17 @@ def main(parent: int) -> None:
     os._exit(0)
 
 
-def _beat_for(said: dict[str, Any]) -> Presence:
+def _beat_for(said: dict[str, Any]) -> LocalService:
     wanted = Registration(said["info"], said["ttl"], said["service_id"])
     finder = Finder(*said["finder"]) if said["finder"] else None
-    presence = Presence(wanted, finder, said["watchdog"])
-    presence.vitals.restore(timing.steady(), said["vitals"])
-    presence.follow(wanted)
-    presence.untold, presence.asked = said["untold"], said["asked"]
-    heartbeat = Heartbeat(presence, said["endpoint"], said["interval"], reclaim=said["reclaim"])
+    service = LocalService(wanted, finder, said["watchdog"])
+    service.vitals.restore(timing.steady(), said["vitals"])
+    service.follow(wanted)
+    service.untold, service.asked = said["untold"], said["asked"]
+    heartbeat = Heartbeat(service, said["endpoint"], said["interval"], reclaim=said["reclaim"])
     heartbeat.looks_twice = True
     heartbeat.start()
-    return presence
+    return service
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Beater:
         if why is not None:
             pulse.lost(why)
         pulse.begin()
-        pulse.presence.wake = functools.partial(self.look_at, pulse)
+        pulse.service.wake = functools.partial(self.look_at, pulse)
         self.look_at(pulse)
 
     def look_at(self, pulse: Pulse) -> None:

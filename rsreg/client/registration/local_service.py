@@ -24,7 +24,7 @@ from rsreg.system import threads
 _ASKED = 10
 
 
-class Presence:
+class LocalService:
     """A registration, its vitals, and the changes that the registry does not know of yet.
 
     A `finder` is there for as long as the host is a found one.
@@ -195,21 +195,21 @@ class Presence:
 class Busy:
     """A block in which the driver is busy; for `with` and for `async with`."""
 
-    def __init__(self, presence: Presence, text: str, most: float) -> None:
+    def __init__(self, service: LocalService, text: str, most: float) -> None:
         check_busy(text, most)
-        self._presence = presence
+        self._service = service
         self._text = text
         self._most = most
         self._begun: list[object] = []
 
     def __enter__(self) -> None:
-        begun = self._presence.vitals.begin(timing.steady(), self._text, self._most)
+        begun = self._service.vitals.begin(timing.steady(), self._text, self._most)
         self._begun.append(begun)
-        self._presence.ring()
+        self._service.ring()
 
     def __exit__(self, *_exc: object) -> None:
-        self._presence.vitals.end(timing.steady(), self._begun.pop())
-        self._presence.ring()
+        self._service.vitals.end(timing.steady(), self._begun.pop())
+        self._service.ring()
 
     async def __aenter__(self) -> None:
         self.__enter__()

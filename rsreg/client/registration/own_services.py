@@ -9,7 +9,7 @@ from typing import Any
 from rsreg import config
 from rsreg.client.registration import heartbeat_thread
 from rsreg.client.registration.heartbeat import Pulse
-from rsreg.client.registration.local_service import Presence, said_by
+from rsreg.client.registration.local_service import LocalService, said_by
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.protocol.calls import Entry, Record
@@ -51,7 +51,7 @@ class Heartbeats:
         self._pid = os.getpid()
         self.context = context
         #: What the client registered last.
-        self.last: Presence | None = None
+        self.last: LocalService | None = None
         self._beating: list[Heartbeat] = []
 
     def after_fork(self) -> None:
@@ -59,7 +59,7 @@ class Heartbeats:
         if self._pid != os.getpid():
             self._begin(None)
 
-    def of_last(self) -> Presence:
+    def of_last(self) -> LocalService:
         """What the client registered last; raises ConfigurationError without anything."""
         if self.last is None:
             raise ConfigurationError("nothing is registered", hint="call register() first")
@@ -67,18 +67,18 @@ class Heartbeats:
 
     def report(self, service_id: str | None) -> Record | None:
         """What a service of the client says of itself, if it is one that it can speak for."""
-        presence = self._presence(service_id)
-        return None if presence is None else presence.report()
+        service = self._service(service_id)
+        return None if service is None else service.report()
 
     def registering(self, wanted: Registration) -> AbstractContextManager[None]:
         """The client registers this; it may be something that is kept alive."""
-        presence = self._presence(wanted.service_id)
-        return nullcontext() if presence is None else presence.changing(said_by(wanted))
+        service = self._service(wanted.service_id)
+        return nullcontext() if service is None else service.changing(said_by(wanted))
 
     def registered(self, wanted: Registration, entry: Entry) -> None:
         """The client registered this; it may be something that it has registered before."""
         wanted = wanted.with_id(entry.service_id)
-        self.last = self._presence(entry.service_id) or Presence(wanted)
+        self.last = self._service(entry.service_id) or LocalService(wanted)
         self.last.follow(wanted, entry.fingerprint)
 
     def start(self, interval: float | None, *, reclaim: bool = True) -> None:
@@ -96,14 +96,14 @@ class Heartbeats:
 
     def add(self, heartbeat: Heartbeat, why: RegistryError | None = None) -> None:
         """Start one, whose service is now the last of the client; see Heartbeat.start."""
-        self.last = heartbeat.presence
+        self.last = heartbeat.service
         self._beating.append(heartbeat)
         heartbeat.start(why)
 
     def stop(self, service_id: str | None = None) -> None:
         """Stop the one of a service, or all; returns within a second for each."""
         for heartbeat in list(self._beating):
-            if service_id in (None, heartbeat.presence.service_id):
+            if service_id in (None, heartbeat.service.service_id):
                 self.remove(heartbeat)
 
     def remove(self, heartbeat: Heartbeat) -> None:
@@ -112,11 +112,11 @@ class Heartbeats:
             self._beating.remove(heartbeat)
         heartbeat.stop()
 
-    def _presence(self, service_id: str | None) -> Presence | None:
-        known = [heartbeat.presence for heartbeat in self._beating]
-        for presence in [*known, self.last] if self.last is not None else known:
-            if service_id is not None and presence.service_id == service_id:
-                return presence
+    def _service(self, service_id: str | None) -> LocalService | None:
+        known = [heartbeat.service for heartbeat in self._beating]
+        for service in [*known, self.last] if self.last is not None else known:
+            if service_id is not None and service.service_id == service_id:
+                return service
         return None
 
     def left(self, service_id: str) -> None:

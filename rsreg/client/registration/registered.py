@@ -18,7 +18,7 @@ from rsreg.client.registration import owner
 from rsreg.client.registration.address import Finder, bound_to
 from rsreg.client.registration.driver_status import check_watchdog
 from rsreg.client.registration.heartbeat_process import HeartbeatProcess
-from rsreg.client.registration.local_service import Busy, Presence
+from rsreg.client.registration.local_service import Busy, LocalService
 from rsreg.client.registration.own_services import Heartbeat, Heartbeats
 from rsreg.client.registration.registration import (
     Registration,
@@ -166,7 +166,7 @@ class Registered:
     @property
     def service_id(self) -> str | None:
         """The id, once it is registered."""
-        return None if self._heartbeat is None else self._heartbeat.presence.service_id
+        return None if self._heartbeat is None else self._heartbeat.service.service_id
 
     # -- what the driver says
 
@@ -174,15 +174,15 @@ class Registered:
         self, text: str | None = None, *, progress: float | None = None, load: float | None = None
     ) -> None:
         """See `RegistryClient.status`."""
-        self._presence().status(text, progress=progress, load=load)
+        self._service().status(text, progress=progress, load=load)
 
     def busy(self, text: str, max: float) -> Busy:
         """See `RegistryClient.busy`."""
-        return self._presence().busy(text, max)
+        return self._service().busy(text, max)
 
     def feed(self) -> None:
         """See `RegistryClient.feed`."""
-        self._presence().feed()
+        self._service().feed()
 
     def ready(self) -> bool:
         """See `RegistryClient.ready`."""
@@ -190,16 +190,16 @@ class Registered:
 
     def update(self, **changes: Unpack[UpdateFields]) -> bool:
         """See `RegistryClient.update`; with the registry away the heartbeat does it later."""
-        presence, changed = self._presence(), fields_of_update(**changes)
+        service, changed = self._service(), fields_of_update(**changes)
         # Before anything is told: it has to fit into a registration, too.
-        presence.registration.changed(changed)
+        service.registration.changed(changed)
         told = None
-        if presence.service_id is not None:
-            call = calls.update(presence.service_id, changed, presence.registration.asker)
+        if service.service_id is not None:
+            call = calls.update(service.service_id, changed, service.registration.asker)
             try:
-                with presence.changing(changed):
+                with service.changing(changed):
                     told = self._ask(call)
-                    presence.change(changed, told)
+                    service.change(changed, told)
                 return told is not None
             except (TransportError, Unavailable, OwnedByOther) as error:
                 # Of an entry that is to be taken back the heartbeat tells all, soon.
@@ -207,7 +207,7 @@ class Registered:
                     raise
                 text = "%s: the update is still to be told: %s"
                 say(log, logging.INFO, text, self._name, error)
-        presence.change(changed)
+        service.change(changed)
         return False
 
     # -- beginning and end
@@ -221,7 +221,7 @@ class Registered:
             raise RuntimeError(f"{self._name} is registered already by this very object")
         self._own.after_fork()
         heartbeat = self._plan.heartbeat_class(
-            self._new_presence(), self._own.endpoint, reclaim=self._plan.reclaim
+            self._new_service(), self._own.endpoint, reclaim=self._plan.reclaim
         )
         refused = True
         try:
@@ -290,13 +290,13 @@ class Registered:
 
     def _deregister(self, heartbeat: Heartbeat, timeout: float) -> None:
         self._own.remove(heartbeat)
-        wanted, service_id = heartbeat.presence.registration, heartbeat.presence.service_id
+        wanted, service_id = heartbeat.service.registration, heartbeat.service.service_id
         if heartbeat.unheard:
             service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
         if service_id is not None:
             self._ask(calls.deregister(service_id, wanted.asker), timeout)
 
-    def _new_presence(self) -> Presence:
+    def _new_service(self) -> LocalService:
         """What is to be registered now; raises ConfigurationError for an unfit socket."""
         wanted, finder = self._plan.registration, self._plan.finder
         changes: dict[str, Any] = {}
@@ -319,12 +319,12 @@ class Registered:
                         hint='bind it to any address: socket.bind("tcp://*:0")',
                     )
                 changes["host"], finder = host, None
-        return Presence(wanted.changed(changes), finder, self._plan.watchdog)
+        return LocalService(wanted.changed(changes), finder, self._plan.watchdog)
 
-    def _presence(self) -> Presence:
+    def _service(self) -> LocalService:
         if self._heartbeat is None or self._pid != os.getpid():
             raise RuntimeError(f"{self._name} is not registered: use it inside its with block")
-        return self._heartbeat.presence
+        return self._heartbeat.service
 
     def _ask(self, call: Call[T], timeout: float | None = None) -> T:
         channel = Channel(self._settings.req_endpoint, self._own.context)
