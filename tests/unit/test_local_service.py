@@ -58,10 +58,10 @@ def test_another_process_follows_but_for_the_host_that_it_found() -> None:
     puna = local_service()
     puna.moved("10.0.0.5")
     assert puna.untold == {"host": "10.0.0.5"}
-    vitals = puna.vitals.state()
+    driver_status = puna.driver_status.state()
     info = {**puna.registration.info, "host": "egse3", "port": 5001, "ready": True}
-    puna.take(info, {"ready": True}, [], True, vitals)
+    puna.take(info, {"ready": True}, [], True, driver_status)
     assert puna.untold == {"host": "10.0.0.5", "ready": True}
     assert puna.registration.info["port"] == 5001
-    puna.take(info, {}, [], False, vitals)
+    puna.take(info, {}, [], False, driver_status)
     assert puna.registration.info["host"] == "egse3"

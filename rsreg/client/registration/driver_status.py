@@ -1,4 +1,4 @@
-"""What a driver says of itself: its status, and whether its main loop still runs. No I/O.
+"""The status that a driver reports, and whether its main loop still runs. No I/O.
 
 `now` is always a moment of `timing.steady`, `wall` one of `time.time`.
 """
@@ -20,7 +20,7 @@ _BEYOND = 0.02
 
 @dataclass
 class _Doing:
-    """One thing that the driver is at: its ordinary work, or a busy block inside."""
+    """One task of the driver: its ordinary work, or a busy block inside."""
 
     #: What a busy block is called; None for the ordinary work.
     name: str | None
@@ -31,11 +31,11 @@ class _Doing:
     progress: float | None = None
 
 
-class Vitals:
+class DriverStatus:
     """What one driver says of itself; threads may share it.
 
     With a `watchdog` (1 to 86400 seconds) the main loop has to `feed` it. While the driver is busy,
-    and for no longer than it said, it counts as fed. Raises ConfigurationError for bad values.
+    and for no longer than it report, it counts as fed. Raises ConfigurationError for bad values.
     """
 
     def __init__(self, now: float, watchdog: float | None = None) -> None:
@@ -45,14 +45,14 @@ class Vitals:
         self._doing = [_Doing(None, now, None, None)]
         self._load: float | None = None
         self._fed = now
-        #: Whether there was ever anything to say: what was said once has to be taken back.
-        self._spoke = False
+        #: Whether there was ever anything to say: what was report once has to be taken back.
+        self._ever_set = False
 
-    def say(self, now: float, text: str | None, progress: float | None, load: float | None) -> bool:
+    def set(self, now: float, text: str | None, progress: float | None, load: float | None) -> bool:
         """Take a new status; whether that changed anything.
 
         A text replaces the former with its progress; without one the progress is that of the text
-        there is. The load stays until another is said. Nothing at all takes everything back. In a
+        there is. The load stays until another is report. Nothing at all takes everything back. In a
         busy block it is the block's status, and taken back is what it adds to the block's name.
         """
         _check_text(text)
@@ -64,7 +64,9 @@ class Vitals:
             doing = self._doing[-1]
             before = (doing.text, doing.progress, self._load)
             if text is None and progress is not None and doing.text is None:
-                raise ConfigurationError("progress of what?", hint="say a text with it")
+                raise ConfigurationError(
+                    "progress needs a text", hint="give the text in the same call"
+                )
             if text is not None or progress is not None:
                 if doing.name is None and text not in (None, doing.text):
                     doing.began = now
@@ -73,29 +75,29 @@ class Vitals:
                 doing.text, doing.progress, self._load = doing.name, None, None
             if load is not None:
                 self._load = load
-            self._spoke = True
+            self._ever_set = True
             return before != (doing.text, doing.progress, self._load)
 
     def begin(self, now: float, text: str, most: float) -> object:
-        """Be busy for at most `most` seconds; what `end` wants to have. Blocks may be nested."""
+        """Begin a busy block of at most `most` seconds, for `end`. Blocks may be nested."""
         check_busy(text, most)
         block = _Doing(text, now, most, text)
         with self._lock:
             self._doing.append(block)
-            self._spoke = True
+            self._ever_set = True
         return block
 
     def end(self, now: float, block: object) -> None:
-        """A busy block is over, a sign of life; what was shown before it is shown again."""
+        """End a busy block, which feeds the watchdog; the status from before it is shown again."""
         with self._lock:
             self._doing = [doing for doing in self._doing if doing is not block]
             self._fed = max(self._fed, now)
 
     def feed(self, now: float) -> bool:
-        """The main loop runs; whether it had been silent for longer than half of the watchdog."""
+        """Feed the watchdog; True if that was later than half of its time."""
         if self.watchdog is None:
             raise ConfigurationError(
-                "there is no watchdog to feed", hint="say registered(..., watchdog=60)"
+                "there is no watchdog to feed", hint="write registered(..., watchdog=60)"
             )
         with self._lock:
             silent = now - self._alive_until() > self.watchdog / 2
@@ -103,10 +105,10 @@ class Vitals:
         return silent
 
     def report(self, now: float, wall: float) -> dict[str, Any] | None:
-        """What a heartbeat says; {} takes back what was said, None: there never was anything."""
+        """What a heartbeat says; {} takes back what was report, None: there never was anything."""
         with self._lock:
             doing = self._doing[-1]
-            said: dict[str, Any] = {}
+            report: dict[str, Any] = {}
             if doing.text is not None:
                 status = {
                     "text": doing.text,
@@ -116,16 +118,18 @@ class Vitals:
                     "elapsed": round(max(0.0, now - doing.began), 3),
                     "max": doing.limit,
                 }
-                said["status"] = {key: value for key, value in status.items() if value is not None}
+                report["status"] = {
+                    key: value for key, value in status.items() if value is not None
+                }
             if self._load is not None:
-                said["load"] = self._load
+                report["load"] = self._load
             if self.watchdog is not None:
-                said["fed"] = round(max(0.0, now - self._alive_until()), 3)
-                said["watchdog"] = self.watchdog
-            return said if said or self._spoke else None
+                report["fed"] = round(max(0.0, now - self._alive_until()), 3)
+                report["watchdog"] = self.watchdog
+            return report if report or self._ever_set else None
 
     def alarm(self, now: float) -> int:
-        """How silent the main loop is: 1 beyond half of the watchdog, 2 beyond all of it."""
+        """Return 1 after half of the watchdog's time without `feed`, 2 after all of it, else 0."""
         if self.watchdog is None:
             return 0
         with self._lock:
@@ -133,7 +137,7 @@ class Vitals:
         return (silent > self.watchdog / 2) + (silent > self.watchdog)
 
     def due(self, now: float) -> float | None:
-        """Seconds until the alarm gets higher if nobody feeds; None if it can't."""
+        """Return the seconds until the alarm rises without `feed`; None if it can't."""
         if self.watchdog is None:
             return None
         with self._lock:
@@ -144,33 +148,33 @@ class Vitals:
         return None
 
     def state(self) -> dict[str, Any]:
-        """All of it as JSON, for `restore` in another process of this machine."""
+        """Return all of it as JSON, for `restore` in another process of this machine."""
         with self._lock:
             doing = [asdict(doing) for doing in self._doing]
-            return {"doing": doing, "load": self._load, "fed": self._fed, "spoke": self._spoke}
+            return {"doing": doing, "load": self._load, "fed": self._fed, "spoke": self._ever_set}
 
     def restore(self, now: float, state: Mapping[str, Any]) -> bool:
-        """Take over what `state` gave; whether there is anything new in it to report."""
+        """Take over what `state` gave; True if it brings anything new to report."""
         with self._lock:
-            before = (self._doing, self._load, self._spoke, self.alarm(now))
+            before = (self._doing, self._load, self._ever_set, self.alarm(now))
             self._doing = [_Doing(**doing) for doing in state["doing"]]
-            self._load, self._fed, self._spoke = state["load"], state["fed"], state["spoke"]
-            return before != (self._doing, self._load, self._spoke, self.alarm(now))
+            self._load, self._fed, self._ever_set = state["load"], state["fed"], state["spoke"]
+            return before != (self._doing, self._load, self._ever_set, self.alarm(now))
 
     def _alive_until(self) -> float:
-        """Until when the main loop counts as fed; in the future while it is busy."""
+        """Return until when the watchdog counts as fed; in the future inside a busy block."""
         busy = (doing.began + doing.limit for doing in self._doing if doing.limit is not None)
         return max(self._fed, *busy, -math.inf)
 
 
 def check_watchdog(watchdog: float | None) -> None:
-    """Raises ConfigurationError for what no watchdog can be."""
+    """Check the seconds of a watchdog; raises ConfigurationError."""
     if watchdog is not None:
         _check("a watchdog", watchdog, 1, MAX_TTL, "seconds")
 
 
 def check_busy(text: str, most: float) -> None:
-    """Raises ConfigurationError for what no busy block can have."""
+    """Check the arguments of a busy block; raises ConfigurationError."""
     _check_text(text)
     _check("the seconds of a busy block", most, 0, MAX_TTL)
     if most == 0:

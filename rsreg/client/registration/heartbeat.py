@@ -121,14 +121,14 @@ class Pulse:
 
     def due(self, now: float) -> float:
         """The moment of `timing.steady` at which the next beat is due, as far as is known."""
-        vitals = self.service.vitals
+        driver_status = self.service.driver_status
         if self._trouble_since is not None:
             return self._next
-        if vitals.alarm(now) > self._alarm:
+        if driver_status.alarm(now) > self._alarm:
             return now
         if self.service.news:
             return min(self._next, self._last + _GAP)
-        due = vitals.due(now)
+        due = driver_status.due(now)
         return self._next if due is None else min(self._next, now + due)
 
     def beat(self) -> CallSequence[str]:
@@ -136,7 +136,7 @@ class Pulse:
         service = self.service
         # Before anything is read: whatever changes meanwhile is told by the next beat.
         service.news = False
-        self._alarm = service.vitals.alarm(timing.steady())
+        self._alarm = service.driver_status.alarm(timing.steady())
         service_id = service.service_id
         if service_id is None:
             yield from self.register()

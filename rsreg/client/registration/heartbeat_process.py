@@ -78,7 +78,7 @@ class HeartbeatProcess(Heartbeat):
         self._ended = self._greeted = False
         self._starts = 0
         self._told = b""
-        watchdog = service.vitals.watchdog
+        watchdog = service.driver_status.watchdog
         self._look = _LOOK if watchdog is None else min(_FEED, watchdog * _FEED_PART)
         self._thread: Thread | None = None
 
@@ -192,7 +192,7 @@ class HeartbeatProcess(Heartbeat):
             "reclaim": self.reclaim,
             "ttl": self.service.registration.ttl,
             "service_id": self.service.service_id,
-            "watchdog": self.service.vitals.watchdog,
+            "watchdog": self.service.driver_status.watchdog,
             "finder": finder and [finder.endpoint, finder.network and str(finder.network)],
             **self._state(),
         }
@@ -204,7 +204,7 @@ class HeartbeatProcess(Heartbeat):
             "untold": service.untold,
             "asked": service.asked,
             "finds": service.finder is not None,
-            "vitals": service.vitals.state(),
+            "driver_status": service.driver_status.state(),
         }
 
 
@@ -235,7 +235,7 @@ def main(parent: int) -> None:
         if beating is None:
             beating = _beat_for(said)
         else:
-            fields = ("info", "untold", "asked", "finds", "vitals")
+            fields = ("info", "untold", "asked", "finds", "driver_status")
             beating.take(*(said[field] for field in fields))
     # The registration is the driver's, or left to its ttl: nothing is said, nothing waited for.
     os._exit(0)
@@ -245,7 +245,7 @@ def _beat_for(said: dict[str, Any]) -> LocalService:
     wanted = Registration(said["info"], said["ttl"], said["service_id"])
     finder = Finder(*said["finder"]) if said["finder"] else None
     service = LocalService(wanted, finder, said["watchdog"])
-    service.vitals.restore(timing.steady(), said["vitals"])
+    service.driver_status.restore(timing.steady(), said["driver_status"])
     service.follow(wanted)
     service.untold, service.asked = said["untold"], said["asked"]
     heartbeat = Heartbeat(service, said["endpoint"], said["interval"], reclaim=said["reclaim"])

@@ -1,4 +1,4 @@
-"""One service of this process: its registration, its vitals, and what has yet to be told.
+"""One service of this process: its registration, its driver_status, and what has yet to be told.
 
 Its driver changes it from any thread; whatever keeps it alive is woken by its `wake`.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from rsreg import timing
 from rsreg.client.registration.address import Finder
-from rsreg.client.registration.driver_status import Vitals, check_busy
+from rsreg.client.registration.driver_status import DriverStatus, check_busy
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ServerError
 from rsreg.protocol.calls import Entry, Record
@@ -25,7 +25,7 @@ _ASKED = 10
 
 
 class LocalService:
-    """A registration, its vitals, and the changes that the registry does not know of yet.
+    """A registration, its driver_status, and the changes that the registry does not know of yet.
 
     A `finder` is there for as long as the host is a found one.
     """
@@ -38,7 +38,7 @@ class LocalService:
     ) -> None:
         self.registration = registration
         self.finder = finder
-        self.vitals = Vitals(timing.steady(), watchdog)
+        self.driver_status = DriverStatus(timing.steady(), watchdog)
         #: Whether there is something to tell; whoever tells it takes it back before.
         self.news = False
         #: Called, from any thread, when there is; it is of what keeps the service alive.
@@ -142,7 +142,7 @@ class LocalService:
                 self._change({"host": host}, {"host": host})
 
     def take(
-        self, info: Record, untold: Record, asked: list[Record], finds: bool, vitals: Record
+        self, info: Record, untold: Record, asked: list[Record], finds: bool, driver_status: Record
     ) -> None:
         """Follow the same service in another process, but for a host that was found here."""
         with self._lock:
@@ -153,7 +153,7 @@ class LocalService:
             self._change(changes, {field: changes[field] for field in changes if field in untold})
             if changes or asked != self.asked:
                 self.asked, self.fingerprint = asked, None
-            news = self.vitals.restore(timing.steady(), vitals)
+            news = self.driver_status.restore(timing.steady(), driver_status)
         if news or self.untold:
             self.ring()
 
@@ -171,7 +171,7 @@ class LocalService:
 
     def report(self) -> Record | None:
         """What the next heartbeat says."""
-        return self.vitals.report(timing.steady(), time.time())
+        return self.driver_status.report(timing.steady(), time.time())
 
     # -- what the driver calls
 
@@ -179,7 +179,7 @@ class LocalService:
         self, text: str | None = None, *, progress: float | None = None, load: float | None = None
     ) -> None:
         """See `RegistryClient.status`."""
-        if self.vitals.say(timing.steady(), text, progress, load):
+        if self.driver_status.set(timing.steady(), text, progress, load):
             self.ring()
 
     def busy(self, text: str, max: float) -> Busy:
@@ -188,7 +188,7 @@ class LocalService:
 
     def feed(self) -> None:
         """See `RegistryClient.feed`."""
-        if self.vitals.feed(timing.steady()):
+        if self.driver_status.feed(timing.steady()):
             self.ring()
 
 
@@ -203,12 +203,12 @@ class Busy:
         self._begun: list[object] = []
 
     def __enter__(self) -> None:
-        begun = self._service.vitals.begin(timing.steady(), self._text, self._most)
+        begun = self._service.driver_status.begin(timing.steady(), self._text, self._most)
         self._begun.append(begun)
         self._service.ring()
 
     def __exit__(self, *_exc: object) -> None:
-        self._service.vitals.end(timing.steady(), self._begun.pop())
+        self._service.driver_status.end(timing.steady(), self._begun.pop())
         self._service.ring()
 
     async def __aenter__(self) -> None:
