@@ -134,7 +134,7 @@ class LocalRegistry:
     def advance(self, seconds: float) -> None:
         """Let time pass for the registry, without a wait; the services whose lease ended are gone.
 
-        Heartbeats beat in real time: a lease of 30 s ends with `advance(30)`, however alive its
+        Heartbeats are sent in real time: a lease of 30 s ends with `advance(30)`, however alive its
         owner is. That registers again at its next heartbeat.
         """
         if not 0 <= seconds < float("inf"):

@@ -21,7 +21,7 @@ from rsreg.awaitable import Done
 from rsreg.client import verbs
 from rsreg.client.registration.async_registered import AsyncRegistered
 from rsreg.client.registration.local_service import Busy
-from rsreg.client.registration.own_services import Heartbeats
+from rsreg.client.registration.own_services import OwnServices
 from rsreg.client.registration.registered import Plan, Registered, make_plan
 from rsreg.client.session import Session
 from rsreg.client.sync import RegistryClient
@@ -118,7 +118,7 @@ class AsyncRegistryClient:
         self._listener = AsyncListener(self._handlers, self._stream)
         self._closed = Stop()
         # Heartbeats and the cache are on threads of their own: a blocked loop does not stop them.
-        own = Heartbeats(self.settings)
+        own = OwnServices(self.settings)
         self._session = Session(self.settings, own, self._context, cache=cache)
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import zmq
 
 from rsreg.client.cache.client_cache import ClientCache
-from rsreg.client.registration.own_services import Heartbeats
+from rsreg.client.registration.own_services import OwnServices
 from rsreg.config import ClientSettings
 
 
@@ -21,7 +21,7 @@ class Session:
     def __init__(
         self,
         settings: ClientSettings,
-        own: Heartbeats,
+        own: OwnServices,
         context: zmq.Context[Any] | None,
         *,
         cache: bool,

@@ -17,7 +17,7 @@ from rsreg import config, timing
 from rsreg.client import verbs
 from rsreg.client.connection import Connection
 from rsreg.client.registration.local_service import Busy, LocalService
-from rsreg.client.registration.own_services import Heartbeats
+from rsreg.client.registration.own_services import OwnServices
 from rsreg.client.registration.registered import Registered, make_plan
 from rsreg.client.registration.registration import Details, RegistrationFields, UpdateFields
 from rsreg.client.session import Session
@@ -92,7 +92,7 @@ class RegistryClient:
         )
         self._handlers = Handlers()
         self._session = Session(
-            self.settings, Heartbeats(self.settings, context), context, cache=cache
+            self.settings, OwnServices(self.settings, context), context, cache=cache
         )
         self._begin(context)
 

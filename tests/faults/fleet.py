@@ -13,8 +13,8 @@ import os
 import sys
 
 from rsreg import RegistryClient
-from rsreg.client.registration.heartbeat import Pulse
-from rsreg.client.registration.heartbeat_thread import Beater
+from rsreg.client.registration.heartbeat import HeartbeatRules
+from rsreg.client.registration.heartbeat_thread import HeartbeatThread
 from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.registration import Registration
 from rsreg.protocol import calls
@@ -28,9 +28,9 @@ with RegistryClient(endpoint, timeout=20) as client:
         wanted = Registration.of(*what, service_id=ids[-1])
         service = LocalService(wanted)
         service.registered(wanted, calls.Entry(ids[-1], ""))
-        beater = Beater(endpoint)
-        beater.start()
-        beater.add(Pulse(service, endpoint))
+        thread = HeartbeatThread(endpoint)
+        thread.start()
+        thread.add(HeartbeatRules(service, endpoint))
 sys.stdout.write(json.dumps(ids) + "\n")
 sys.stdout.flush()
 logging.basicConfig(stream=sys.stdout, level="INFO", format="%(message)s")

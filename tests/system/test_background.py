@@ -16,6 +16,7 @@ import pytest
 from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
 from rsreg.client.registration.heartbeat import Pulse
 from rsreg.protocol.calls import Call
+from rsreg.client.registration.heartbeat import HeartbeatRules
 from rsreg.system.background import Caught, keep_on
 from rsreg.system.threads import Stop
 from rsreg.transport.async_event_stream import AsyncEventStream
@@ -298,7 +299,7 @@ def test_a_heartbeat_lasts_whatever_is_raised_in_it(
 ) -> None:
     with RegistryClient(endpoint, timeout=10) as driver:
         driver.register("puna_cs", "127.0.0.1", 5000, ttl=2)
-        calls = fails(monkeypatch, Pulse, where, error, 3)
+        calls = fails(monkeypatch, HeartbeatRules, where, error, 3)
         driver.start_heartbeat(0.3)
         wait_until(lambda: len(calls) > 5)
         assert passing(client, "puna_cs")

@@ -19,9 +19,9 @@ import zmq
 
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.client.registration import owner
-from rsreg.client.registration.heartbeat import Pulse
+from rsreg.client.registration.heartbeat import HeartbeatRules
 from rsreg.client.registration.local_service import LocalService, said_by
-from rsreg.client.registration.own_services import Heartbeats
+from rsreg.client.registration.own_services import OwnServices
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import DuplicateName, OwnedByOther, RequestTimeout
 from rsreg.protocol import wire
@@ -403,13 +403,13 @@ def test_a_refused_change_did_not_happen() -> None:
 
 
 def test_what_a_client_registers_again_is_its_own() -> None:
-    heartbeats = Heartbeats(RegistryClient("tcp://nobody:1").settings)
+    own = OwnServices(RegistryClient("tcp://nobody:1").settings)
     wanted = Registration.of("puna", "egse3", 5000, None, None, 30, service_id="puna-1")
-    with heartbeats.registering(wanted):
-        heartbeats.registered(wanted, Entry("puna-1", "f1"))
-    puna = heartbeats.of_last()
+    with own.registering(wanted):
+        own.registered(wanted, Entry("puna-1", "f1"))
+    puna = own.of_last()
     again = Registration.of("puna", "egse3", 6, "PUNA", None, 60, service_id="puna-1")
-    with contextlib.suppress(RequestTimeout), heartbeats.registering(again):
+    with contextlib.suppress(RequestTimeout), own.registering(again):
         assert puna.foreign(said_by(wanted), puna.version) is None
         raise RequestTimeout("no answer")
     for one in (wanted, again):
@@ -420,7 +420,7 @@ def test_what_a_client_registers_again_is_its_own() -> None:
 
 def test_a_registry_of_an_older_version_is_never_asked_what_it_has() -> None:
     puna, _ = local_service()
-    beat = Pulse(puna, "tcp://nobody:1").beat()
+    beat = HeartbeatRules(puna, "tcp://nobody:1").beat()
     assert next(beat).action == "renew"
     with pytest.raises(StopIteration):
         beat.send("")
@@ -428,11 +428,11 @@ def test_a_registry_of_an_older_version_is_never_asked_what_it_has() -> None:
 
 def test_a_process_beside_the_driver_looks_twice(caplog: pytest.LogCaptureFixture) -> None:
     puna, record = local_service()
-    pulse = Pulse(puna, "tcp://nobody:1")
-    pulse.looks_twice = True
-    theirs: tuple[Record, dict[str, Any]] = ({**record, "host": "x"}, {})
+    heartbeat = HeartbeatRules(puna, "tcp://nobody:1")
+    heartbeat.looks_twice = True
+    theirs = ({**record, "host": "x"}, {})
     for again in (False, True):
-        beat = pulse.beat()
+        beat = heartbeat.beat()
         next(beat)
         assert beat.send("f2").action == "get"
         if again:
@@ -450,7 +450,7 @@ def test_a_record_of_many_values_is_a_line_of_some_length(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     puna, record = local_service()
-    beat = Pulse(puna, "tcp://nobody:1").beat()
+    beat = HeartbeatRules(puna, "tcp://nobody:1").beat()
     next(beat)
     beat.send("f2")
     change = {"by": "10.0.0.66", "says": "eve\nCRITICAL root: on fire"}

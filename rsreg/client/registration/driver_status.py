@@ -32,10 +32,10 @@ class _Doing:
 
 
 class DriverStatus:
-    """What one driver says of itself; threads may share it.
+    """The status of one driver; threads may share it.
 
-    With a `watchdog` (1 to 86400 seconds) the main loop has to `feed` it. While the driver is busy,
-    and for no longer than it report, it counts as fed. Raises ConfigurationError for bad values.
+    With a `watchdog` (1 to 86400 seconds) the main loop has to call `feed`. In a busy block, until
+    its time is over, the watchdog counts as fed. Raises ConfigurationError for bad values.
     """
 
     def __init__(self, now: float, watchdog: float | None = None) -> None:
@@ -45,15 +45,16 @@ class DriverStatus:
         self._doing = [_Doing(None, now, None, None)]
         self._load: float | None = None
         self._fed = now
-        #: Whether there was ever anything to say: what was report once has to be taken back.
+        #: Whether anything was ever set: then an empty report has to clear it.
         self._ever_set = False
 
     def set(self, now: float, text: str | None, progress: float | None, load: float | None) -> bool:
-        """Take a new status; whether that changed anything.
+        """Set a new status; True if that changed anything.
 
-        A text replaces the former with its progress; without one the progress is that of the text
-        there is. The load stays until another is report. Nothing at all takes everything back. In a
-        busy block it is the block's status, and taken back is what it adds to the block's name.
+        A new text replaces the old text and its progress. `progress` alone updates the progress of
+        the current text. The load stays until another is set. Without any value all are cleared.
+        Inside a busy block the call changes the block's own text; clearing it shows the block's
+        name again.
         """
         _check_text(text)
         if progress is not None:
@@ -105,7 +106,7 @@ class DriverStatus:
         return silent
 
     def report(self, now: float, wall: float) -> dict[str, Any] | None:
-        """What a heartbeat says; {} takes back what was report, None: there never was anything."""
+        """Return what a heartbeat reports; {} clears an earlier report, None reports nothing."""
         with self._lock:
             doing = self._doing[-1]
             report: dict[str, Any] = {}

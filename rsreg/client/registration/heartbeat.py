@@ -42,25 +42,25 @@ class Outage:
     """Which of the services of one connection got no answer: it is said once for all of them."""
 
     def __init__(self) -> None:
-        self._away: set[Pulse] = set()
+        self._away: set[HeartbeatRules] = set()
         self._most = 0
 
-    def begins(self, pulse: Pulse) -> bool:
+    def begins(self, heartbeat: HeartbeatRules) -> bool:
         """One more got no answer; whether it is the first."""
         first = not self._away
-        self._away.add(pulse)
+        self._away.add(heartbeat)
         self._most = len(self._away) if first else max(self._most, len(self._away))
         return first
 
-    def ends(self, pulse: Pulse) -> int:
+    def ends(self, heartbeat: HeartbeatRules) -> int:
         """One was answered, or has left; how many there were if nobody is left, else 0."""
-        if pulse not in self._away:
+        if heartbeat not in self._away:
             return 0
-        self._away.discard(pulse)
+        self._away.discard(heartbeat)
         return 0 if self._away else self._most
 
 
-class Pulse:
+class HeartbeatRules:
     """Renews a lease every third of its ttl, or each `interval` seconds.
 
     It beats at once when its service has something to tell. A service without an id is registered
@@ -103,9 +103,9 @@ class Pulse:
         #: How silent the main loop was at the last beat.
         self._alarm = 0
         self._last = self._next = timing.steady()
-        #: Set by who wants no more beats, and by the beater once there are none.
+        #: Set by who wants no more beats, and by the thread once there are none.
         self.over, self.gone = Stop(), Stop()
-        #: When the beater looks at it.
+        #: When the thread looks at it.
         self.planned = -math.inf
 
     @property

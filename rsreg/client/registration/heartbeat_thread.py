@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from rsreg import timing
-from rsreg.client.registration.heartbeat import Outage, Pulse
+from rsreg.client.registration.heartbeat import HeartbeatRules, Outage
 from rsreg.errors import RegistryError, TransportError
 from rsreg.system import threads
 from rsreg.system.background import Caught, keep_on, start_thread
@@ -29,24 +29,24 @@ _LATENCY = 0.1
 _JOIN = 1.0
 
 
-class Beater:
-    """Has each pulse beat when it is due; none waits for the answer to another one.
+class HeartbeatThread:
+    """Has each heartbeat beat when it is due; none waits for the answer to another one.
 
-    Whatever is raised in a beat is that pulse's own trouble, and is tried again.
+    Whatever is raised in a beat is that heartbeat's own trouble, and is tried again.
     """
 
     def __init__(self, endpoint: str) -> None:
-        self.members: set[Pulse] = set()
+        self.members: set[HeartbeatRules] = set()
         self.outage = Outage()
         self._line = Line(endpoint)
         self._stop = Stop()
         self._bell = Bell()
         #: Who is to be looked at: somebody who came, who leaves, or who has something to tell.
-        self._rung: dict[Pulse, None] = {}
-        self._due: list[tuple[float, int, Pulse]] = []
+        self._rung: dict[HeartbeatRules, None] = {}
+        self._due: list[tuple[float, int, HeartbeatRules]] = []
         self._count = itertools.count()
         #: All that it beats for, and the beat of each that is under way.
-        self._beats: dict[Pulse, Talk | None] = {}
+        self._beats: dict[HeartbeatRules, Talk | None] = {}
         self._thread: Thread | None = None
 
     def start(self) -> None:
@@ -66,18 +66,18 @@ class Beater:
         if self._thread is not None:
             self._thread.join(_JOIN)
 
-    def add(self, pulse: Pulse, why: RegistryError | None = None) -> None:
+    def add(self, heartbeat: HeartbeatRules, why: RegistryError | None = None) -> None:
         """Beat for one, too, after what failed at first."""
-        pulse.outage = self.outage
+        heartbeat.outage = self.outage
         if why is not None:
-            pulse.lost(why)
-        pulse.begin()
-        pulse.service.wake = functools.partial(self.look_at, pulse)
-        self.look_at(pulse)
+            heartbeat.lost(why)
+        heartbeat.begin()
+        heartbeat.service.wake = functools.partial(self.look_at, heartbeat)
+        self.look_at(heartbeat)
 
-    def look_at(self, pulse: Pulse) -> None:
+    def look_at(self, heartbeat: HeartbeatRules) -> None:
         """Look at one soon; from any thread, and from signal handlers."""
-        self._rung[pulse] = None
+        self._rung[heartbeat] = None
         self._bell.ring()
 
     def run(self) -> None:
@@ -104,102 +104,104 @@ class Beater:
             self._rung.update(dict.fromkeys(self._beats))
             raise
 
-    def _look(self, pulse: Pulse) -> None:
+    def _look(self, heartbeat: HeartbeatRules) -> None:
         """Have it beat if that is due, else plan when; let go of one that leaves."""
-        if pulse.over.is_set():
-            talk = self._beats.pop(pulse, None)
+        if heartbeat.over.is_set():
+            talk = self._beats.pop(heartbeat, None)
             if talk is not None:
                 self._line.forget(talk)
-            pulse.outage.ends(pulse)
-            pulse.gone.set()
-        elif self._beats.setdefault(pulse, None) is None:
+            heartbeat.outage.ends(heartbeat)
+            heartbeat.gone.set()
+        elif self._beats.setdefault(heartbeat, None) is None:
             with Caught() as caught:
                 now = timing.steady()
-                at = pulse.due(now)
+                at = heartbeat.due(now)
                 if at > now:
-                    self._plan(pulse, at)
+                    self._plan(heartbeat, at)
                 else:
-                    self._begin(pulse)
+                    self._begin(heartbeat)
             if caught.error is not None:
-                self._done(pulse, None, caught.error)
+                self._done(heartbeat, None, caught.error)
 
-    def _begin(self, pulse: Pulse) -> None:
+    def _begin(self, heartbeat: HeartbeatRules) -> None:
         endpoint, clock = self._line.endpoint, timing.steady
-        flow = conversation(pulse.beat(), timeout=pulse.timeout, endpoint=endpoint, clock=clock)
-        talk = self._beats[pulse] = Talk(flow, functools.partial(self._done, pulse))
+        flow = conversation(
+            heartbeat.beat(), timeout=heartbeat.timeout, endpoint=endpoint, clock=clock
+        )
+        talk = self._beats[heartbeat] = Talk(flow, functools.partial(self._done, heartbeat))
         self._line.begin(talk)
 
-    def _done(self, pulse: Pulse, how: Any, error: BaseException | None) -> None:
-        if pulse in self._beats:
-            self._beats[pulse] = None
+    def _done(self, heartbeat: HeartbeatRules, how: Any, error: BaseException | None) -> None:
+        if heartbeat in self._beats:
+            self._beats[heartbeat] = None
             if error is None:
-                pulse.beaten(how)
-                self._rung[pulse] = None
+                heartbeat.beaten(how)
+                self._rung[heartbeat] = None
             else:
-                self._plan(pulse, pulse.failed(error))
+                self._plan(heartbeat, heartbeat.failed(error))
 
-    def _plan(self, pulse: Pulse, at: float) -> None:
+    def _plan(self, heartbeat: HeartbeatRules, at: float) -> None:
         """Look at it then. What it has in the heap beside that is a look too many, no more."""
-        if pulse.planned != at:
-            pulse.planned = at
-            heapq.heappush(self._due, (at, next(self._count), pulse))
+        if heartbeat.planned != at:
+            heartbeat.planned = at
+            heapq.heappush(self._due, (at, next(self._count), heartbeat))
 
 
-class _Beaters:
+class _HeartbeatThreads:
     """The beaters of one process. A signal handler may enter it in the middle of itself."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._lock = threads.new_rlock()
-        self._at: dict[str, Beater] = {}
+        self._at: dict[str, HeartbeatThread] = {}
 
-    def join(self, pulse: Pulse) -> Beater:
+    def join(self, heartbeat: HeartbeatRules) -> HeartbeatThread:
         with self._lock:
-            beater = self._at.get(pulse.endpoint)
-            if beater is None:
-                beater = Beater(pulse.endpoint)
-                beater.start()
-                self._at[pulse.endpoint] = beater
-            beater.members.add(pulse)
-            return beater
+            thread = self._at.get(heartbeat.endpoint)
+            if thread is None:
+                thread = HeartbeatThread(heartbeat.endpoint)
+                thread.start()
+                self._at[heartbeat.endpoint] = thread
+            thread.members.add(heartbeat)
+            return thread
 
-    def leave(self, pulse: Pulse) -> tuple[Beater | None, bool]:
+    def leave(self, heartbeat: HeartbeatRules) -> tuple[HeartbeatThread | None, bool]:
         """Take it out; who beat for it, and whether nobody is left there."""
         with self._lock:
-            beater = self._at.get(pulse.endpoint)
-            if beater is None or pulse not in beater.members:
+            thread = self._at.get(heartbeat.endpoint)
+            if thread is None or heartbeat not in thread.members:
                 return None, False
-            beater.members.discard(pulse)
-            if beater.members:
-                return beater, False
-            del self._at[pulse.endpoint]
-            return beater, True
+            thread.members.discard(heartbeat)
+            if thread.members:
+                return thread, False
+            del self._at[heartbeat.endpoint]
+            return thread, True
 
 
-_beaters = _Beaters()
+_threads = _HeartbeatThreads()
 
 
-def _of_this_process() -> _Beaters:
-    global _beaters
-    if _beaters.pid != os.getpid():
+def _of_this_process() -> _HeartbeatThreads:
+    global _threads
+    if _threads.pid != os.getpid():
         # The threads are the parent's, and so are their sockets.
-        _beaters = _Beaters()
-    return _beaters
+        _threads = _HeartbeatThreads()
+    return _threads
 
 
-def begin(pulse: Pulse, why: RegistryError | None = None) -> None:
+def begin(heartbeat: HeartbeatRules, why: RegistryError | None = None) -> None:
     """Beat for it from now on, after what failed at first; raises Disconnected for no thread."""
     # It may have ended before.
-    pulse.over, pulse.gone = Stop(), Stop()
-    _of_this_process().join(pulse).add(pulse, why)
+    heartbeat.over, heartbeat.gone = Stop(), Stop()
+    _of_this_process().join(heartbeat).add(heartbeat, why)
 
 
-def end(pulse: Pulse) -> None:
+def end(heartbeat: HeartbeatRules) -> None:
     """Beat for it no longer; returns within a second, and nothing is sent afterwards."""
-    pulse.over.set()
-    beater, last = _of_this_process().leave(pulse)
-    if beater is not None and last:
-        beater.stop()
-    elif beater is not None:
-        beater.look_at(pulse)
-        pulse.gone.wait(_JOIN)
+    heartbeat.over.set()
+    thread, last = _of_this_process().leave(heartbeat)
+    if thread is not None and last:
+        thread.stop()
+    elif thread is not None:
+        thread.look_at(heartbeat)
+        heartbeat.gone.wait(_JOIN)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rsreg import config
 from rsreg.client.registration import heartbeat_thread
-from rsreg.client.registration.heartbeat import Pulse
+from rsreg.client.registration.heartbeat import HeartbeatRules
 from rsreg.client.registration.local_service import LocalService, said_by
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, RegistryError
@@ -16,7 +16,7 @@ from rsreg.protocol.calls import Entry, Record
 from rsreg.protocol.limits import MAX_TTL
 
 
-class Heartbeat(Pulse):
+class Heartbeat(HeartbeatRules):
     """Keeps one service registered from a real OS thread, until told to stop.
 
     A driver that blocks in its own code does not stop it, in a monkey-patched process neither; C
@@ -36,7 +36,7 @@ class Heartbeat(Pulse):
         heartbeat_thread.end(self)
 
 
-class Heartbeats:
+class OwnServices:
     """What one client has registered in this process, and the heartbeats of what it keeps alive.
 
     `context` is the ZeroMQ context of its blocking sockets, or None for rsreg's own.

@@ -19,7 +19,7 @@ from rsreg.client.registration.address import Finder, bound_to
 from rsreg.client.registration.driver_status import check_watchdog
 from rsreg.client.registration.heartbeat_process import HeartbeatProcess
 from rsreg.client.registration.local_service import Busy, LocalService
-from rsreg.client.registration.own_services import Heartbeat, Heartbeats
+from rsreg.client.registration.own_services import Heartbeat, OwnServices
 from rsreg.client.registration.registration import (
     Registration,
     RegistrationFields,
@@ -130,7 +130,7 @@ class Registered:
     `own` has that client's services; `on_change` is called when the registry may have been changed.
     """
 
-    def __init__(self, plan: Plan, own: Heartbeats, on_change: Callable[[], None]) -> None:
+    def __init__(self, plan: Plan, own: OwnServices, on_change: Callable[[], None]) -> None:
         self._plan = plan
         self._own = own
         self._settings = own.settings
