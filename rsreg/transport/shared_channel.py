@@ -46,7 +46,7 @@ class Talk:
         self.first = self.last = -1
 
 
-class Line:
+class SharedChannel:
     """Carries many flows to one endpoint; they wait for each other only beyond `MOST`.
 
     What a `done` raises is the business of who called. The socket is opened when it is needed.

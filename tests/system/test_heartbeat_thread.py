@@ -22,6 +22,7 @@ from rsreg.transport import sockets
 from rsreg.transport.exchange import exchange
 from rsreg.transport.shared_channel import MOST, Line, Talk
 from tests.helpers import ServerProcess, scripted_server, wait_until
+from rsreg.transport.shared_channel import MOST, SharedChannel, Talk
 
 
 def beating(endpoint: str, name: str, ttl: float, service_id: str | None = None) -> Heartbeat:
@@ -117,7 +118,7 @@ def test_more_than_may_be_under_way_get_their_turn() -> None:
         return {"success": True}
 
     with scripted_server(answer) as endpoint:
-        line = Line(endpoint)
+        channel = SharedChannel(endpoint)
         done: list[Any] = []
 
         def ended(result: Any, error: BaseException | None) -> None:
@@ -129,11 +130,11 @@ def test_more_than_may_be_under_way_get_their_turn() -> None:
             call = calls.renew(str(number))
             flow = exchange(call, timeout=10, endpoint=endpoint, clock=steady)
             waiting[0] += 1
-            line.begin(Talk(flow, ended))
-        while line.busy:
-            most[0] = max(most[0], len(line._under_way))
-            line.step(0.1)
-        line.close()
+            channel.begin(Talk(flow, ended))
+        while channel.busy:
+            most[0] = max(most[0], len(channel._under_way))
+            channel.step(0.1)
+        channel.close()
     assert len(heard) == len(done) == 3 * MOST
     assert most[0] <= MOST
 
@@ -146,33 +147,33 @@ def test_what_was_given_up_on_is_not_sent_later(gives_up: bool) -> None:
         router.linger = 0
         endpoint = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
         router.unbind(endpoint)
-        line = Line(endpoint)
+        channel = SharedChannel(endpoint)
         ended: list[str] = []
 
         def begin(name: str, timeout: float) -> Talk:
             flow = exchange(calls.renew(name), timeout=timeout, endpoint=endpoint, clock=steady)
             talk = Talk(flow, lambda _result, error: ended.append(type(error).__name__))
-            line.begin(talk)
+            channel.begin(talk)
             return talk
 
         stale = begin("stale", 0.3 if gives_up else 20)
-        line.step(0.2)
+        channel.step(0.2)
         if gives_up:
-            while line.busy:
-                line.step(0.1)
+            while channel.busy:
+                channel.step(0.1)
             assert ended == ["RequestTimeout"]
         else:
-            line.forget(stale)
-            assert not line.busy
+            channel.forget(stale)
+            assert not channel.busy
         router.bind(endpoint)
         begin("fresh", 20)
         heard: list[str] = []
         until = steady() + 20
         while not heard and steady() < until:
-            line.step(0.05)
+            channel.step(0.05)
             while router.poll(0):
                 heard.append(json.loads(router.recv_multipart()[-1])["service_id"])
-        line.close()
+        channel.close()
         assert heard == ["fresh"]
 
 

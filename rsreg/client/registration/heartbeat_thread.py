@@ -17,7 +17,7 @@ from rsreg.system import threads
 from rsreg.system.background import Caught, keep_on, start_thread
 from rsreg.system.threads import Bell, Stop, Thread
 from rsreg.transport.exchange import conversation
-from rsreg.transport.shared_channel import Line, Talk
+from rsreg.transport.shared_channel import SharedChannel, Talk
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class HeartbeatThread:
     def __init__(self, endpoint: str) -> None:
         self.members: set[HeartbeatRules] = set()
         self.outage = Outage()
-        self._line = Line(endpoint)
+        self._channel = SharedChannel(endpoint)
         self._stop = Stop()
         self._bell = Bell()
         #: Who is to be looked at: somebody who came, who leaves, or who has something to tell.
@@ -56,7 +56,7 @@ class HeartbeatThread:
         connections later, this one is there already.
         """
         with contextlib.suppress(TransportError):
-            self._line.open()
+            self._channel.open()
         self._thread = start_thread(self.run)
 
     def stop(self) -> None:
@@ -82,9 +82,9 @@ class HeartbeatThread:
 
     def run(self) -> None:
         """Beat until `stop`."""
-        what = f"the heartbeats to {self._line.endpoint}"
+        what = f"the heartbeats to {self._channel.endpoint}"
         keep_on(self.step, self._stop, log, what, self._stop.wait)
-        self._line.close()
+        self._channel.close()
 
     def step(self) -> None:
         """One turn: begin the beats that are due, and wait for answers, the bell, or the next."""
@@ -95,8 +95,8 @@ class HeartbeatThread:
             while self._due and self._due[0][0] <= now:
                 self._look(heapq.heappop(self._due)[2])
             wait = min(_MOST, self._due[0][0] - timing.steady()) if self._due else _MOST
-            if self._line.busy:
-                self._line.step(min(wait, _LATENCY))
+            if self._channel.busy:
+                self._channel.step(min(wait, _LATENCY))
             elif not self._rung:
                 self._bell.wait(wait)
         except BaseException:
@@ -109,7 +109,7 @@ class HeartbeatThread:
         if heartbeat.over.is_set():
             talk = self._beats.pop(heartbeat, None)
             if talk is not None:
-                self._line.forget(talk)
+                self._channel.forget(talk)
             heartbeat.outage.ends(heartbeat)
             heartbeat.gone.set()
         elif self._beats.setdefault(heartbeat, None) is None:
@@ -124,12 +124,12 @@ class HeartbeatThread:
                 self._done(heartbeat, None, caught.error)
 
     def _begin(self, heartbeat: HeartbeatRules) -> None:
-        endpoint, clock = self._line.endpoint, timing.steady
+        endpoint, clock = self._channel.endpoint, timing.steady
         flow = conversation(
             heartbeat.beat(), timeout=heartbeat.timeout, endpoint=endpoint, clock=clock
         )
         talk = self._beats[heartbeat] = Talk(flow, functools.partial(self._done, heartbeat))
-        self._line.begin(talk)
+        self._channel.begin(talk)
 
     def _done(self, heartbeat: HeartbeatRules, how: Any, error: BaseException | None) -> None:
         if heartbeat in self._beats:
