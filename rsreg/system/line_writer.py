@@ -60,7 +60,7 @@ class Writer:
                 with contextlib.suppress(RuntimeError):
                     threads.Thread(self._run)
                     self._runs = True
-        self._bell.ring()
+        self._wake_up.set()
 
     def flush(self, seconds: float) -> bool:
         """Wait up to `seconds` until all lines are written; return whether they are."""
@@ -75,14 +75,14 @@ class Writer:
         """Start empty: a forked child has no thread, and the waiting lines are the parent's."""
         self._pid = os.getpid()
         self._lock = threads.new_lock()
-        self._bell = threads.Bell()
+        self._wake_up = threads.WakeUp()
         self._lines: deque[bytes] = deque()
         self._missing = 0
         self._runs = False
 
     def _run(self) -> None:
         while True:
-            self._bell.wait(_IDLE)
+            self._wake_up.wait(_IDLE)
             while self._lines:
                 written = self._put(self._lines[0])
                 with self._lock:

@@ -70,20 +70,20 @@ class Stop:
         return self._set
 
 
-class Bell:
-    """Wakes the one real thread that waits for it; several rings before it looks are one."""
+class WakeUp:
+    """Wakes the one real thread that waits for it; set several times before, it wakes it once."""
 
     def __init__(self) -> None:
         self._lock = new_lock()
         self._lock.acquire()
 
-    def ring(self) -> None:
-        """Wake it now, or as soon as it waits. Never blocks."""
+    def set(self) -> None:
+        """Wake the thread now, or as soon as it waits. Never blocks."""
         with contextlib.suppress(RuntimeError):
             self._lock.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most `seconds`; whether it rang."""
+        """Wait at most `seconds`; True if it was set."""
         return bool(self._lock.acquire(True, max(0.0, seconds)))
 
 

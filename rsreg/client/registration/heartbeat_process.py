@@ -26,7 +26,7 @@ from rsreg.protocol import wire
 from rsreg.system import child_process
 from rsreg.system.background import keep_on, say, start_thread
 from rsreg.system.child_process import Child
-from rsreg.system.threads import Bell, Stop, Thread, new_rlock
+from rsreg.system.threads import Stop, Thread, WakeUp, new_rlock
 from rsreg.timing import Backoff
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class HeartbeatProcess(Heartbeat):
         super().__init__(service, endpoint, interval, reclaim=reclaim)
         self._process: Child | None = None
         self._process_lock = new_rlock()
-        self._stop, self._bell = Stop(), Bell()
+        self._stop, self._wake_up = Stop(), WakeUp()
         #: Set once a thread beats for good.
         self._alone = Stop()
         self._again = Backoff(_AGAIN_FIRST, _AGAIN_MOST)
@@ -94,7 +94,7 @@ class HeartbeatProcess(Heartbeat):
             if self._stop.wait(_HAND_OVER):
                 return
         heartbeat_thread.end(self)
-        self.service.wake = self._bell.ring
+        self.service.wake = self._wake_up.set
         what = f"{self._name}: its heartbeat process"
         keep_on(self._keep, self._alone, log, what, self._stop.wait)
         self._end()
@@ -103,7 +103,7 @@ class HeartbeatProcess(Heartbeat):
         """Stop beating; nothing is sent afterwards."""
         self._stop.set()
         self._alone.set()
-        self._bell.ring()
+        self._wake_up.set()
         self._end()
         super().stop()
         if self._thread is not None:
@@ -113,7 +113,7 @@ class HeartbeatProcess(Heartbeat):
         """One turn: see that a process runs, and tell it what has changed."""
         if self._process is None or self._ended:
             self._begin()
-        self._bell.wait(self._look)
+        self._wake_up.wait(self._look)
         if self._alone.is_set():
             return
         late = timing.steady() - self._began > _START
@@ -177,7 +177,7 @@ class HeartbeatProcess(Heartbeat):
                 say(log, said["level"], "%s", said["message"])
         if process is self._process:
             self._ended = True
-            self._bell.ring()
+            self._wake_up.set()
 
     def _end(self) -> None:
         with self._process_lock:

@@ -15,7 +15,7 @@ from rsreg.client.registration.heartbeat import HeartbeatRules, Outage
 from rsreg.errors import RegistryError, TransportError
 from rsreg.system import threads
 from rsreg.system.background import Caught, keep_on, start_thread
-from rsreg.system.threads import Bell, Stop, Thread
+from rsreg.system.threads import Stop, Thread, WakeUp
 from rsreg.transport.exchange import conversation
 from rsreg.transport.shared_channel import SharedChannel, Talk
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds that it waits at once, at most: to wait does not count the sleep of the machine.
 _MOST = 1.0
-#: Seconds after which it looks at its bell while it waits for answers.
+#: Seconds after which it looks whether it was woken while it waits for answers.
 _LATENCY = 0.1
 #: Seconds that who leaves waits until nothing more is sent.
 _JOIN = 1.0
@@ -40,9 +40,9 @@ class HeartbeatThread:
         self.outage = Outage()
         self._channel = SharedChannel(endpoint)
         self._stop = Stop()
-        self._bell = Bell()
+        self._wake_up = WakeUp()
         #: Who is to be looked at: somebody who came, who leaves, or who has something to tell.
-        self._rung: dict[HeartbeatRules, None] = {}
+        self._to_look_at: dict[HeartbeatRules, None] = {}
         self._due: list[tuple[float, int, HeartbeatRules]] = []
         self._count = itertools.count()
         #: All that it beats for, and the beat of each that is under way.
@@ -62,7 +62,7 @@ class HeartbeatThread:
     def stop(self) -> None:
         """Beat no longer; returns within a second, and nothing is sent afterwards."""
         self._stop.set()
-        self._bell.ring()
+        self._wake_up.set()
         if self._thread is not None:
             self._thread.join(_JOIN)
 
@@ -77,8 +77,8 @@ class HeartbeatThread:
 
     def look_at(self, heartbeat: HeartbeatRules) -> None:
         """Look at one soon; from any thread, and from signal handlers."""
-        self._rung[heartbeat] = None
-        self._bell.ring()
+        self._to_look_at[heartbeat] = None
+        self._wake_up.set()
 
     def run(self) -> None:
         """Beat until `stop`."""
@@ -87,21 +87,21 @@ class HeartbeatThread:
         self._channel.close()
 
     def step(self) -> None:
-        """One turn: begin the beats that are due, and wait for answers, the bell, or the next."""
+        """One turn: begin the beats that are due, and wait for answers, a wake-up, or the next."""
         try:
-            while self._rung:
-                self._look(self._rung.popitem()[0])
+            while self._to_look_at:
+                self._look(self._to_look_at.popitem()[0])
             now = timing.steady()
             while self._due and self._due[0][0] <= now:
                 self._look(heapq.heappop(self._due)[2])
             wait = min(_MOST, self._due[0][0] - timing.steady()) if self._due else _MOST
             if self._channel.busy:
                 self._channel.step(min(wait, _LATENCY))
-            elif not self._rung:
-                self._bell.wait(wait)
+            elif not self._to_look_at:
+                self._wake_up.wait(wait)
         except BaseException:
             # Whatever it is, nobody is forgotten.
-            self._rung.update(dict.fromkeys(self._beats))
+            self._to_look_at.update(dict.fromkeys(self._beats))
             raise
 
     def _look(self, heartbeat: HeartbeatRules) -> None:
@@ -136,7 +136,7 @@ class HeartbeatThread:
             self._beats[heartbeat] = None
             if error is None:
                 heartbeat.beaten(how)
-                self._rung[heartbeat] = None
+                self._to_look_at[heartbeat] = None
             else:
                 self._plan(heartbeat, heartbeat.failed(error))
 

@@ -60,7 +60,7 @@ class LocalService:
         """The id, once it is registered."""
         return self.registration.service_id if self._registered else None
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """There is something to tell."""
         self.news = True
         self.wake()
@@ -79,7 +79,7 @@ class LocalService:
             self.registration, self.untold, self._registered = registration, {}, True
             self.fingerprint = fingerprint
             self.version += 1
-        self.ring()
+        self.notify()
 
     def change(self, changes: Mapping[str, Any], fingerprint: str | None = None) -> None:
         """Change fields of the record; without a fingerprint the registry has yet to be told.
@@ -93,7 +93,7 @@ class LocalService:
             self._change(changes, {} if known else changes)
             if known:
                 self.fingerprint = fingerprint
-        self.ring()
+        self.notify()
 
     @contextlib.contextmanager
     def changing(self, asked: Mapping[str, Any]) -> Iterator[None]:
@@ -155,7 +155,7 @@ class LocalService:
                 self.asked, self.fingerprint = asked, None
             news = self.driver_status.restore(timing.steady(), driver_status)
         if news or self.untold:
-            self.ring()
+            self.notify()
 
     def _change(self, changes: Mapping[str, Any], untold: Mapping[str, Any]) -> None:
         self.registration = self.registration.changed(changes)
@@ -180,7 +180,7 @@ class LocalService:
     ) -> None:
         """See `RegistryClient.status`."""
         if self.driver_status.set(timing.steady(), text, progress, load):
-            self.ring()
+            self.notify()
 
     def busy(self, text: str, max: float) -> Busy:
         """See `RegistryClient.busy`."""
@@ -189,7 +189,7 @@ class LocalService:
     def feed(self) -> None:
         """See `RegistryClient.feed`."""
         if self.driver_status.feed(timing.steady()):
-            self.ring()
+            self.notify()
 
 
 class Busy:
@@ -205,11 +205,11 @@ class Busy:
     def __enter__(self) -> None:
         begun = self._service.driver_status.begin(timing.steady(), self._text, self._most)
         self._begun.append(begun)
-        self._service.ring()
+        self._service.notify()
 
     def __exit__(self, *_exc: object) -> None:
         self._service.driver_status.end(timing.steady(), self._begun.pop())
-        self._service.ring()
+        self._service.notify()
 
     async def __aenter__(self) -> None:
         self.__enter__()
