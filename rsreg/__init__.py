@@ -12,7 +12,7 @@ from rsreg.lazy import offer
 if TYPE_CHECKING:
     from rsreg.client.aio import AsyncRegistryClient
     from rsreg.client.cache.service_cache import ServiceCache
-    from rsreg.client.interactive import Bench
+    from rsreg.client.interactive import InteractiveClient
     from rsreg.client.sync import RegistryClient
     from rsreg.server.backends.base import RegistryBackend
     from rsreg.server.backends.memory import InMemoryBackend
@@ -26,8 +26,8 @@ __all__ = [
     "DEFAULT_RS_PUB_PORT",
     "DEFAULT_RS_REQ_PORT",
     "AsyncRegistryClient",
-    "Bench",
     "InMemoryBackend",
+    "InteractiveClient",
     "RegistryBackend",
     "RegistryClient",
     "RegistryServer",
@@ -39,7 +39,7 @@ __getattr__, __dir__ = offer(
     __name__,
     {
         "AsyncRegistryClient": "rsreg.client.aio",
-        "Bench": "rsreg.client.interactive",
+        "InteractiveClient": "rsreg.client.interactive",
         "DEFAULT_RS_HB_PORT": "rsreg.config",
         "DEFAULT_RS_PUB_PORT": "rsreg.config",
         "DEFAULT_RS_REQ_PORT": "rsreg.config",

@@ -1,4 +1,4 @@
-"""`Bench`: the client for shells and notebooks, in which services are attributes."""
+"""The client for shells and notebooks, in which services are attributes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ _COMPLETION_TIMEOUT = 0.3
 _MENTIONED = 3
 
 
-class Bench(RegistryClient):
-    """A RegistryClient that shows what is there: its `repr` is the table of services.
+class InteractiveClient(RegistryClient):
+    """A RegistryClient for shells and notebooks: its `repr` is the table of services.
 
-    `reg.PUNA` are the Services of a type, `reg.puna_cs` is the record of the one with a name;
-    `reg["ls-336"]` is for what is no identifier, and for ids. A method goes before both. Raises
-    AttributeError or KeyError where there is none, and where a word means different services: the
-    type of one and the name of another, or the name of two. Else whoever registers a service could
-    take the place of yours.
+    `reg.PUNA` are the Services of a type, `reg.puna_cs` is the record of the service of that name.
+    `reg["ls-336"]` is for what is no identifier, and for ids. Methods go before both. A word that
+    means different services, such as the type of one and the name of another, is refused: else
+    whoever registers a service could take the place of yours.
+
+    Args:
+        registry_req_endpoint: The registry; this and all other arguments are as in RegistryClient.
+
+    Raises:
+        AttributeError: Of `reg.name`: there is no such service, or not one service alone.
+        KeyError: Of `reg["name"]`, likewise.
     """
 
     #: Else Python would ask for `reg[0]`, `reg[1]`, ...

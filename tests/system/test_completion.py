@@ -172,13 +172,12 @@ def test_a_host_holds_nothing_that_is_odd_in_a_shell(host: str) -> None:
 
 def test_ipython_quotes_what_it_completes(client: RegistryClient, endpoint: str) -> None:
     completer = pytest.importorskip("IPython.core.completer")
-    from rsreg.client.interactive import Bench
+    from rsreg.client.interactive import InteractiveClient
 
     odd = ['x"]+open("MARK","w")#', "x'];1/0#", "x\\", "x\"'"]
     for name in odd:
         client.register(name, "lab1", 5000, service_id=name)
-    reg = Bench(endpoint)
-    with reg:
+    with InteractiveClient(endpoint) as reg:
         for quote in ('"', "'"):
             keys = reg._ipython_key_completions_()
             _, _, found = completer.match_dict_keys(keys, f"{quote}x", " \t")

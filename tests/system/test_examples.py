@@ -202,7 +202,7 @@ def test_what_is_typed_in_a_shell(endpoint: str, client: RegistryClient) -> None
     client.register("ls-336", "egse3", 5001, "TEMP", {"channels": 4})
     client.register("cam1", "egse4", 5000, "CAMERA", tags=["cryo"])
     client.register("cam2", "egse4", 5001, "CAMERA")
-    with example("bench", endpoint=endpoint) as bench:
+    with example("interactive", endpoint=endpoint) as bench:
         lines = output(bench).splitlines()
     assert lines[0] == f"registry {endpoint}, 4 services"
     assert lines[1].split()[:3] == ["TYPE", "NAME", "ENDPOINT"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rsreg
-from rsreg import AsyncRegistryClient, Bench, RegistryClient, ServiceCache
+from rsreg import AsyncRegistryClient, InteractiveClient, RegistryClient, ServiceCache
 from rsreg.client.interactive import Services
 from rsreg.errors import RequestTimeout
 from rsreg.protocol.records import ServiceList, ServiceRecord
@@ -33,10 +33,9 @@ PROBES = [
 
 
 @pytest.fixture
-def reg(endpoint: str) -> Iterator[Bench]:
+def reg(endpoint: str) -> Iterator[InteractiveClient]:
     """A client for a shell, of `server`."""
-    connected = Bench(endpoint, timeout=20)
-    with connected:
+    with InteractiveClient(endpoint, timeout=20) as connected:
         yield connected
 
 
@@ -50,17 +49,17 @@ def services(client: RegistryClient) -> RegistryClient:
     return client
 
 
-def nowhere() -> Bench:
+def nowhere() -> InteractiveClient:
     """A client of a registry that is not there."""
-    return Bench("localhost:1", timeout=0.2)
+    return InteractiveClient("localhost:1", timeout=0.2)
 
 
 # -- records, from every method
 
 
 def test_the_package_offers_it() -> None:
-    assert rsreg.Bench is Bench
-    assert issubclass(Bench, RegistryClient)
+    assert rsreg.InteractiveClient is InteractiveClient
+    assert issubclass(InteractiveClient, RegistryClient)
 
 
 def test_every_client_gives_records(services: RegistryClient, endpoint: str) -> None:
@@ -97,14 +96,14 @@ def test_so_does_the_asyncio_client(services: RegistryClient, endpoint: str) -> 
 # -- services as attributes
 
 
-def test_a_name_is_a_record(services: RegistryClient, reg: Bench) -> None:
+def test_a_name_is_a_record(services: RegistryClient, reg: InteractiveClient) -> None:
     assert reg.puna_cs == services.find_service("puna_cs")
     assert reg.puna_cs.endpoint == "tcp://egse3:5000"
     assert reg["ls-336"].port == 6000
     assert reg["first"] == reg["ls-336"]
 
 
-def test_a_type_is_its_services(services: RegistryClient, reg: Bench) -> None:
+def test_a_type_is_its_services(services: RegistryClient, reg: InteractiveClient) -> None:
     temp = reg.TEMP
     assert isinstance(temp, Services)
     assert len(temp) == 2
@@ -119,7 +118,9 @@ def test_a_type_is_its_services(services: RegistryClient, reg: Bench) -> None:
         _ = temp["nix"]
 
 
-def test_one_service_of_a_type_is_meant_by_its_type(services: RegistryClient, reg: Bench) -> None:
+def test_one_service_of_a_type_is_meant_by_its_type(
+    services: RegistryClient, reg: InteractiveClient
+) -> None:
     puna = reg.PUNA
     assert (puna.endpoint, puna.host, puna.port) == ("tcp://egse3:5000", "egse3", 5000)
     assert puna.puna_cs == reg.puna_cs
@@ -128,7 +129,7 @@ def test_one_service_of_a_type_is_meant_by_its_type(services: RegistryClient, re
         _ = puna.hots
 
 
-def test_what_is_not_there_is_an_error(services: RegistryClient, reg: Bench) -> None:
+def test_what_is_not_there_is_an_error(services: RegistryClient, reg: InteractiveClient) -> None:
     with pytest.raises(AttributeError, match="neither a type nor a service 'nix' is registered"):
         _ = reg.nix
     with pytest.raises(KeyError, match="neither a type nor a service 'nix' is registered"):
@@ -143,7 +144,9 @@ def test_what_is_not_there_is_an_error(services: RegistryClient, reg: Bench) -> 
             question(reg)
 
 
-def test_two_services_of_one_name_are_not_meant_by_it(services: RegistryClient, reg: Bench) -> None:
+def test_two_services_of_one_name_are_not_meant_by_it(
+    services: RegistryClient, reg: InteractiveClient
+) -> None:
     first = reg.puna_cs.id
     services.register("puna_cs", "egse9", 5009, "OTHER", ttl=3600, service_id="second")
     said = "'puna_cs' is the name of puna_cs at tcp://egse3:5000 .*, puna_cs at tcp://egse9:5009"
@@ -156,7 +159,7 @@ def test_two_services_of_one_name_are_not_meant_by_it(services: RegistryClient, 
 
 
 def test_two_of_one_type_and_name_are_told_apart_by_their_ids(
-    services: RegistryClient, reg: Bench
+    services: RegistryClient, reg: InteractiveClient
 ) -> None:
     services.register("puna_cs", "egse9", 5009, "PUNA", ttl=3600, service_id="second")
     with pytest.raises(AttributeError, match="'PUNA' are 2 services: puna_cs, puna_cs; say"):
@@ -190,7 +193,7 @@ def test_two_of_one_type_and_name_are_told_apart_by_their_ids(
     ids=str,
 )
 def test_a_stranger_takes_the_place_of_no_service(
-    stranger: dict[str, Any], client: RegistryClient, reg: Bench
+    stranger: dict[str, Any], client: RegistryClient, reg: InteractiveClient
 ) -> None:
     client.register("puna_cs", "egse3", 5000, "PUNA", ttl=3600, service_id="kept")
     ways: list[Callable[[], Any]] = [
@@ -214,7 +217,7 @@ def test_a_stranger_takes_the_place_of_no_service(
             assert not isinstance(getattr(reg.PUNA, name), ServiceRecord)
 
 
-def test_fields_go_before_names(client: RegistryClient, reg: Bench) -> None:
+def test_fields_go_before_names(client: RegistryClient, reg: InteractiveClient) -> None:
     client.register("endpoint", "lab", 1, "PUNA", ttl=3600)
     assert (reg.PUNA.endpoint, reg.PUNA.name) == ("tcp://lab:1", "endpoint")
     assert reg.PUNA["endpoint"].port == 1
@@ -225,12 +228,14 @@ def test_fields_go_before_names(client: RegistryClient, reg: Bench) -> None:
     assert reg.PUNA["host"].port == 2
 
 
-def test_an_own_type_may_be_called_like_an_own_name(client: RegistryClient, reg: Bench) -> None:
+def test_an_own_type_may_be_called_like_an_own_name(
+    client: RegistryClient, reg: InteractiveClient
+) -> None:
     client.register("puna", "lab", 1, "puna", ttl=3600, service_id="puna")
     assert (reg.puna.endpoint, reg["puna"].endpoint) == ("tcp://lab:1", "tcp://lab:1")
 
 
-def test_methods_and_types_go_first(client: RegistryClient, reg: Bench) -> None:
+def test_methods_and_types_go_first(client: RegistryClient, reg: InteractiveClient) -> None:
     for name in ("register", "settings", "_run", "PUNA"):
         client.register(name, "lab", 1, "T", ttl=3600)
     client.register("mine", "lab", 2, "PUNA", ttl=3600)
@@ -255,7 +260,7 @@ def test_probes_never_ask() -> None:
         asked.append(request["action"])
         return {"success": True, "services": []}
 
-    with scripted_server(answer) as endpoint, Bench(endpoint, timeout=20) as reg:
+    with scripted_server(answer) as endpoint, InteractiveClient(endpoint, timeout=20) as reg:
         for probe in PROBES:
             assert not hasattr(reg, probe)
         assert asked == []
@@ -266,7 +271,7 @@ def test_probes_never_ask() -> None:
 # -- what is shown
 
 
-def test_a_bench_is_the_table_of_services(services: RegistryClient, reg: Bench) -> None:
+def test_a_bench_is_the_table_of_services(services: RegistryClient, reg: InteractiveClient) -> None:
     services.register(NASTY, "lab", 1, NASTY, ttl=3600)
     lines = repr(reg).splitlines()
     assert lines[0] == f"registry {reg.settings.req_endpoint}, 5 services"
@@ -283,7 +288,7 @@ def test_a_bench_is_the_table_of_services(services: RegistryClient, reg: Bench) 
     ]
 
 
-def test_a_notebook_shows_the_same(services: RegistryClient, reg: Bench) -> None:
+def test_a_notebook_shows_the_same(services: RegistryClient, reg: InteractiveClient) -> None:
     services.register(NASTY, "lab", 1, NASTY, ttl=3600)
     for shown in (reg._repr_html_(), reg[NASTY]._repr_html_()):
         assert "<table><tr><th>TYPE</th>" in shown
@@ -292,7 +297,7 @@ def test_a_notebook_shows_the_same(services: RegistryClient, reg: Bench) -> None
     assert "5 services" in reg._repr_html_()
 
 
-def test_an_empty_registry_is_no_table(client: RegistryClient, reg: Bench) -> None:
+def test_an_empty_registry_is_no_table(client: RegistryClient, reg: InteractiveClient) -> None:
     assert repr(reg) == f"registry {reg.settings.req_endpoint}, no services"
     assert reg._repr_html_() == f"<div>{reg!r}</div>"
     client.register("puna_cs", "lab", 1)
@@ -315,7 +320,7 @@ def test_a_registry_that_is_away_is_said_so() -> None:
 
 def test_it_can_be_shown_in_the_middle_of_a_call(endpoint: str) -> None:
     """By a debugger, for example."""
-    with Bench(endpoint, timeout=20) as reg, reg._connection._alone(1):
+    with InteractiveClient(endpoint, timeout=20) as reg, reg._connection._alone(1):
         assert repr(reg) == f"registry {reg.settings.req_endpoint}, no services"
         assert "register" in dir(reg)
 
@@ -323,7 +328,7 @@ def test_it_can_be_shown_in_the_middle_of_a_call(endpoint: str) -> None:
 # -- completion
 
 
-def test_live_names_are_offered(services: RegistryClient, reg: Bench) -> None:
+def test_live_names_are_offered(services: RegistryClient, reg: InteractiveClient) -> None:
     services.register(NASTY, "lab", 1, "class", ttl=3600)
     names = {"PUNA", "TEMP", "SCHED", "puna_cs", "ls_337", "register"}
     wait_until(lambda: names <= set(dir(reg)))
@@ -337,8 +342,7 @@ def test_live_names_are_offered(services: RegistryClient, reg: Bench) -> None:
 
 
 def test_completion_is_silent_and_quick_without_a_registry() -> None:
-    reg = Bench("localhost:1", timeout=20)
-    with reg:
+    with InteractiveClient("localhost:1", timeout=20) as reg:
         started = time.monotonic()
         assert "list_services" in dir(reg)
         assert reg._ipython_key_completions_() == []

@@ -14,7 +14,7 @@ from rsreg import __version__
 from rsreg.admin import server_process
 from rsreg.cli.options import Settings, common_options, examples, pass_settings, registry_option
 from rsreg.cli.output import put, write_json
-from rsreg.client.interactive import Bench
+from rsreg.client.interactive import InteractiveClient
 from rsreg.errors import InternalError
 
 
@@ -29,7 +29,7 @@ def shell(settings: Settings) -> None:
     IPython if that is installed, else Python's own. --json applies only to errors here.
     """
     server_process.log_to_stderr("warning")
-    with settings.client(kind=Bench) as registry:
+    with settings.client(kind=InteractiveClient) as registry:
         about = registry.server_status(services=False)
         banner = (
             f"rsreg {__version__} on Python {sys.version.split()[0]}: "

@@ -1,11 +1,11 @@
 """What is typed in `rs_cs shell`, there with `reg` at hand, works in notebooks and scripts too."""
 
-from rsreg import Bench
+from rsreg import InteractiveClient
 
 
 def main() -> None:
     """Look around."""
-    with Bench() as reg:
+    with InteractiveClient() as reg:
         print(reg)
         print(reg.PUNA.endpoint)
         print(reg["ls-336"].metadata["channels"], "channels")
