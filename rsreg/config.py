@@ -178,7 +178,7 @@ def checked_mode(mode: str | None, default: str | None = None) -> str | None:
         return default
     if mode not in (ANY_MODE, *MODES):
         raise ConfigurationError(
-            f"unknown mode {mode!r}", hint='use "hardware", "simulator" or "any"'
+            f"unknown mode {mode!r}", hint='a mode is "hardware", "simulator" or "any"'
         )
     return None if mode == ANY_MODE else mode
 

@@ -99,7 +99,7 @@ def _register(session: Session, registration: Registration, *, judges: bool = Fa
     steps = registering(registration, report, judges=judges)
     with session.own.registering(registration):
         entry = yield from _changing(steps, session.settings.timeout)
-        session.own.registered(registration, entry)
+        session.own.on_registered(registration, entry)
     return entry.service_id
 
 
@@ -122,7 +122,7 @@ def deregister(
     target = session.own_id(service_id)
     if target is None:
         return False
-    yield RunBlocking(lambda: session.own.left(target))
+    yield RunBlocking(lambda: session.own.forget(target))
     call = calls.deregister(target, owner.this_process(), force=force)
     return bool((yield Ask(call, changes=True)))
 

@@ -27,7 +27,7 @@ with RegistryClient(endpoint, timeout=20) as client:
         ids.append(client.register(*what))
         wanted = Registration.of(*what, service_id=ids[-1])
         service = LocalService(wanted)
-        service.registered(wanted, calls.Entry(ids[-1], ""))
+        service.on_registered(wanted, calls.Entry(ids[-1], ""))
         thread = HeartbeatThread(endpoint)
         thread.start()
         thread.add(HeartbeatRules(service, endpoint))

@@ -288,7 +288,7 @@ def fails(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), MemoryError(), OSError(24, "too many")])
-@pytest.mark.parametrize("where", ["beat", "due", "beaten"])
+@pytest.mark.parametrize("where", ["beat", "due", "on_success"])
 def test_a_heartbeat_lasts_whatever_is_raised_in_it(
     client: RegistryClient,
     endpoint: str,

@@ -20,7 +20,7 @@ import zmq
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient, RegistryServer
 from rsreg.client.registration import owner
 from rsreg.client.registration.heartbeat import HeartbeatRules
-from rsreg.client.registration.local_service import LocalService, said_by
+from rsreg.client.registration.local_service import LocalService, declared_fields
 from rsreg.client.registration.own_services import OwnServices
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import DuplicateName, OwnedByOther, RequestTimeout
@@ -354,68 +354,77 @@ def local_service(**said: Any) -> tuple[LocalService, dict[str, Any]]:
     """A registered service, and its record."""
     wanted = Registration.of("puna", "egse3", 5000, None, {"at": (1, 2)}, 30, **said)
     made = LocalService(wanted)
-    made.registered(wanted, Entry("puna-1", "f1"))
-    return made, {**said_by(wanted), "id": "puna-1", "health": "passing", "by_later_versions": 1}
+    made.on_registered(wanted, Entry("puna-1", "f1"))
+    return made, {
+        **declared_fields(wanted),
+        "id": "puna-1",
+        "health": "passing",
+        "by_later_versions": 1,
+    }
 
 
 def test_a_record_is_own_if_it_says_what_was_said() -> None:
     puna, record = local_service(tags=["x"], singleton=True)
-    assert puna.foreign(record, puna.version) == {}
-    assert puna.foreign({**record, "host": "x"}, puna.version) == {"host": "egse3"}
+    assert puna.foreign_changes(record, puna.version) == {}
+    assert puna.foreign_changes({**record, "host": "x"}, puna.version) == {"host": "egse3"}
     without = {key: value for key, value in record.items() if value is not None}
-    assert puna.foreign(without, puna.version) == {}
-    assert puna.foreign({**without, "endpoints": {"a": 1}}, puna.version) == {"endpoints": None}
+    assert puna.foreign_changes(without, puna.version) == {}
+    assert puna.foreign_changes({**without, "endpoints": {"a": 1}}, puna.version) == {
+        "endpoints": None
+    }
 
 
 def test_nothing_is_said_of_a_record_from_before_a_change() -> None:
     puna, record = local_service()
     version = puna.version
     puna.change({"port": 6}, "f2")
-    assert puna.foreign(record, version) is None
-    assert puna.foreign(record, puna.version) == {"port": 6}
+    assert puna.foreign_changes(record, version) is None
+    assert puna.foreign_changes(record, puna.version) == {"port": 6}
 
 
 def test_what_is_still_to_be_told_is_no_difference() -> None:
     puna, record = local_service()
     puna.change({"port": 6})
-    assert puna.foreign(record, puna.version) == {}
+    assert puna.foreign_changes(record, puna.version) == {}
 
 
 def test_a_change_without_an_answer_may_have_happened() -> None:
     puna, record = local_service()
     with contextlib.suppress(RequestTimeout), puna.changing({"port": 6}):
-        assert puna.foreign(record, puna.version) is None
+        assert puna.foreign_changes(record, puna.version) is None
         raise RequestTimeout("no answer")
     for port in (5000, 6):
-        assert puna.foreign({**record, "port": port}, puna.version) == {}
-    assert puna.foreign({**record, "port": 7}, puna.version) == {"port": 5000}
+        assert puna.foreign_changes({**record, "port": port}, puna.version) == {}
+    assert puna.foreign_changes({**record, "port": 7}, puna.version) == {"port": 5000}
     with puna.changing({"tags": ["x"]}):
         puna.change({"tags": ["x"]}, "f2")
     own = {**record, "tags": ["x"]}
-    assert puna.foreign({**own, "port": 6}, puna.version) == {"port": 5000}, "that was long ago"
+    assert puna.foreign_changes({**own, "port": 6}, puna.version) == {"port": 5000}, (
+        "that was long ago"
+    )
 
 
 def test_a_refused_change_did_not_happen() -> None:
     puna, record = local_service()
     with pytest.raises(OwnedByOther), puna.changing({"port": 6}):
         raise OwnedByOther("no")
-    assert puna.foreign({**record, "port": 6}, puna.version) == {"port": 5000}
+    assert puna.foreign_changes({**record, "port": 6}, puna.version) == {"port": 5000}
 
 
 def test_what_a_client_registers_again_is_its_own() -> None:
     own = OwnServices(RegistryClient("tcp://nobody:1").settings)
     wanted = Registration.of("puna", "egse3", 5000, None, None, 30, service_id="puna-1")
     with own.registering(wanted):
-        own.registered(wanted, Entry("puna-1", "f1"))
+        own.on_registered(wanted, Entry("puna-1", "f1"))
     puna = own.of_last()
     again = Registration.of("puna", "egse3", 6, "PUNA", None, 60, service_id="puna-1")
     with contextlib.suppress(RequestTimeout), own.registering(again):
-        assert puna.foreign(said_by(wanted), puna.version) is None
+        assert puna.foreign_changes(declared_fields(wanted), puna.version) is None
         raise RequestTimeout("no answer")
     for one in (wanted, again):
-        assert puna.foreign(said_by(one), puna.version) == {}
-    mixed = {**said_by(again), "port": 7}
-    assert puna.foreign(mixed, puna.version) == {"port": 5000}
+        assert puna.foreign_changes(declared_fields(one), puna.version) == {}
+    mixed = {**declared_fields(again), "port": 7}
+    assert puna.foreign_changes(mixed, puna.version) == {"port": 5000}
 
 
 def test_a_registry_of_an_older_version_is_never_asked_what_it_has() -> None:
@@ -442,7 +451,7 @@ def test_a_process_beside_the_driver_looks_twice(caplog: pytest.LogCaptureFixtur
             with pytest.raises(StopIteration):
                 beat.send(theirs)
             assert alarms(caplog) == []
-            assert puna.news, "it looks again soon"
+            assert puna.has_changes, "it looks again soon"
     assert len(alarms(caplog)) == 1
 
 

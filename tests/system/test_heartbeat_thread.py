@@ -30,7 +30,7 @@ def beating(endpoint: str, name: str, ttl: float, service_id: str | None = None)
     wanted = Registration.of(name, "127.0.0.1", 5000, "FLEET", None, ttl)
     local_service = LocalService(wanted)
     if service_id is not None:
-        local_service.registered(wanted, calls.Entry(service_id, ""))
+        local_service.on_registered(wanted, calls.Entry(service_id, ""))
     heartbeat = Heartbeat(local_service, endpoint)
     heartbeat.start()
     return heartbeat

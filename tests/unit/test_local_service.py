@@ -11,7 +11,7 @@ def local_service() -> LocalService:
     """A service that is registered."""
     wanted = Registration.of("puna_cs", "egse3", 5000, None, None, 30)
     made = LocalService(wanted)
-    made.registered(wanted, Entry("puna-1", "f1"))
+    made.on_registered(wanted, Entry("puna-1", "f1"))
     return made
 
 
@@ -19,9 +19,9 @@ def test_a_change_is_untold_until_it_was_told() -> None:
     puna = local_service()
     puna.change({"port": 5001})
     puna.change({"ready": True})
-    assert puna.untold == {"port": 5001, "ready": True}
-    puna.told({"port": 5001}, "f2")
-    assert puna.untold == {"ready": True}
+    assert puna.pending_update == {"port": 5001, "ready": True}
+    puna.on_updated({"port": 5001}, "f2")
+    assert puna.pending_update == {"ready": True}
     assert puna.registration.info["port"] == 5001
 
 
@@ -29,17 +29,17 @@ def test_a_change_that_is_known_takes_an_older_one_with_it() -> None:
     puna = local_service()
     puna.change({"port": 5001})
     puna.change({"port": 5002}, "f2")
-    assert puna.untold == {}
+    assert puna.pending_update == {}
     assert puna.registration.info["port"] == 5002
 
 
 def test_what_changed_while_it_was_told_is_told_again() -> None:
     puna = local_service()
     puna.change({"port": 5001})
-    told = puna.untold
+    told = puna.pending_update
     puna.change({"port": 5002}, "f2")
-    puna.told(told, "f3")
-    assert puna.untold == {"port": 5002}
+    puna.on_updated(told, "f3")
+    assert puna.pending_update == {"port": 5002}
 
 
 def test_what_changed_while_it_was_registered_is_still_to_be_told() -> None:
@@ -49,19 +49,19 @@ def test_what_changed_while_it_was_registered_is_still_to_be_told() -> None:
     puna.change({"port": 5001})
     sent = puna.registration
     puna.change({"ready": True})
-    puna.registered(sent, Entry("puna-1", "f1"))
+    puna.on_registered(sent, Entry("puna-1", "f1"))
     assert puna.service_id == "puna-1"
-    assert puna.untold == {"ready": True}
+    assert puna.pending_update == {"ready": True}
 
 
 def test_another_process_follows_but_for_the_host_that_it_found() -> None:
     puna = local_service()
-    puna.moved("10.0.0.5")
-    assert puna.untold == {"host": "10.0.0.5"}
+    puna.set_host("10.0.0.5")
+    assert puna.pending_update == {"host": "10.0.0.5"}
     driver_status = puna.driver_status.state()
     info = {**puna.registration.info, "host": "egse3", "port": 5001, "ready": True}
-    puna.take(info, {"ready": True}, [], True, driver_status)
-    assert puna.untold == {"host": "10.0.0.5", "ready": True}
+    puna.take_state(info, {"ready": True}, [], True, driver_status)
+    assert puna.pending_update == {"host": "10.0.0.5", "ready": True}
     assert puna.registration.info["port"] == 5001
-    puna.take(info, {}, [], False, driver_status)
+    puna.take_state(info, {}, [], False, driver_status)
     assert puna.registration.info["host"] == "egse3"

@@ -21,9 +21,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class AsyncRegistered:
-    """Registered for asyncio: for `async with`, and as a decorator of coroutine functions.
+    """Keeps one service registered in an `async with` block, or while a coroutine function runs.
 
-    What waits for the registry does so on another thread, so it never blocks the loop.
+    It is made by `AsyncRegistryClient.registered`. What waits for the registry does so on another
+    thread, so it never blocks the loop.
+
+    Args:
+        registered: The same for a thread.
     """
 
     def __init__(self, registered: Registered) -> None:
@@ -48,7 +52,11 @@ class AsyncRegistered:
         await asyncio.to_thread(self._registered.leave)
 
     def __call__(self, function: F) -> F:
-        """Register the service while `function`, a coroutine function, runs."""
+        """Make a coroutine function that registers the service while `function` runs.
+
+        Raises:
+            ConfigurationError: It is no coroutine function.
+        """
         if not inspect.iscoroutinefunction(function):
             raise ConfigurationError(
                 f"{function.__name__} is no coroutine function",
@@ -64,29 +72,76 @@ class AsyncRegistered:
 
     @property
     def service_id(self) -> str | None:
-        """The id, once it is registered."""
+        """The id of the service; None until it is registered."""
         return self._registered.service_id
 
     def status(
         self, text: str | None = None, *, progress: float | None = None, load: float | None = None
     ) -> Awaitable[None]:
-        """See RegistryClient; await it or not."""
+        """Report what the driver is doing; await it or not.
+
+        It is sent with the next heartbeat. Without any argument it clears all three.
+
+        Args:
+            text: The status, like "homing"; it replaces the old text and its progress.
+            progress: 0 to 1, of the text.
+            load: At least 0, in a unit of your own; it stays until another is reported.
+
+        Raises:
+            ConfigurationError: A value is not valid.
+            RuntimeError: It is used outside of its block.
+        """
         self._registered.status(text, progress=progress, load=load)
         return Done()
 
     def busy(self, text: str, max: float) -> Busy:
-        """See RegistryClient; for `with` and `async with`."""
+        """Report a task that takes a while: `async with service.busy("homing", max=300): …`.
+
+        Args:
+            text: Shown as the status meanwhile.
+            max: Seconds that it may take; for so long the watchdog need not be fed.
+
+        Returns:
+            An object for `with` and `async with`.
+
+        Raises:
+            ConfigurationError: A value is not valid.
+            RuntimeError: It is used outside of its block.
+        """
         return self._registered.busy(text, max)
 
     def feed(self) -> Awaitable[None]:
-        """See RegistryClient; await it or not."""
+        """Tell the watchdog that the main loop runs; await it or not.
+
+        Raises:
+            ConfigurationError: There is no watchdog.
+            RuntimeError: It is used outside of its block.
+        """
         self._registered.feed()
         return Done()
 
     async def ready(self) -> bool:
-        """See RegistryClient."""
+        """Let a service that was registered with `ready=False` be discovered.
+
+        Returns:
+            False if the registry does not know it now; then it is told later.
+        """
         return await asyncio.to_thread(self._registered.ready)
 
     async def update(self, **changes: Unpack[UpdateFields]) -> bool:
-        """See Registered."""
+        """Change the registration; fields that are not given stay as they are.
+
+        Args:
+            **changes: `host`, `port`, `metadata`, `tags`, `endpoints` and `ready`, each as in
+                `AsyncRegistryClient.register`; each replaces the whole field.
+
+        Returns:
+            False if the registry does not know the service now, or can't be reached: then the
+            heartbeat sends the change later.
+
+        Raises:
+            ConfigurationError: Nothing is to change, or a value is not valid.
+            OwnedByOther: Another process has the entry, and `reclaim` is off.
+            RuntimeError: It is used outside of its block.
+        """
         return await asyncio.to_thread(self._registered.update, **changes)

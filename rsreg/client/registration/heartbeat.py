@@ -1,4 +1,4 @@
-"""When one service beats, what it says, and what is said of its troubles. No I/O."""
+"""When a heartbeat is due, what it sends, and what is logged of its troubles. No I/O."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from typing import Any
 
 from rsreg import config, timing
-from rsreg.client.registration import registration
 from rsreg.client.registration.local_service import LocalService
+from rsreg.client.registration.registration import register, registering
 from rsreg.display import printable
 from rsreg.errors import (
     ConfigurationError,
@@ -29,31 +29,31 @@ log = logging.getLogger(__name__)
 
 #: Seconds before the first and at most between two tries while the registry is away.
 _RETRY_FIRST, _RETRY_MOST = 0.25, 5.0
-#: Seconds between two beats at least, however much there is to tell.
+#: Seconds between two heartbeats at least, however much there is to send.
 _GAP = 0.2
-#: Seconds for which a change by somebody else that is made again and again is told once, at most,
-#: and how many of them are kept in mind.
+#: Seconds for which a change that somebody else makes again and again is logged once, at most, and
+#: how many of them are remembered.
 _QUIET, _KEPT = 600.0, 100
 #: Characters of a value in a line of the log.
 _SHOWN = 200
 
 
 class Outage:
-    """Which of the services of one connection got no answer: it is said once for all of them."""
+    """The services of one connection that get no answer: that is logged once for all of them."""
 
     def __init__(self) -> None:
         self._away: set[HeartbeatRules] = set()
         self._most = 0
 
     def begins(self, heartbeat: HeartbeatRules) -> bool:
-        """One more got no answer; whether it is the first."""
+        """One more gets no answer; True if it is the first."""
         first = not self._away
         self._away.add(heartbeat)
         self._most = len(self._away) if first else max(self._most, len(self._away))
         return first
 
     def ends(self, heartbeat: HeartbeatRules) -> int:
-        """One was answered, or has left; how many there were if nobody is left, else 0."""
+        """One got an answer, or ended; how many there were if it was the last one, else 0."""
         if heartbeat not in self._away:
             return 0
         self._away.discard(heartbeat)
@@ -63,16 +63,16 @@ class Outage:
 class HeartbeatRules:
     """Renews a lease every third of its ttl, or each `interval` seconds.
 
-    It beats at once when its service has something to tell. A service without an id is registered
+    A heartbeat is sent at once when the service has changes. A service without an id is registered
     first, as soon as the registry takes it. A registry that no longer knows the service gets it
-    again in full, under the same id. A host that was found is looked after. An outage is two log
-    lines, for all services of one connection: when it begins, and when it is over. A refusal is one
-    more, and so is a fault, and what somebody else made of the entry. With `reclaim` that is put
-    right at once.
+    again in full, under the same id. A host that was found is looked up again each time. An outage
+    is two log lines for all services of one connection: when it begins, and when it is over. A
+    refusal, a fault, and a change by somebody else are one log line each. With `reclaim` such a
+    change is undone at once.
     """
 
-    #: Whether what somebody else seems to have changed is looked at twice: in a process beside the
-    #: driver, which may be about to tell that it was the driver itself.
+    #: Whether a change by somebody else has to be seen twice: in a process beside the driver, to
+    #: which the driver may be about to report that it made the change itself.
     looks_twice = False
 
     def __init__(
@@ -88,54 +88,54 @@ class HeartbeatRules:
         self.endpoint = endpoint
         self.reclaim = reclaim
         self.interval = interval if interval is not None else ttl / 3
-        #: Seconds for each of its questions.
+        #: Seconds for each request.
         self.timeout = min(config.DEFAULT_TIMEOUT, max(self.interval, 0.5))
         self.outage = Outage()
         self._backoff = Backoff(_RETRY_FIRST, min(_RETRY_MOST, max(self.interval, _RETRY_FIRST)))
         self._trouble_since: float | None = None
-        #: What was said of it: that the registry is away, that it refuses, that something broke.
-        self._said: set[str] = set()
-        #: Fingerprints that somebody else made of the entry -> until when they are no news.
+        #: The kinds of errors that were logged since the last heartbeat that succeeded.
+        self._logged: set[str] = set()
+        #: Fingerprints of entries that others changed -> until when they are not logged again.
         self._foreign: dict[str, float] = {}
         self._seen_once = ""
         #: Whether it tried to register.
         self._tried = False
-        #: How silent the main loop was at the last beat.
+        #: The alarm of the watchdog at the last heartbeat.
         self._alarm = 0
         self._last = self._next = timing.steady()
-        #: Set by who wants no more beats, and by the thread once there are none.
-        self.over, self.gone = Stop(), Stop()
-        #: When the thread looks at it.
+        #: Set when it has to stop, and by its thread once nothing more is sent.
+        self.stop_requested, self.stopped = Stop(), Stop()
+        #: When its thread looks at it.
         self.planned = -math.inf
 
     @property
-    def unheard(self) -> bool:
-        """Whether the service may be registered without an answer that says so."""
+    def may_be_registered(self) -> bool:
+        """True if it may be registered although no answer said so."""
         return self._tried and self.service.service_id is None
 
     def begin(self) -> None:
-        """Reckon from now when the first beat is due."""
+        """Count the time to the first heartbeat from now."""
         known = self.service.service_id is not None
         self._last = timing.steady()
         self._next = self._last + (jitter(self.interval) if known else self._backoff.next())
 
     def due(self, now: float) -> float:
-        """The moment of `timing.steady` at which the next beat is due, as far as is known."""
+        """Return the moment of `timing.steady` at which the next heartbeat is due, as known now."""
         driver_status = self.service.driver_status
         if self._trouble_since is not None:
             return self._next
         if driver_status.alarm(now) > self._alarm:
             return now
-        if self.service.news:
+        if self.service.has_changes:
             return min(self._next, self._last + _GAP)
         due = driver_status.due(now)
         return self._next if due is None else min(self._next, now + due)
 
     def beat(self) -> CallSequence[str]:
-        """One beat; what it did that is worth saying, if anything."""
+        """Send one heartbeat; returns what else it did, for the log, or an empty text."""
         service = self.service
-        # Before anything is read: whatever changes meanwhile is told by the next beat.
-        service.news = False
+        # Before anything is read: whatever changes meanwhile is sent with the next heartbeat.
+        service.has_changes = False
         self._alarm = service.driver_status.alarm(timing.steady())
         service_id = service.service_id
         if service_id is None:
@@ -145,47 +145,47 @@ class HeartbeatRules:
         report = service.report()
         fingerprint = yield calls.renew(service_id, report)
         if fingerprint is None:
-            wanted = service.registration
-            service.registered(wanted, (yield registration.register(wanted, report)))
+            registration = service.registration
+            service.on_registered(registration, (yield register(registration, report)))
             return f"; it no longer knew {service_id}, which is registered again"
         if fingerprint and fingerprint != service.fingerprint:
             yield from self._compare(service_id, fingerprint)
-        if changes := service.untold:
+        if changes := service.pending_update:
             told = yield calls.update(service_id, changes, service.registration.asker)
-            service.told(changes, told)
+            service.on_updated(changes, told)
         return ""
 
     def _compare(self, service_id: str, fingerprint: str) -> CallSequence[None]:
-        """The entry is another than before: if it is not what the driver says, put it right."""
+        """Compare the entry, which has changed, with the registration, and undo what is foreign."""
         service = self.service
-        version, wanted = service.version, service.registration
-        found = yield calls.get_with_last_change(service_id)
-        foreign = None if found is None else service.foreign(found[0], version)
-        if found is None or foreign is None:
+        version, registration = service.version, service.registration
+        answer = yield calls.get_with_last_change(service_id)
+        foreign = None if answer is None else service.foreign_changes(answer[0], version)
+        if answer is None or foreign is None:
             return
         if foreign and self.looks_twice and self._seen_once != fingerprint:
-            self._seen_once, service.news = fingerprint, True
+            self._seen_once, service.has_changes = fingerprint, True
             return
         self._seen_once = ""
         if foreign:
-            self._tell_of(fingerprint, foreign, *found)
+            self._log_foreign(fingerprint, foreign, *answer)
             if self.reclaim:
                 report = service.report()
-                entry = yield registration.register(wanted, report, force=True)
-                service.registered(wanted, entry)
+                entry = yield register(registration, report, force=True)
+                service.on_registered(registration, entry)
                 return
         service.fingerprint = fingerprint
 
-    def _tell_of(self, fingerprint: str, mine: Record, record: Record, change: Record) -> None:
-        """Say once what somebody else made of the entry, and who."""
+    def _log_foreign(self, fingerprint: str, mine: Record, record: Record, change: Record) -> None:
+        """Log once what somebody else changed in the entry, and who."""
         now = timing.steady()
-        news = self._foreign.pop(fingerprint, now) <= now
-        # Another driver of the same id makes the same of it, at each of its beats.
+        is_new = self._foreign.pop(fingerprint, now) <= now
+        # Another driver of the same id makes the same change with each of its heartbeats.
         longest = max(self.service.registration.ttl, record["ttl"])
         self._foreign[fingerprint] = now + min(_QUIET, longest)
         while len(self._foreign) > _KEPT:
             del self._foreign[next(iter(self._foreign))]
-        if news:
+        if is_new:
             what = [
                 f"{field} from {_shown(mine[field])} to {_shown(record.get(field))}"
                 for field in mine
@@ -203,22 +203,22 @@ class HeartbeatRules:
         """
         service = self.service
         if service.finder is not None:
-            service.moved((yield from service.finder.find(timeout, context)))
-        wanted = again = service.registration
-        judges = wanted.service_id is None
-        if judges and self.unheard:
-            own = wanted.own_entry((yield calls.namesakes(wanted.name)))
-            again = wanted if own is None else wanted.with_id(own)
+            service.set_host((yield from service.finder.find(timeout, context)))
+        registration = again = service.registration
+        judges = registration.service_id is None
+        if judges and self.may_be_registered:
+            own = registration.own_entry((yield calls.namesakes(registration.name)))
+            again = registration if own is None else registration.with_id(own)
         self._tried = True
-        entry = yield from registration.registering(again, service.report(), judges=judges)
-        service.registered(wanted, entry)
+        entry = yield from registering(again, service.report(), judges=judges)
+        service.on_registered(registration, entry)
 
-    def beaten(self, how: str) -> None:
-        """The beat did this."""
+    def on_success(self, how: str) -> None:
+        """The heartbeat got its answers, and did what `how` says beside that."""
         self._last = timing.steady()
         self._next = self._last + jitter(self.interval)
         self._backoff.reset()
-        self._said.clear()
+        self._logged.clear()
         since, self._trouble_since = self._trouble_since, None
         name, were_away = self.service.registration.name, self.outage.ends(self)
         if since is not None and (how or were_away):
@@ -228,40 +228,40 @@ class HeartbeatRules:
         elif how:
             say(log, logging.WARNING, "%s: the registry answers%s", name, how)
 
-    def failed(self, error: BaseException) -> float:
-        """The beat failed; say it once. When the next is due."""
+    def on_failure(self, error: BaseException) -> float:
+        """The heartbeat failed: log it once; returns when the next is due."""
         self._last = timing.steady()
         wait = self._backoff.next()
         if isinstance(error, SlowDown):
             wait = max(wait, jitter(min(retry_after(error.details) or 0.0, self.interval)))
         self._next = self._last + wait
-        self.lost(error)
+        self.log_failure(error)
         return self._next
 
-    def lost(self, error: BaseException) -> None:
-        """Say once that the registry can't be reached, what it refuses, or what broke."""
+    def log_failure(self, error: BaseException) -> None:
+        """Log once that the registry can't be reached, what it refuses, or what broke."""
         if self._trouble_since is None:
             self._trouble_since = timing.steady()
-        kind, why, fault = _about(error)
-        first = self.outage.begins(self) if kind == _AWAY else True
-        if kind in self._said:
+        error_kind, why, fault = _about(error)
+        first = self.outage.begins(self) if error_kind == _AWAY else True
+        if error_kind in self._logged:
             return
-        self._said.add(kind)
+        self._logged.add(error_kind)
         if first:
             known = self.service.service_id is not None
             what = "heartbeat failed" if known else "not registered yet"
             name = self.service.registration.name
-            say(log, logging.WARNING, "%s: %s, trying on: %s", name, what, why, exc_info=fault)
+            say(log, logging.WARNING, "%s: %s, retrying: %s", name, what, why, exc_info=fault)
 
     def _look_after_host(self) -> CallSequence[None]:
         finder = self.service.finder
         if finder is None:
             return
         try:
-            # Whoever beats waits for no name: that is looked up until the next beat.
-            self.service.moved((yield from finder.find(0.0)))
+            # A heartbeat waits for no name: it is looked up until the next one.
+            self.service.set_host((yield from finder.find(0.0)))
         except (Disconnected, ConfigurationError):
-            # Without a network there is nobody to tell.
+            # Without a network nobody can be reached anyway.
             return
 
 
@@ -277,18 +277,18 @@ def _who(record: Record, change: Record) -> str:
     """Who changed an entry, and who registered it, as far as the registry says."""
     by, owner = record.get("registered_by"), record.get("owner")
     who = records.describe_process(owner) if isinstance(owner, dict) else ""
-    said = f"registered from {by or 'an unknown address'} by {who or 'nobody who said so'}"
+    registered = f"registered from {by or 'an unknown address'} by {who or 'an unknown process'}"
     if not change.get("by"):
-        return said
+        return registered
     says = f" by {change['says']}" if change.get("says") else ""
-    return f"changed from {change['by']}{says}, {said}"
+    return f"changed from {change['by']}{says}, {registered}"
 
 
 _AWAY, _REFUSED, _BROKEN = "away", "refused", "broken"
 
 
 def _about(error: BaseException) -> tuple[str, str, BaseException | None]:
-    """The kind of an error, what to say of it, and the error itself if its origin matters."""
+    """Return the kind of an error, its text for the log, and the error if its origin matters."""
     if isinstance(error, TransportError | Unavailable | SlowDown):
         return _AWAY, str(error), None
     if isinstance(error, RegistryError):

@@ -1,8 +1,8 @@
 """A heartbeat in a process of its own, for drivers in which C code keeps the GIL.
 
-The driver's side is `HeartbeatProcess`; it starts this module: `python -m … PARENT`. On the
-standard input and output of the process go JSON lines: what there is to tell one way, and what is
-to be logged the other, after a greeting.
+The driver's side is `HeartbeatProcess`; it starts this module: `python -m … PARENT`. The driver
+writes the state of its service to the standard input of the process, as JSON lines. The process
+writes a greeting to its standard output, then what is to be logged, as JSON lines.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from rsreg.timing import Backoff
 log = logging.getLogger(__name__)
 
 _WHAT, _MODULE = 'heartbeat="process"', "rsreg.client.registration.heartbeat_process"
-#: What the process says first: only then it is one of ours.
+#: The first line that the process writes: only then it is one of ours.
 _GREETING = _MODULE.encode()
-#: Seconds that it may take to say so, and how often it is started before it once did.
+#: Seconds until that line, at most, and how often a process is started that never writes it.
 _START, _STARTS = 20.0, 3
-#: Seconds between two looks at what there is to tell.
+#: Seconds between two looks whether the state has changed.
 _LOOK = 1.0
-#: Seconds at most until the process knows that the main loop was fed, and the part of a watchdog.
+#: Seconds at most until the process knows of a call of `feed`, and the part of a watchdog.
 _FEED, _FEED_PART = 1.0, 0.1
 #: Seconds between two lines to it at least.
 _TELL_GAP = 0.05
@@ -51,10 +51,9 @@ _AGAIN_FIRST, _AGAIN_MOST = 0.1, 5.0
 class HeartbeatProcess(Heartbeat):
     """A heartbeat that hands over to a process once the service is registered.
 
-    The process ends with this one, on `kill -9` too, and is started anew if it ends before. Its
-    thread here only passes on what the driver says; but a thread beats, as for any heartbeat, if
-    what was started is no process of ours. Raises ConfigurationError where no Python can be
-    started.
+    The process ends with this one, on `kill -9` too, and is started anew if it ends before. The
+    thread here only passes on what the driver reports. If what was started is no process of ours, a
+    thread sends the heartbeats after all. Raises ConfigurationError where no Python can be started.
     """
 
     def __init__(
@@ -77,13 +76,13 @@ class HeartbeatProcess(Heartbeat):
         #: Whether the process has ended; whether one of ours was ever there; how many were started.
         self._ended = self._greeted = False
         self._starts = 0
-        self._told = b""
+        self._sent = b""
         watchdog = service.driver_status.watchdog
         self._look = _LOOK if watchdog is None else min(_FEED, watchdog * _FEED_PART)
         self._thread: Thread | None = None
 
     def start(self, why: RegistryError | None = None) -> None:
-        """Register if that is still to be done, then keep a process going until `stop`."""
+        """Register the service if it is not yet, then keep a process going until `stop`."""
         if self.service.service_id is None:
             super().start(why)
         self._thread = start_thread(self.run)
@@ -100,7 +99,7 @@ class HeartbeatProcess(Heartbeat):
         self._end()
 
     def stop(self) -> None:
-        """Stop beating; nothing is sent afterwards."""
+        """Stop the heartbeat; nothing is sent afterwards."""
         self._stop.set()
         self._alone.set()
         self._wake_up.set()
@@ -110,7 +109,7 @@ class HeartbeatProcess(Heartbeat):
             self._thread.join(_JOIN)
 
     def _keep(self) -> None:
-        """One turn: see that a process runs, and tell it what has changed."""
+        """See that a process runs, and send it what has changed."""
         if self._process is None or self._ended:
             self._begin()
         self._wake_up.wait(self._look)
@@ -120,15 +119,15 @@ class HeartbeatProcess(Heartbeat):
         if not self._greeted and (late or (self._ended and self._starts == _STARTS)):
             self._beat_alone(f"{sys.executable} does not start one")
             return
-        process, said = self._process, wire.encode(self._state())
-        if process is not None and said != self._told:
-            self._told = said
-            self._ended = not process.tell(said) or self._ended
+        process, state = self._process, wire.encode(self._state())
+        if process is not None and state != self._sent:
+            self._sent = state
+            self._ended = not process.tell(state) or self._ended
             self._stop.wait(_TELL_GAP)
 
     def _beat_alone(self, why: object) -> None:
-        """There is no process of ours: a thread beats from now on."""
-        text = "%s: can't start a heartbeat process, a thread beats: %s"
+        """Send the heartbeats from a thread from now on: there is no process of ours."""
+        text = "%s: can't start a heartbeat process, a thread sends the heartbeats instead: %s"
         say(log, logging.ERROR, text, self._name, why)
         self._end()
         with self._process_lock:
@@ -148,7 +147,7 @@ class HeartbeatProcess(Heartbeat):
             if self._stop.wait(self._again.next()):
                 return
             if self._greeted:
-                text = "%s: its heartbeat process ended, another starts"
+                text = "%s: its heartbeat process ended, another one is started"
                 say(log, logging.WARNING, text, self._name)
         with self._process_lock:
             if self._stop.is_set():
@@ -160,7 +159,7 @@ class HeartbeatProcess(Heartbeat):
             except (OSError, ConfigurationError) as error:
                 self._beat_alone(error)
                 return
-            self._began, self._ended, self._told = timing.steady(), False, b""
+            self._began, self._ended, self._sent = timing.steady(), False, b""
         process.tell(wire.encode(self._about()))
         try:
             start_thread(lambda: self._hear(process))
@@ -169,12 +168,12 @@ class HeartbeatProcess(Heartbeat):
             raise
 
     def _hear(self, process: Child) -> None:
-        """Log what the process has to say, on a thread of its own; its end is noticed here."""
+        """Log what the process writes, on a thread of its own; its end is noticed here."""
         for line in process.lines():
             self._greeted = self._greeted or line == _GREETING
             with suppress(ValueError, TypeError, KeyError):
-                said = json.loads(line)
-                say(log, said["level"], "%s", said["message"])
+                entry = json.loads(line)
+                say(log, entry["level"], "%s", entry["message"])
         if process is self._process:
             self._ended = True
             self._wake_up.set()
@@ -201,17 +200,17 @@ class HeartbeatProcess(Heartbeat):
         service = self.service
         return {
             "info": service.registration.info,
-            "untold": service.untold,
-            "asked": service.asked,
+            "pending_update": service.pending_update,
+            "unconfirmed": service.unconfirmed,
             "finds": service.finder is not None,
             "driver_status": service.driver_status.state(),
         }
 
 
 class _ToParent(logging.Handler):
-    """Sends what is logged here to the driver, which knows what to do with it.
+    """Sends what is logged here to the driver, which logs it.
 
-    A driver that does not read it, while C code keeps its GIL, stops no beat.
+    A driver that does not read it, while C code keeps its GIL, stops no heartbeat.
     """
 
     def __init__(self) -> None:
@@ -220,35 +219,35 @@ class _ToParent(logging.Handler):
             os.set_blocking(1, False)
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = {"level": record.levelno, "message": record.getMessage()}
+        entry = {"level": record.levelno, "message": record.getMessage()}
         with suppress(OSError):
-            os.write(1, json.dumps(said).encode() + b"\n")
+            os.write(1, json.dumps(entry).encode() + b"\n")
 
 
 def main(parent: int) -> None:
-    """Beat for the parent until it ends, which it may have done already."""
+    """Send heartbeats for the parent until it ends, which may have happened already."""
     os.write(1, _GREETING + b"\n")
     logging.basicConfig(handlers=[_ToParent()], level=logging.INFO)
     beating: LocalService | None = None
     for line in child_process.orders(parent):
-        said = json.loads(line)
+        state = json.loads(line)
         if beating is None:
-            beating = _beat_for(said)
+            beating = _beat_for(state)
         else:
-            fields = ("info", "untold", "asked", "finds", "driver_status")
-            beating.take(*(said[field] for field in fields))
-    # The registration is the driver's, or left to its ttl: nothing is said, nothing waited for.
+            fields = ("info", "pending_update", "unconfirmed", "finds", "driver_status")
+            beating.take_state(*(state[field] for field in fields))
+    # The driver ends its registration, or the ttl does: there is nothing to send or to wait for.
     os._exit(0)
 
 
-def _beat_for(said: dict[str, Any]) -> LocalService:
-    wanted = Registration(said["info"], said["ttl"], said["service_id"])
-    finder = Finder(*said["finder"]) if said["finder"] else None
-    service = LocalService(wanted, finder, said["watchdog"])
-    service.driver_status.restore(timing.steady(), said["driver_status"])
-    service.follow(wanted)
-    service.untold, service.asked = said["untold"], said["asked"]
-    heartbeat = Heartbeat(service, said["endpoint"], said["interval"], reclaim=said["reclaim"])
+def _beat_for(state: dict[str, Any]) -> LocalService:
+    registration = Registration(state["info"], state["ttl"], state["service_id"])
+    finder = Finder(*state["finder"]) if state["finder"] else None
+    service = LocalService(registration, finder, state["watchdog"])
+    service.driver_status.restore(timing.steady(), state["driver_status"])
+    service.follow(registration)
+    service.pending_update, service.unconfirmed = state["pending_update"], state["unconfirmed"]
+    heartbeat = Heartbeat(service, state["endpoint"], state["interval"], reclaim=state["reclaim"])
     heartbeat.looks_twice = True
     heartbeat.start()
     return service

@@ -1,4 +1,4 @@
-"""Beats for all services of a process at one endpoint: one thread, one connection."""
+"""Sends the heartbeats of all services of a process to one endpoint: one thread, one connection."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 _MOST = 1.0
 #: Seconds after which it looks whether it was woken while it waits for answers.
 _LATENCY = 0.1
-#: Seconds that who leaves waits until nothing more is sent.
+#: Seconds that a heartbeat which stops waits until nothing more is sent.
 _JOIN = 1.0
 
 
 class HeartbeatThread:
-    """Has each heartbeat beat when it is due; none waits for the answer to another one.
+    """Sends each heartbeat when it is due; none waits for the answer to another one.
 
-    Whatever is raised in a beat is that heartbeat's own trouble, and is tried again.
+    Whatever one of them raises is logged and tried again, and does not concern the others.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -41,16 +41,16 @@ class HeartbeatThread:
         self._channel = SharedChannel(endpoint)
         self._stop = Stop()
         self._wake_up = WakeUp()
-        #: Who is to be looked at: somebody who came, who leaves, or who has something to tell.
+        #: Those to look at: new ones, those that stop, and those with something to send.
         self._to_look_at: dict[HeartbeatRules, None] = {}
         self._due: list[tuple[float, int, HeartbeatRules]] = []
         self._count = itertools.count()
-        #: All that it beats for, and the beat of each that is under way.
+        #: All heartbeats here, each with its requests under way, if any.
         self._beats: dict[HeartbeatRules, Talk | None] = {}
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        """Beat from now on, on a thread of its own; raises Disconnected if there can be none.
+        """Send heartbeats from now on, on a thread; raises Disconnected if none can be started.
 
         It connects at once, if no name has to be found for that: when the server is short of
         connections later, this one is there already.
@@ -60,34 +60,34 @@ class HeartbeatThread:
         self._thread = start_thread(self.run)
 
     def stop(self) -> None:
-        """Beat no longer; returns within a second, and nothing is sent afterwards."""
+        """Send no more heartbeats; returns within a second, and nothing is sent afterwards."""
         self._stop.set()
         self._wake_up.set()
         if self._thread is not None:
             self._thread.join(_JOIN)
 
     def add(self, heartbeat: HeartbeatRules, why: RegistryError | None = None) -> None:
-        """Beat for one, too, after what failed at first."""
+        """Send one more heartbeat; `why` is what failed before."""
         heartbeat.outage = self.outage
         if why is not None:
-            heartbeat.lost(why)
+            heartbeat.log_failure(why)
         heartbeat.begin()
         heartbeat.service.wake = functools.partial(self.look_at, heartbeat)
         self.look_at(heartbeat)
 
     def look_at(self, heartbeat: HeartbeatRules) -> None:
-        """Look at one soon; from any thread, and from signal handlers."""
+        """Look soon whether one is due; from any thread, and from signal handlers."""
         self._to_look_at[heartbeat] = None
         self._wake_up.set()
 
     def run(self) -> None:
-        """Beat until `stop`."""
+        """Send heartbeats until `stop`."""
         what = f"the heartbeats to {self._channel.endpoint}"
         keep_on(self.step, self._stop, log, what, self._stop.wait)
         self._channel.close()
 
     def step(self) -> None:
-        """One turn: begin the beats that are due, and wait for answers, a wake-up, or the next."""
+        """Begin the heartbeats that are due, and wait for answers, a wake-up, or the next one."""
         try:
             while self._to_look_at:
                 self._look(self._to_look_at.popitem()[0])
@@ -100,18 +100,18 @@ class HeartbeatThread:
             elif not self._to_look_at:
                 self._wake_up.wait(wait)
         except BaseException:
-            # Whatever it is, nobody is forgotten.
+            # Whatever it is, no heartbeat is forgotten.
             self._to_look_at.update(dict.fromkeys(self._beats))
             raise
 
     def _look(self, heartbeat: HeartbeatRules) -> None:
-        """Have it beat if that is due, else plan when; let go of one that leaves."""
-        if heartbeat.over.is_set():
+        """Begin one if it is due, else plan when; drop one that stops."""
+        if heartbeat.stop_requested.is_set():
             talk = self._beats.pop(heartbeat, None)
             if talk is not None:
                 self._channel.forget(talk)
             heartbeat.outage.ends(heartbeat)
-            heartbeat.gone.set()
+            heartbeat.stopped.set()
         elif self._beats.setdefault(heartbeat, None) is None:
             with Caught() as caught:
                 now = timing.steady()
@@ -135,20 +135,20 @@ class HeartbeatThread:
         if heartbeat in self._beats:
             self._beats[heartbeat] = None
             if error is None:
-                heartbeat.beaten(how)
+                heartbeat.on_success(how)
                 self._to_look_at[heartbeat] = None
             else:
-                self._plan(heartbeat, heartbeat.failed(error))
+                self._plan(heartbeat, heartbeat.on_failure(error))
 
     def _plan(self, heartbeat: HeartbeatRules, at: float) -> None:
-        """Look at it then. What it has in the heap beside that is a look too many, no more."""
+        """Look at it then. Older entries of the same one in the heap do no harm."""
         if heartbeat.planned != at:
             heartbeat.planned = at
             heapq.heappush(self._due, (at, next(self._count), heartbeat))
 
 
 class _HeartbeatThreads:
-    """The beaters of one process. A signal handler may enter it in the middle of itself."""
+    """The heartbeat threads of one process. A signal handler may interrupt its methods."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -166,7 +166,7 @@ class _HeartbeatThreads:
             return thread
 
     def leave(self, heartbeat: HeartbeatRules) -> tuple[HeartbeatThread | None, bool]:
-        """Take it out; who beat for it, and whether nobody is left there."""
+        """Take one out; returns its thread, and whether no heartbeat is left there."""
         with self._lock:
             thread = self._at.get(heartbeat.endpoint)
             if thread is None or heartbeat not in thread.members:
@@ -190,18 +190,18 @@ def _of_this_process() -> _HeartbeatThreads:
 
 
 def begin(heartbeat: HeartbeatRules, why: RegistryError | None = None) -> None:
-    """Beat for it from now on, after what failed at first; raises Disconnected for no thread."""
+    """Send a heartbeat from now on; raises Disconnected if no thread can be started."""
     # It may have ended before.
-    heartbeat.over, heartbeat.gone = Stop(), Stop()
+    heartbeat.stop_requested, heartbeat.stopped = Stop(), Stop()
     _of_this_process().join(heartbeat).add(heartbeat, why)
 
 
 def end(heartbeat: HeartbeatRules) -> None:
-    """Beat for it no longer; returns within a second, and nothing is sent afterwards."""
-    heartbeat.over.set()
+    """Stop a heartbeat; returns within a second, and nothing is sent afterwards."""
+    heartbeat.stop_requested.set()
     thread, last = _of_this_process().leave(heartbeat)
     if thread is not None and last:
         thread.stop()
     elif thread is not None:
         thread.look_at(heartbeat)
-        heartbeat.gone.wait(_JOIN)
+        heartbeat.stopped.wait(_JOIN)

@@ -1,6 +1,6 @@
-"""One service of this process: its registration, its driver_status, and what has yet to be told.
+"""One service of this process: its registration, its status, and what is still to be sent.
 
-Its driver changes it from any thread; whatever keeps it alive is woken by its `wake`.
+Its driver changes it from any thread; `wake` wakes the heartbeat that keeps it alive.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rsreg.protocol.calls import Entry, Record
 from rsreg.protocol.records import DECLARED
 from rsreg.system import threads
 
-#: Requests without an answer that are kept in mind.
+#: Requests without an answer that are remembered.
 _ASKED = 10
 
 
 class LocalService:
-    """A registration, its driver_status, and the changes that the registry does not know of yet.
+    """A registration, the status of its driver, and changes that the registry does not know yet.
 
-    A `finder` is there for as long as the host is a found one.
+    `finder` is None once the driver has given the host itself.
     """
 
     def __init__(
@@ -39,52 +39,52 @@ class LocalService:
         self.registration = registration
         self.finder = finder
         self.driver_status = DriverStatus(timing.steady(), watchdog)
-        #: Whether there is something to tell; whoever tells it takes it back before.
-        self.news = False
-        #: Called, from any thread, when there is; it is of what keeps the service alive.
-        self.wake: Callable[[], None] = _nobody
-        #: What has to be sent as an `update`.
-        self.untold: Record = {}
-        #: The fingerprint of the entry in the registry when that was as is said here.
+        #: Whether there is something to send; the heartbeat resets it before it reads what.
+        self.has_changes = False
+        #: Called, from any thread, when there is; set by what keeps the service alive.
+        self.wake: Callable[[], None] = _do_nothing
+        #: Fields that are still to be sent as an `update`.
+        self.pending_update: Record = {}
+        #: The fingerprint of the entry in the registry while that agrees with this one.
         self.fingerprint: str | None = None
-        #: What the registry may say, too: requests that are under way, or got no answer.
-        self.asked: list[Record] = []
-        #: Counts what changes here; who asked the registry meanwhile has to ask again.
+        #: Fields of requests under way or without an answer: the registry may have taken them.
+        self.unconfirmed: list[Record] = []
+        #: Counts the changes made here: an answer from before one of them is out of date.
         self.version = 0
         self._lock = threads.new_rlock()
-        self._registered = False
+        self._is_registered = False
         self._under_way, self._mixed = 0, False
 
     @property
     def service_id(self) -> str | None:
         """The id, once it is registered."""
-        return self.registration.service_id if self._registered else None
+        return self.registration.service_id if self._is_registered else None
 
     def notify(self) -> None:
-        """There is something to tell."""
-        self.news = True
+        """Have the heartbeat send what has changed."""
+        self.has_changes = True
         self.wake()
 
-    def registered(self, wanted: Registration, entry: Entry) -> None:
-        """The registry has taken it as `wanted`; changes since then are still to be told."""
+    def on_registered(self, registration: Registration, entry: Entry) -> None:
+        """The registry took this registration; changes since then are still to be sent."""
         with self._lock:
             self.registration = self.registration.with_id(entry.service_id)
-            self._registered = True
-            self.untold = _other(self.registration.info, wanted.info)
+            self._is_registered = True
+            self.pending_update = _changed_fields(self.registration.info, registration.info)
             self.fingerprint = entry.fingerprint
 
     def follow(self, registration: Registration, fingerprint: str | None = None) -> None:
-        """It was registered anew: that is now what would be registered again."""
+        """Replace the registration after a new `register`: a re-registration will send this one."""
         with self._lock:
-            self.registration, self.untold, self._registered = registration, {}, True
+            self.registration, self.pending_update, self._is_registered = registration, {}, True
             self.fingerprint = fingerprint
             self.version += 1
         self.notify()
 
     def change(self, changes: Mapping[str, Any], fingerprint: str | None = None) -> None:
-        """Change fields of the record; without a fingerprint the registry has yet to be told.
+        """Change fields of the record; without a fingerprint they are still to be sent.
 
-        A host that the driver says is no longer a found one.
+        A host that the driver gives is no longer looked for.
         """
         with self._lock:
             if "host" in changes:
@@ -96,12 +96,12 @@ class LocalService:
         self.notify()
 
     @contextlib.contextmanager
-    def changing(self, asked: Mapping[str, Any]) -> Iterator[None]:
-        """The registry is asked to say this; then nobody else did, even if no answer comes."""
+    def changing(self, fields: Mapping[str, Any]) -> Iterator[None]:
+        """Mark fields as sent by this process: the registry may take them, and never answer."""
         with self._lock:
             self._mixed = self._under_way > 0
             self._under_way += 1
-            self.asked = [*self.asked[1 - _ASKED :], _as_json(asked)]
+            self.unconfirmed = [*self.unconfirmed[1 - _ASKED :], _as_json(fields)]
         self.wake()
         answered = False
         try:
@@ -116,61 +116,71 @@ class LocalService:
                 self.version += 1
                 # Of two at once it is not known which was the last.
                 if answered and not self._under_way and not self._mixed:
-                    self.asked = []
+                    self.unconfirmed = []
 
-    def foreign(self, record: Mapping[str, Any], since: int) -> Record | None:
-        """The fields of a record that somebody else changed, as they should be.
+    def foreign_changes(self, record: Mapping[str, Any], since: int) -> Record | None:
+        """Return the fields of a record that somebody else changed, with the values from here.
 
-        None where that can't be told: something changed here `since` that version.
+        None if that can't be told, because something changed here `since` that version.
         """
         with self._lock:
             if self._under_way or self.version != since:
                 return None
-            mine = said_by(self.registration)
+            mine = declared_fields(self.registration)
             return {
                 field: value
                 for field, value in mine.items()
                 if record.get(field) != value
-                and field not in self.untold
-                and all(record.get(field) != one.get(field, one) for one in self.asked)
+                and field not in self.pending_update
+                and all(record.get(field) != one.get(field, one) for one in self.unconfirmed)
             }
 
-    def moved(self, host: str) -> None:
-        """Another host was found."""
+    def set_host(self, host: str) -> None:
+        """Change the host to one that was found."""
         with self._lock:
             if self.registration.info.get("host") != host:
                 self._change({"host": host}, {"host": host})
 
-    def take(
-        self, info: Record, untold: Record, asked: list[Record], finds: bool, driver_status: Record
+    def take_state(
+        self,
+        info: Record,
+        pending_update: Record,
+        unconfirmed: list[Record],
+        finds: bool,
+        driver_status: Record,
     ) -> None:
-        """Follow the same service in another process, but for a host that was found here."""
+        """Take over the state from the driver's process, except a host that was found here."""
         with self._lock:
             if not finds:
                 self.finder = None
             changes = {field: info[field] for field in info if field != "host" or not finds}
-            changes = _other(changes, self.registration.info)
-            self._change(changes, {field: changes[field] for field in changes if field in untold})
-            if changes or asked != self.asked:
-                self.asked, self.fingerprint = asked, None
-            news = self.driver_status.restore(timing.steady(), driver_status)
-        if news or self.untold:
+            changes = _changed_fields(changes, self.registration.info)
+            self._change(
+                changes, {field: changes[field] for field in changes if field in pending_update}
+            )
+            if changes or unconfirmed != self.unconfirmed:
+                self.unconfirmed, self.fingerprint = unconfirmed, None
+            is_new = self.driver_status.restore(timing.steady(), driver_status)
+        if is_new or self.pending_update:
             self.notify()
 
-    def _change(self, changes: Mapping[str, Any], untold: Mapping[str, Any]) -> None:
+    def _change(self, changes: Mapping[str, Any], pending_update: Mapping[str, Any]) -> None:
         self.registration = self.registration.changed(changes)
         self.version += 1
-        self.untold = {**_without(self.untold, changes), **untold}
+        self.pending_update = {**_without(self.pending_update, changes), **pending_update}
 
-    def told(self, changes: Mapping[str, Any], fingerprint: str | None) -> None:
-        """The registry was told of these changes, some of which may be outdated by now."""
+    def on_updated(self, changes: Mapping[str, Any], fingerprint: str | None) -> None:
+        """The registry took an update; fields that have changed since are still to be sent."""
         with self._lock:
             self.fingerprint = fingerprint
             now = {field: self.registration.info[field] for field in changes}
-            self.untold = {**_without(self.untold, changes), **_other(now, changes)}
+            self.pending_update = {
+                **_without(self.pending_update, changes),
+                **_changed_fields(now, changes),
+            }
 
     def report(self) -> Record | None:
-        """What the next heartbeat says."""
+        """Return what the next heartbeat reports."""
         return self.driver_status.report(timing.steady(), time.time())
 
     # -- what the driver calls
@@ -178,16 +188,16 @@ class LocalService:
     def status(
         self, text: str | None = None, *, progress: float | None = None, load: float | None = None
     ) -> None:
-        """See `RegistryClient.status`."""
+        """Report a status; see `RegistryClient.status`."""
         if self.driver_status.set(timing.steady(), text, progress, load):
             self.notify()
 
     def busy(self, text: str, max: float) -> Busy:
-        """See `RegistryClient.busy`."""
+        """Report a task that takes a while; see `RegistryClient.busy`."""
         return Busy(self, text, max)
 
     def feed(self) -> None:
-        """See `RegistryClient.feed`."""
+        """Feed the watchdog; see `RegistryClient.feed`."""
         if self.driver_status.feed(timing.steady()):
             self.notify()
 
@@ -218,30 +228,30 @@ class Busy:
         self.__exit__()
 
 
-def said_by(registration: Registration) -> Record:
-    """What the record of a registration says, but for what the registry fills in."""
+def declared_fields(registration: Registration) -> Record:
+    """Return the record of a registration, without what the registry fills in."""
     policies = ("singleton", "allow_duplicate_service_type")
-    said = {field: value for field, value in registration.info.items() if field not in policies}
+    declared = {field: value for field, value in registration.info.items() if field not in policies}
     empty: Record = {**dict.fromkeys(DECLARED), "tags": [], "metadata": {}}
-    return _as_json({**empty, **said, "ttl": registration.ttl})
+    return _as_json({**empty, **declared, "ttl": registration.ttl})
 
 
 def _as_json(fields: Mapping[str, Any]) -> Record:
-    """The same as it comes back from the registry: with lists for tuples, for example."""
+    """Return fields as they come back from the registry: with lists for tuples, for example."""
     read: Record = json.loads(json.dumps(dict(fields), default=str))
     return read
 
 
-def _nobody() -> None:
-    """Nothing keeps it alive yet."""
+def _do_nothing() -> None:
+    """The `wake` of a service that nothing keeps alive yet."""
 
 
 def _without(fields: Mapping[str, Any], others: Mapping[str, Any]) -> Record:
     return {field: value for field, value in fields.items() if field not in others}
 
 
-def _other(fields: Mapping[str, Any], known: Mapping[str, Any]) -> Record:
-    """Those that `known` has not, or otherwise."""
+def _changed_fields(fields: Mapping[str, Any], known: Mapping[str, Any]) -> Record:
+    """Return the fields that are missing in `known`, or have another value there."""
     return {
         field: value
         for field, value in fields.items()

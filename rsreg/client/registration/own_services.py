@@ -1,4 +1,4 @@
-"""The heartbeats of a client: what it has registered, and what of that it keeps alive."""
+"""What one client has registered, and the heartbeats of what it keeps alive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rsreg import config
 from rsreg.client.registration import heartbeat_thread
 from rsreg.client.registration.heartbeat import HeartbeatRules
-from rsreg.client.registration.local_service import LocalService, said_by
+from rsreg.client.registration.local_service import LocalService, declared_fields
 from rsreg.client.registration.registration import Registration
 from rsreg.errors import ConfigurationError, RegistryError
 from rsreg.protocol.calls import Entry, Record
@@ -19,20 +19,20 @@ from rsreg.protocol.limits import MAX_TTL
 class Heartbeat(HeartbeatRules):
     """Keeps one service registered from a real OS thread, until told to stop.
 
-    A driver that blocks in its own code does not stop it, in a monkey-patched process neither; C
-    code that keeps the GIL does. The thread and its connection are those of all heartbeats of this
-    process at one endpoint.
+    A driver that blocks in its own code does not stop it, also not in a monkey-patched process; C
+    code that keeps the GIL does. All heartbeats of this process to one endpoint share a thread and
+    a connection.
     """
 
     def start(self, why: RegistryError | None = None) -> None:
-        """Beat from now on; `why` is what kept it from being registered just now.
+        """Send heartbeats from now on; `why` is the error of a first try to register.
 
         Raises Disconnected if no thread can be started.
         """
         heartbeat_thread.begin(self, why)
 
     def stop(self) -> None:
-        """Stop beating; returns within a second, and nothing is sent afterwards."""
+        """Stop; returns within a second, and nothing is sent afterwards."""
         heartbeat_thread.end(self)
 
 
@@ -60,26 +60,26 @@ class OwnServices:
             self._begin(None)
 
     def of_last(self) -> LocalService:
-        """What the client registered last; raises ConfigurationError without anything."""
+        """Return what the client registered last; raises ConfigurationError if it is nothing."""
         if self.last is None:
             raise ConfigurationError("nothing is registered", hint="call register() first")
         return self.last
 
     def report(self, service_id: str | None) -> Record | None:
-        """What a service of the client says of itself, if it is one that it can speak for."""
+        """Return what a heartbeat of a service reports; None for one of another client."""
         service = self._service(service_id)
         return None if service is None else service.report()
 
-    def registering(self, wanted: Registration) -> AbstractContextManager[None]:
-        """The client registers this; it may be something that is kept alive."""
-        service = self._service(wanted.service_id)
-        return nullcontext() if service is None else service.changing(said_by(wanted))
+    def registering(self, registration: Registration) -> AbstractContextManager[None]:
+        """Mark a registration as sent, if it is of a service that is kept alive."""
+        service = self._service(registration.service_id)
+        return nullcontext() if service is None else service.changing(declared_fields(registration))
 
-    def registered(self, wanted: Registration, entry: Entry) -> None:
-        """The client registered this; it may be something that it has registered before."""
-        wanted = wanted.with_id(entry.service_id)
-        self.last = self._service(entry.service_id) or LocalService(wanted)
-        self.last.follow(wanted, entry.fingerprint)
+    def on_registered(self, registration: Registration, entry: Entry) -> None:
+        """The registry took a registration; it is the last one of the client now."""
+        registration = registration.with_id(entry.service_id)
+        self.last = self._service(entry.service_id) or LocalService(registration)
+        self.last.follow(registration, entry.fingerprint)
 
     def start(self, interval: float | None, *, reclaim: bool = True) -> None:
         """Keep the last registration alive; raises ConfigurationError without one."""
@@ -95,19 +95,19 @@ class OwnServices:
         self.add(Heartbeat(self.last, self.endpoint, interval, reclaim=reclaim))
 
     def add(self, heartbeat: Heartbeat, why: RegistryError | None = None) -> None:
-        """Start one, whose service is now the last of the client; see Heartbeat.start."""
+        """Start a heartbeat, whose service is the last one now; see Heartbeat.start."""
         self.last = heartbeat.service
         self._beating.append(heartbeat)
         heartbeat.start(why)
 
     def stop(self, service_id: str | None = None) -> None:
-        """Stop the one of a service, or all; returns within a second for each."""
+        """Stop the heartbeat of a service, or all; returns within a second for each."""
         for heartbeat in list(self._beating):
             if service_id in (None, heartbeat.service.service_id):
                 self.remove(heartbeat)
 
     def remove(self, heartbeat: Heartbeat) -> None:
-        """Stop one, and forget it."""
+        """Stop a heartbeat, and forget it."""
         if heartbeat in self._beating:
             self._beating.remove(heartbeat)
         heartbeat.stop()
@@ -119,8 +119,8 @@ class OwnServices:
                 return service
         return None
 
-    def left(self, service_id: str) -> None:
-        """The service is to leave: nothing may bring it back."""
+    def forget(self, service_id: str) -> None:
+        """Stop the heartbeat of a service that ends: it would bring the service back."""
         self.stop(service_id)
         if self.last is not None and self.last.service_id == service_id:
             self.last = None

@@ -94,9 +94,9 @@ def make_plan(
         host, advertise = advertised()
     if heartbeat not in _HEARTBEATS:
         raise ConfigurationError(
-            f"no heartbeat: {heartbeat!r}", hint='a heartbeat is a "thread" or a "process"'
+            f"unknown heartbeat {heartbeat!r}", hint='a heartbeat is a "thread" or a "process"'
         )
-    wanted = Registration.of(
+    registration = Registration.of(
         name,
         host,
         port,
@@ -106,28 +106,33 @@ def make_plan(
         default_mode=settings.mode,
         **fields,
     )
-    if "port" not in wanted.info and socket is None:
+    if "port" not in registration.info and socket is None:
         raise ConfigurationError(
-            f"{name}: no port is said", hint="say port=, endpoints=, or socket= with a bound socket"
+            f"{name}: no port given",
+            hint="give port=, endpoints=, or socket= with a bound socket",
         )
     try:
         # What the registry would refuse again and again, in the background.
-        messages.read_service_info({"host": "to-be-found", "port": 1, **wanted.info})
+        messages.read_service_info({"host": "to-be-found", "port": 1, **registration.info})
         messages.read_ttl(ttl)
     except InvalidRequest as error:
         raise ConfigurationError(str(error), hint=error.hint) from error
     check_watchdog(watchdog)
     finder = Finder(settings.req_endpoint, advertise) if host is None else None
-    return Plan(wanted, socket, finder, required, _HEARTBEATS[heartbeat], watchdog, reclaim)
+    return Plan(registration, socket, finder, required, _HEARTBEATS[heartbeat], watchdog, reclaim)
 
 
 class Registered:
-    """Keeps one service registered between `__enter__` and `__exit__`; a decorator too.
+    """Keeps one service registered in a `with` block, or while the function that it decorates runs.
 
-    It may be used again after its end. The end of the interpreter ends it as well; a forked child
-    does not. It belongs to the client that made it: that one's `close` stops its heartbeat.
+    It is made by `RegistryClient.registered`, and may be used again after its end. The end of the
+    interpreter ends it too; the end of a forked child does not. `close` of its client stops its
+    heartbeat.
 
-    `own` has that client's services; `on_change` is called when the registry may have been changed.
+    Args:
+        plan: The checked arguments of `registered`.
+        own: The services of the client.
+        on_change: Called when the registry may have been changed.
     """
 
     def __init__(self, plan: Plan, own: OwnServices, on_change: Callable[[], None]) -> None:
@@ -149,7 +154,11 @@ class Registered:
         self.leave()
 
     def __call__(self, function: F) -> F:
-        """Register the service while `function` runs."""
+        """Make a function that registers the service while `function` runs.
+
+        Raises:
+            ConfigurationError: It is a coroutine function.
+        """
         if inspect.iscoroutinefunction(function):
             raise ConfigurationError(
                 f"{function.__name__} is a coroutine function",
@@ -165,7 +174,7 @@ class Registered:
 
     @property
     def service_id(self) -> str | None:
-        """The id, once it is registered."""
+        """The id of the service; None until it is registered."""
         return None if self._heartbeat is None else self._heartbeat.service.service_id
 
     # -- what the driver says
@@ -173,49 +182,97 @@ class Registered:
     def status(
         self, text: str | None = None, *, progress: float | None = None, load: float | None = None
     ) -> None:
-        """See `RegistryClient.status`."""
+        """Report what the driver is doing; lists show it.
+
+        It is sent with the next heartbeat. Without any argument it clears all three.
+
+        Args:
+            text: The status, like "homing"; it replaces the old text and its progress.
+            progress: 0 to 1, of the text.
+            load: At least 0, in a unit of your own; it stays until another is reported.
+
+        Raises:
+            ConfigurationError: A value is not valid.
+            RuntimeError: It is used outside of its block.
+        """
         self._service().status(text, progress=progress, load=load)
 
     def busy(self, text: str, max: float) -> Busy:
-        """See `RegistryClient.busy`."""
+        """Report a task that takes a while: `with service.busy("homing", max=300): …`.
+
+        Args:
+            text: Shown as the status meanwhile.
+            max: Seconds that it may take; for so long the watchdog need not be fed.
+
+        Returns:
+            An object for `with`.
+
+        Raises:
+            ConfigurationError: A value is not valid.
+            RuntimeError: It is used outside of its block.
+        """
         return self._service().busy(text, max)
 
     def feed(self) -> None:
-        """See `RegistryClient.feed`."""
+        """Tell the watchdog that the main loop runs.
+
+        Raises:
+            ConfigurationError: There is no watchdog.
+            RuntimeError: It is used outside of its block.
+        """
         self._service().feed()
 
     def ready(self) -> bool:
-        """See `RegistryClient.ready`."""
+        """Let a service that was registered with `ready=False` be discovered.
+
+        Returns:
+            False if the registry does not know it now; then it is told later.
+        """
         return self.update(ready=True)
 
     def update(self, **changes: Unpack[UpdateFields]) -> bool:
-        """See `RegistryClient.update`; with the registry away the heartbeat does it later."""
-        service, changed = self._service(), fields_of_update(**changes)
-        # Before anything is told: it has to fit into a registration, too.
-        service.registration.changed(changed)
-        told = None
+        """Change the registration; fields that are not given stay as they are.
+
+        Args:
+            **changes: `host`, `port`, `metadata`, `tags`, `endpoints` and `ready`, each as in
+                `RegistryClient.register`; each replaces the whole field.
+
+        Returns:
+            False if the registry does not know the service now, or can't be reached: then the
+            heartbeat sends the change later.
+
+        Raises:
+            ConfigurationError: Nothing is to change, or a value is not valid.
+            OwnedByOther: Another process has the entry, and `reclaim` is off.
+            RuntimeError: It is used outside of its block.
+        """
+        service, fields = self._service(), fields_of_update(**changes)
+        # Before anything is sent: it has to fit into a registration, too.
+        service.registration.changed(fields)
+        fingerprint = None
         if service.service_id is not None:
-            call = calls.update(service.service_id, changed, service.registration.asker)
+            call = calls.update(service.service_id, fields, service.registration.asker)
             try:
-                with service.changing(changed):
-                    told = self._ask(call)
-                    service.change(changed, told)
-                return told is not None
+                with service.changing(fields):
+                    fingerprint = self._ask(call)
+                    service.change(fields, fingerprint)
+                return fingerprint is not None
             except (TransportError, Unavailable, OwnedByOther) as error:
-                # Of an entry that is to be taken back the heartbeat tells all, soon.
+                # The heartbeat soon takes the entry back, and sends all of it.
                 if isinstance(error, OwnedByOther) and not self._plan.reclaim:
                     raise
-                text = "%s: the update is still to be told: %s"
+                text = "%s: the update will be sent later: %s"
                 say(log, logging.INFO, text, self._name, error)
-        service.change(changed)
+        service.change(fields)
         return False
 
     # -- beginning and end
 
     def enter(self) -> None:
-        """Register, and keep it so; with the registry away that is done in the background.
+        """Register the service, and keep it registered.
 
-        Raises RuntimeError if it is entered already.
+        While the registry can't be reached, that is done in the background. Raises RuntimeError if
+        it is entered already.
         """
         if self._heartbeat is not None and self._pid == os.getpid():
             raise RuntimeError(f"{self._name} is registered already by this very object")
@@ -238,7 +295,7 @@ class Registered:
             raise
 
     def _register(self, heartbeat: Heartbeat) -> RegistryError | None:
-        """Register within the timeout; why that is still to be done, if it is."""
+        """Register within the timeout; returns the error if it has to be done later."""
         until = timing.steady() + self._settings.timeout
         channel = Channel(self._settings.req_endpoint, self._own.context)
         try:
@@ -256,7 +313,7 @@ class Registered:
         return None
 
     def leave(self) -> None:
-        """Stop the heartbeat, and deregister; a registry that is away gets to know by the ttl."""
+        """Stop the heartbeat, and deregister; without a registry the ttl ends the registration."""
         self._leave(self._settings.timeout)
 
     def _at_exit(self) -> None:
@@ -272,14 +329,14 @@ class Registered:
             atexit.unregister(self._at_exit)
 
     def _end(self, heartbeat: Heartbeat, timeout: float) -> None:
-        """Stop its heartbeat and deregister it; a signal on the way does not leave the entry."""
+        """Stop its heartbeat and deregister it; a signal meanwhile does not leave the entry."""
         try:
             self._deregister(heartbeat, timeout)
         except RegistryError as error:
             say(
                 log,
                 logging.WARNING,
-                "%s: not deregistered, it ends by its ttl: %s",
+                "%s: could not be deregistered, ends after its ttl: %s",
                 self._name,
                 error,
             )
@@ -290,24 +347,24 @@ class Registered:
 
     def _deregister(self, heartbeat: Heartbeat, timeout: float) -> None:
         self._own.remove(heartbeat)
-        wanted, service_id = heartbeat.service.registration, heartbeat.service.service_id
-        if heartbeat.unheard:
-            service_id = wanted.own_entry(self._ask(calls.namesakes(self._name), timeout))
+        registration, service_id = heartbeat.service.registration, heartbeat.service.service_id
+        if heartbeat.may_be_registered:
+            service_id = registration.own_entry(self._ask(calls.namesakes(self._name), timeout))
         if service_id is not None:
-            self._ask(calls.deregister(service_id, wanted.asker), timeout)
+            self._ask(calls.deregister(service_id, registration.asker), timeout)
 
     def _new_service(self) -> LocalService:
-        """What is to be registered now; raises ConfigurationError for an unfit socket."""
-        wanted, finder = self._plan.registration, self._plan.finder
+        """Make the service to register now; raises ConfigurationError for an unfit socket."""
+        registration, finder = self._plan.registration, self._plan.finder
         changes: dict[str, Any] = {}
-        if "owner" in wanted.info:
+        if "owner" in registration.info:
             # It may be another process than the one that made this object.
             changes["owner"] = owner.this_process()
         if self._plan.socket is not None:
             host, port = bound_to(self._plan.socket)
-            if wanted.info.get("port", port) != port:
+            if registration.info.get("port", port) != port:
                 raise ConfigurationError(
-                    f"port= says {wanted.info['port']}, but socket= is bound to {port}",
+                    f"port= says {registration.info['port']}, but socket= is bound to {port}",
                     hint="leave port= out: the socket says it",
                 )
             changes["port"] = port
@@ -319,7 +376,7 @@ class Registered:
                         hint='bind it to any address: socket.bind("tcp://*:0")',
                     )
                 changes["host"], finder = host, None
-        return LocalService(wanted.changed(changes), finder, self._plan.watchdog)
+        return LocalService(registration.changed(changes), finder, self._plan.watchdog)
 
     def _service(self) -> LocalService:
         if self._heartbeat is None or self._pid != os.getpid():

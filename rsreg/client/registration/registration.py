@@ -1,4 +1,4 @@
-"""All that is needed to register a service of this process, and to do it again."""
+"""A registration: all that is needed to register a service, and to do it again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsreg.protocol.calls import Call, CallSequence, Entry, Record
 
 
 class Details(TypedDict, total=False):
-    """What may be said of a registration by keyword (see `RegistryClient.register`)."""
+    """The keyword arguments of `RegistryClient.register` that are facts about the service."""
 
     tags: Sequence[str] | None
     mode: str | None
@@ -26,7 +26,7 @@ class Details(TypedDict, total=False):
 
 
 class RegistrationFields(Details, total=False):
-    """What may be said of a registration by keyword (see `RegistryClient.registered`)."""
+    """The keyword arguments of `RegistryClient.registered` that `register` has too."""
 
     singleton: bool
     allow_duplicate_service_type: bool
@@ -34,7 +34,7 @@ class RegistrationFields(Details, total=False):
 
 
 class UpdateFields(TypedDict, total=False):
-    """What may be changed of a registration (see `RegistryClient.update`)."""
+    """The fields that `RegistryClient.update` can change."""
 
     host: str | None
     port: int | None
@@ -48,8 +48,8 @@ class UpdateFields(TypedDict, total=False):
 class Registration:
     """All that is needed to register a service, and to register it again just as it was.
 
-    `info` has no host as long as that is still to be found. With `force` it may be the entry of
-    another process that lives.
+    `info` has no host until that is found. With `force` it may replace the entry of another process
+    that lives.
     """
 
     info: Mapping[str, Any]
@@ -79,15 +79,14 @@ class Registration:
         force: bool = False,
         default_mode: str | None = None,
     ) -> Registration:
-        """The one that the arguments of `RegistryClient.register` ask for.
+        """Make one from the arguments of `RegistryClient.register`; raises ConfigurationError.
 
-        Without a port it is the one of the endpoint "command", else of the first. Raises
-        ConfigurationError.
+        Without a port it has that of the endpoint "command", else of the first.
         """
         named = _endpoints(endpoints)
         if port is None and named is not None:
             port = named.get("command", next(iter(named.values())))
-        asked = {
+        fields = {
             "name": name,
             "host": host,
             "port": port,
@@ -102,30 +101,30 @@ class Registration:
             "exclusive": exclusive or None,
             "owner": owner.this_process() if owned else None,
         }
-        info = {field: value for field, value in asked.items() if value is not None}
+        info = {field: value for field, value in fields.items() if value is not None}
         if metadata or tags or endpoints:
-            # With the registry away a heartbeat would find it out, where nobody hears of it.
+            # Later, only a heartbeat would notice, and nobody would see that error.
             wire.check_registration(info)
         return cls(info, ttl, service_id, force)
 
     def with_id(self, service_id: str) -> Registration:
-        """The same under the id that the registry gave; what was forced once need not be again."""
+        """Return it with the id that the registry gave, and without `force`: that was once."""
         return Registration(self.info, self.ttl, service_id)
 
     def changed(self, changes: Mapping[str, Any]) -> Registration:
-        """The same with other values in some fields; ConfigurationError if that is too long."""
+        """Return it with other values in some fields; ConfigurationError if it is too long."""
         info = {**self.info, **changes}
         wire.check_registration(info)
         return replace(self, info=info)
 
     @property
     def owner(self) -> Record | None:
-        """The process that it names, if it does."""
+        """The process that owns it, if it has one."""
         return self.info.get("owner")
 
     @property
     def asker(self) -> Record:
-        """The process that asks for its changes: the one that it names, or else this one."""
+        """The process that asks for its changes: its owner, or else this one."""
         return self.owner or owner.this_process()
 
     @property
@@ -134,7 +133,7 @@ class Registration:
         return str(self.info["name"])
 
     def left_behind(self, namesakes: list[Record]) -> dict[str, Any]:
-        """Of the entries of its name those whose owner is gone: their owners by id."""
+        """Return the owners, by id, of those entries of its name whose owners are gone."""
         return {
             one["id"]: one["owner"]
             for one in namesakes
@@ -142,9 +141,9 @@ class Registration:
         }
 
     def own_entry(self, namesakes: list[Record]) -> str | None:
-        """Of the entries of its name the one that is this registration, or None.
+        """Return the id of the entry, of those of its name, that is this registration, or None.
 
-        There is one if the answer to an earlier try got lost: no other service of this process has
+        There is one if the answer to an earlier try got lost. No other service of this process has
         the port.
         """
         same = ("name", "owner", "port")
@@ -163,11 +162,8 @@ def fields_of_update(
     endpoints: Mapping[str, int] | None = None,
     ready: bool | None = None,
 ) -> Record:
-    """What the arguments of `RegistryClient.update` ask for; what was not said stays.
-
-    Raises ConfigurationError.
-    """
-    asked = {
+    """Return the fields that `RegistryClient.update` has to change; raises ConfigurationError."""
+    fields = {
         "host": host,
         "port": port,
         "metadata": None if metadata is None else dict(metadata),
@@ -175,10 +171,10 @@ def fields_of_update(
         "endpoints": _endpoints(endpoints),
         "ready": ready,
     }
-    said = {field: value for field, value in asked.items() if value is not None}
-    if not said:
+    given = {field: value for field, value in fields.items() if value is not None}
+    if not given:
         raise ConfigurationError("there is nothing to change", hint="name the fields that change")
-    return said
+    return given
 
 
 def _endpoints(endpoints: Mapping[str, int] | None) -> dict[str, int] | None:
@@ -186,69 +182,70 @@ def _endpoints(endpoints: Mapping[str, int] | None) -> dict[str, int] | None:
         return None
     if not isinstance(endpoints, Mapping) or not endpoints:
         raise ConfigurationError(
-            f"endpoints= names ports, not {endpoints!r}", hint='like {"command": 5000}'
+            f"endpoints is a mapping of names to ports, not {endpoints!r}",
+            hint='write endpoints={"command": 5000}',
         )
     return dict(endpoints)
 
 
 def _tags(tags: Sequence[str]) -> list[str]:
     if isinstance(tags, str):
-        raise ConfigurationError(f"tags= is a list, not the text {tags!r}")
+        raise ConfigurationError(f"tags is a list of texts, not {tags!r}")
     return list(tags)
 
 
 def _mode(mode: str | None) -> str | None:
     if mode is not None and mode not in MODES:
         raise ConfigurationError(
-            f"no mode: {mode!r}", hint='a service is "hardware" or a "simulator"'
+            f"unknown mode {mode!r}", hint='a service is "hardware" or a "simulator"'
         )
     return mode
 
 
 def registering(
-    wanted: Registration, report: Mapping[str, Any] | None = None, *, judges: bool = True
+    registration: Registration, report: Mapping[str, Any] | None = None, *, judges: bool = True
 ) -> CallSequence[Entry]:
-    """Register, in place of what died on this host: of its id, and of its name if it `judges`.
+    """Register, in place of what died on this host: of its id, and with `judges` of its name.
 
-    Most often there is nothing to judge, and it is one question.
+    Most often nothing died, and it is one request.
     """
     first = {
         JudgeFirst.code: lambda reply: list(reply["namesakes"]),
         OwnedByOther.code: lambda reply: [
-            {"id": reply["service_id"], "name": wanted.name, "owner": reply["owner"]}
+            {"id": reply["service_id"], "name": registration.name, "owner": reply["owner"]}
         ],
     }
-    answer: Any = yield _register(wanted, report, first, judges=judges or None)
+    answer: Any = yield _register(registration, report, first, judges=judges or None)
     if isinstance(answer, list):
-        dead = wanted.left_behind(answer)
-        answer = yield _register(wanted, report, replaces=dead or None)
+        dead = registration.left_behind(answer)
+        answer = yield _register(registration, report, replaces=dead or None)
     known: Entry = answer
     return known
 
 
 def register(
-    wanted: Registration, report: Mapping[str, Any] | None = None, *, force: bool = False
+    registration: Registration, report: Mapping[str, Any] | None = None, *, force: bool = False
 ) -> Call[Entry]:
-    """Register, without a look at who else is there."""
-    return _register(replace(wanted, force=force or wanted.force), report)
+    """Register without replacing anything that died."""
+    return _register(replace(registration, force=force or registration.force), report)
 
 
 def _register(
-    wanted: Registration,
+    registration: Registration,
     report: Mapping[str, Any] | None = None,
     otherwise: Any = None,
     **more: Any,
 ) -> Call[Any]:
-    info = wanted.info
-    if wanted.service_id is not None:
-        info = {**info, "id": wanted.service_id}
+    info = registration.info
+    if registration.service_id is not None:
+        info = {**info, "id": registration.service_id}
     return calls.register(
         info,
-        wanted.ttl,
+        registration.ttl,
         otherwise,
         report=report,
-        # An entry that is to outlive this process does not name it; who made it is told even so.
-        owner=owner.this_process() if wanted.owner is None else None,
-        force=wanted.force or None,
+        # An entry that is to outlive this process has no owner; who registers it is sent even so.
+        owner=owner.this_process() if registration.owner is None else None,
+        force=registration.force or None,
         **more,
     )
