@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 H = TypeVar("H", bound=Handler)
+C = TypeVar("C", bound="RegistryClient")
 T = TypeVar("T")
 
 
@@ -99,7 +100,7 @@ class RegistryClient:
     def __repr__(self) -> str:
         return f"<RegistryClient {self.settings.client_id} on {self.settings.req_endpoint}>"
 
-    def __enter__(self) -> RegistryClient:
+    def __enter__(self: C) -> C:
         self.connect()
         return self
 

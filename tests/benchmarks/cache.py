@@ -40,8 +40,9 @@ def cache(options: argparse.Namespace, folder: Path) -> tuple[list[str], list[li
         client = stack.enter_context(RegistryClient(one.endpoint, cache=True))
         plain = stack.enter_context(RegistryClient(one.endpoint))
         client.discover_service("TYPE-0")
-        assert client._session.cache is not None
-        wait_until(lambda: client._session.cache._cache.as_of > 0)
+        known = client._session.cache
+        assert known is not None
+        wait_until(lambda: known._cache.as_of > 0)
         for name, discover, count in (
             ("discover, ServiceCache", cached.discover_service, 20_000),
             ("discover, RegistryClient(cache=True)", client.discover_service, 20_000),

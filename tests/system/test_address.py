@@ -15,9 +15,8 @@ import zmq
 from rsreg.client.registration.address import Finder, bound_to
 from rsreg.errors import ConfigurationError, Disconnected
 from rsreg.protocol.calls import Call
-from rsreg.transport.exchange import carried
-from tests.helpers import ROOT, NetworkSpace
 from rsreg.transport.driver import drive
+from tests.helpers import ROOT, NetworkSpace
 
 FIND = """
 import json, sys

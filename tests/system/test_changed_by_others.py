@@ -439,7 +439,7 @@ def test_a_process_beside_the_driver_looks_twice(caplog: pytest.LogCaptureFixtur
     puna, record = local_service()
     heartbeat = HeartbeatRules(puna, "tcp://nobody:1")
     heartbeat.looks_twice = True
-    theirs = ({**record, "host": "x"}, {})
+    theirs: tuple[Record, Record] = ({**record, "host": "x"}, {})
     for again in (False, True):
         beat = heartbeat.beat()
         next(beat)

@@ -20,9 +20,8 @@ from rsreg.protocol import calls
 from rsreg.timing import steady
 from rsreg.transport import sockets
 from rsreg.transport.exchange import exchange
-from rsreg.transport.shared_channel import MOST, Line, Talk
-from tests.helpers import ServerProcess, scripted_server, wait_until
 from rsreg.transport.shared_channel import MOST, SharedChannel, Talk
+from tests.helpers import ServerProcess, scripted_server, wait_until
 
 
 def beating(endpoint: str, name: str, ttl: float, service_id: str | None = None) -> Heartbeat:

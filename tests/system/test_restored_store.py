@@ -14,10 +14,9 @@ import pytest
 
 from rsreg import RegistryClient, ServiceCache, SQLiteBackend
 from rsreg.protocol.calls import Record
-from rsreg.transport.subscription import Follower
+from rsreg.transport.subscription import Subscription
 from tests.harness import RegistryHarness
 from tests.helpers import ServerProcess, wait_until
-from rsreg.transport.subscription import Subscription
 
 #: What somebody copies: the database alone, or all that the server has put beside it, as a snapshot
 #: of the machine does.

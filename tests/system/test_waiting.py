@@ -40,7 +40,7 @@ def asked(wait: WaitForServices) -> str:
 
 def answer(wait: WaitForServices, **found: Any) -> list[str]:
     """Answer all questions of a round; what they were."""
-    kinds = []
+    kinds: list[str] = []
     while (
         wait.seconds_left
         and not wait.seconds_until_next_request

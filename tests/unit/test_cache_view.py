@@ -391,9 +391,9 @@ def harness() -> Iterator[CacheHarness]:
     harness.close()
 
 
-def test_the_first_question_is_a_list_and_then_come_events(world: CacheHarness) -> None:
-    assert CacheView(world.clock).next_request().action == "list"
-    assert world.mirror.next_request().params == {
+def test_the_first_question_is_a_list_and_then_come_events(harness: CacheHarness) -> None:
+    assert CacheView(harness.clock).next_request().action == "list"
+    assert harness.mirror.next_request().params == {
         "since": 2,
         "epoch": harness.registry.epoch,
         "mark": harness.registry.position.mark,
@@ -411,7 +411,7 @@ def test_what_is_not_sure_any_more_is_critical_until_it_is_told(harness: CacheHa
     unsure = {**harness.services()[1], "health": "critical", "reason": "no heartbeat"}
     assert mirror.get("quick") == unsure
     assert mirror.seconds_until_next_request == 0.0
-    world.catch_up()
+    harness.catch_up()
     assert ids(mirror.list_services(None)) == ["slow", "quick"]
 
 
@@ -424,88 +424,90 @@ def test_a_lease_counts_from_before_the_question(harness: CacheHarness) -> None:
 def test_it_asks_again_before_a_lease_ends_but_not_all_the_time(harness: CacheHarness) -> None:
     mirror = harness.mirror
     for _ in range(8):
-        world.catch_up()
-        world.registry.renew("quick")
+        harness.catch_up()
+        harness.registry.renew("quick")
     assert mirror.seconds_until_next_request == 0.75, "its lease ends in a second"
-    world.clock.advance(0.7)
+    harness.clock.advance(0.7)
     assert mirror.seconds_until_next_request == pytest.approx(0.05)
-    world.catch_up()
+    harness.catch_up()
     assert mirror.seconds_until_next_request == 0.25, "0.3 s are left"
-    world.clock.advance(1)
-    world.catch_up()
+    harness.clock.advance(1)
+    harness.catch_up()
     for _ in range(8):
-        world.catch_up()
+        harness.catch_up()
     assert mirror.seconds_until_next_request == 5.0, "there is nothing to lose any more"
 
 
 def test_events_do_not_put_off_the_next_question(harness: CacheHarness) -> None:
     for number in range(60):
-        world.registry.renew("quick")
-        world.register(f"one of {number}")
-        world.deliver()
-        world.clock.advance(0.1)
-        if not world.mirror.seconds_until_next_request:
-            world.catch_up()
-        assert world.clock.now - world.mirror.as_of < 5.2
-        world.registry.renew("slow")
-    assert len(world.mirror.list_services(None)) == 62
+        harness.registry.renew("quick")
+        harness.register(f"one of {number}")
+        harness.deliver()
+        harness.clock.advance(0.1)
+        if not harness.mirror.seconds_until_next_request:
+            harness.catch_up()
+        assert harness.clock.now - harness.mirror.as_of < 5.2
+        harness.registry.renew("slow")
+    assert len(harness.mirror.list_services(None)) == 62
 
 
 def test_the_lease_of_a_new_service_counts_from_the_last_answer(harness: CacheHarness) -> None:
     """The event may have been on its way for as long as that."""
-    world.clock.advance(3)
-    world.register("brief", ttl=2)
-    world.register("lasting", ttl=20)
-    world.clock.advance(1.5)
-    world.deliver()
-    assert ids(world.mirror.list_services(None)) == ["slow", "lasting"]
-    assert world.mirror.seconds_until_next_request == 0.0
-    world.catch_up()
-    assert ids(world.mirror.list_services(None)) == ["slow", "brief", "lasting"]
+    harness.clock.advance(3)
+    harness.register("brief", ttl=2)
+    harness.register("lasting", ttl=20)
+    harness.clock.advance(1.5)
+    harness.deliver()
+    assert ids(harness.mirror.list_services(None)) == ["slow", "lasting"]
+    assert harness.mirror.seconds_until_next_request == 0.0
+    harness.catch_up()
+    assert ids(harness.mirror.list_services(None)) == ["slow", "brief", "lasting"]
 
 
 def test_leases_are_taken_in_only_with_all_events(harness: CacheHarness) -> None:
     """A service that is gone already is named in no lease, which would mean that it holds."""
-    world.registry.deregister("quick", None, who=FORCED)
-    world.register("other")
-    world.clock.advance(2)
-    world.ask(limit=0)
-    assert not world.mirror.seconds_until_next_request
-    assert ids(world.mirror.list_services(None)) == ["slow"]
-    world.ask(limit=1)
-    assert not world.mirror.seconds_until_next_request
-    world.ask(limit=1)
-    assert world.mirror.seconds_until_next_request
-    assert ids(world.mirror.list_services(None)) == ["slow", "other"]
+    harness.registry.deregister("quick", None, who=FORCED)
+    harness.register("other")
+    harness.clock.advance(2)
+    harness.ask(limit=0)
+    assert not harness.mirror.seconds_until_next_request
+    assert ids(harness.mirror.list_services(None)) == ["slow"]
+    harness.ask(limit=1)
+    assert not harness.mirror.seconds_until_next_request
+    harness.ask(limit=1)
+    assert harness.mirror.seconds_until_next_request
+    assert ids(harness.mirror.list_services(None)) == ["slow", "other"]
 
 
 def test_stale_is_what_got_no_answer_for_two_intervals(harness: CacheHarness) -> None:
     mirror = harness.mirror
     for _ in range(2):
-        world.clock.advance(5)
+        harness.clock.advance(5)
         assert mirror.seconds_until_next_request == 0.0
         assert mirror.stale() is None
         mirror.next_request()
         mirror.on_failure(RequestTimeout("away"))
         assert mirror.seconds_until_next_request == 5.0
-    world.clock.advance(0.5)
+    harness.clock.advance(0.5)
     assert mirror.stale() == 10.5
     harness.catch_up()
     assert mirror.stale() is None
 
 
-def test_nothing_is_known_before_the_first_answer(world: CacheHarness) -> None:
-    assert CacheView(world.clock).stale() == float("inf")
+def test_nothing_is_known_before_the_first_answer(harness: CacheHarness) -> None:
+    assert CacheView(harness.clock).stale() == float("inf")
 
 
-def test_another_registry_is_listed_anew(world: CacheHarness, caplog: pytest.LogCaptureFixture) -> None:
-    world.open()
-    world.register("new")
-    world.deliver()
-    assert world.mirror.seconds_until_next_request == 0.0
-    assert ids(world.mirror.list_services(None)) == ["slow", "quick"], "until it is known better"
-    world.catch_up()
-    assert ids(world.mirror.list_services(None)) == ["new"]
+def test_another_registry_is_listed_anew(
+    harness: CacheHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.open()
+    harness.register("new")
+    harness.deliver()
+    assert harness.mirror.seconds_until_next_request == 0.0
+    assert ids(harness.mirror.list_services(None)) == ["slow", "quick"], "until it is known better"
+    harness.catch_up()
+    assert ids(harness.mirror.list_services(None)) == ["new"]
     assert caplog.records == [], "nothing was missed"
 
 
@@ -513,8 +515,8 @@ def test_an_outage_with_another_registry_at_its_end_is_two_lines(
     harness: CacheHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
-        world.mirror.on_failure(RequestTimeout("away"))
-    world.open()
+        harness.mirror.on_failure(RequestTimeout("away"))
+    harness.open()
     for _ in range(3):
         harness.catch_up()
     assert [record.getMessage()[:24] for record in caplog.records] == [
@@ -585,24 +587,24 @@ def test_health_is_followed_by_events_and_in_place(harness: CacheHarness) -> Non
     assert without_heartbeat(mirror.list_services(None)) == without_heartbeat(harness.services())
 
 
-def test_a_service_that_recovers_is_passing_at_once(world: CacheHarness) -> None:
-    mirror = world.mirror
-    world.clock.advance(1.1)
-    world.judge()
-    world.deliver()
-    assert mirror.get("quick") == world.services()[1]
-    assert world.services()[1]["health"] == "critical"
-    world.clock.advance(0.4)
-    world.registry.renew("quick")
-    world.register("slow", ttl=30)
-    world.catch_up()
-    world.clock.advance(1.1)
-    world.judge()
-    world.registry.renew("quick")
-    world.commit()
-    world.deliver()
+def test_a_service_that_recovers_is_passing_at_once(harness: CacheHarness) -> None:
+    mirror = harness.mirror
+    harness.clock.advance(1.1)
+    harness.judge()
+    harness.deliver()
+    assert mirror.get("quick") == harness.services()[1]
+    assert harness.services()[1]["health"] == "critical"
+    harness.clock.advance(0.4)
+    harness.registry.renew("quick")
+    harness.register("slow", ttl=30)
+    harness.catch_up()
+    harness.clock.advance(1.1)
+    harness.judge()
+    harness.registry.renew("quick")
+    harness.commit()
+    harness.deliver()
     assert mirror.seconds_until_next_request < 1, "how long it stays so has to be asked soon"
-    world.catch_up()
+    harness.catch_up()
     assert ids(mirror.list_services(None)) == ["quick", "slow"]
 
 
@@ -632,11 +634,11 @@ def test_an_update_leaves_the_lease(harness: CacheHarness) -> None:
 def test_what_was_replaced_is_gone_when_the_new_one_comes(harness: CacheHarness) -> None:
     harness.register(None, ("A",), 30, ["quick", "slow"])
     for left in (["slow", "quick"], ["slow", "quick"], ["quick"]):
-        world.mirror.on_event(world.waiting.pop(0))
-        assert ids(world.mirror.list_services(None)) == left
-    assert world.waiting == []
-    assert without_heartbeat(world.mirror.list_services(None)) == without_heartbeat(
-        world.services()
+        harness.mirror.on_event(harness.waiting.pop(0))
+        assert ids(harness.mirror.list_services(None)) == left
+    assert harness.waiting == []
+    assert without_heartbeat(harness.mirror.list_services(None)) == without_heartbeat(
+        harness.services()
     )
 
 
@@ -665,10 +667,10 @@ def test_a_service_is_never_missing_while_it_is_updated(harness: CacheHarness) -
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for seq in range(world.registry.seq + 1, 10_000):
-        world.mirror.on_event({**event, "seq": seq, "data": data})
+    for seq in range(harness.registry.seq + 1, 10_000):
+        harness.mirror.on_event({**event, "seq": seq, "data": data})
     over.set()
     for thread in threads:
         thread.join(20)
     assert missing == []
-    assert world.mirror.next_request().params["since"] == 9_999
+    assert harness.mirror.next_request().params["since"] == 9_999

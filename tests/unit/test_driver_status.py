@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -151,7 +151,7 @@ TEXT: Any = "60"
         lambda status: status.begin(0, "x", NAN),
         lambda _: DriverStatus(0, 0.5),
         lambda _: DriverStatus(0, 86_401),
-        lambda _: DriverStatus(0, "60"),
+        lambda _: DriverStatus(0, cast(float, "60")),
     ],
 )
 def test_bad_values_are_refused_and_change_nothing(wrong: Callable[[DriverStatus], object]) -> None:
@@ -169,7 +169,7 @@ def test_another_process_has_news_of_all_but_the_feeding() -> None:
 
     here.feed(5)
     assert not news(5)
-    here.say(5, "cooling", None, None)
+    here.set(5, "cooling", None, None)
     assert news(5)
     assert not news(6)
     here.feed(17)
@@ -197,9 +197,9 @@ def test_another_process_says_the_same(steps: list[tuple[str, float, str]]) -> N
     for step, seconds, text in steps:
         now += seconds
         if step == "say":
-            here.say(now, text, 0.5, 2)
+            here.set(now, text, 0.5, 2)
         elif step == "clear":
-            here.say(now, None, None, None)
+            here.set(now, None, None, None)
         elif step == "begin":
             blocks.append(here.begin(now, text, 30))
         elif step == "end" and blocks:

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from rsreg.errors import RequestTimeout
 from rsreg.protocol.calls import Record
-from rsreg.transport.subscription import Follower, concerns
-from tests.helpers import ManualClock
 from rsreg.transport.subscription import Subscription, concerns
+from tests.helpers import ManualClock
 
 
 def event(seq: int, epoch: str = "e") -> Record:

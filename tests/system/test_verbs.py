@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT
 
 from rsreg import AsyncRegistryClient, RegistryClient
 from rsreg.client import verbs
+from tests.helpers import ROOT
 
-WRONG = Path(__file__).with_name("wrong_calls.py")
+WRONG = ROOT / "tests" / "programs" / "wrong_calls.py"
 
 
 def methods(cls: type) -> dict[str, Any]:
