@@ -43,9 +43,13 @@ T = TypeVar("T")
 
 def coroutine(
     method: Callable[Concatenate[RegistryClient, P], T],
-    verb: Callable[Concatenate[Session, P], Verb[T]],
+    verb: Callable[..., Verb[T]],
 ) -> Callable[Concatenate[AsyncRegistryClient, P], Coroutine[Any, Any, T]]:
-    """Make the coroutine method that runs `verb`, with the signature and the help of `method`."""
+    """Make the coroutine method that runs `verb`, with the signature and the help of `method`.
+
+    Type checkers take the parameters from `method` alone: mypy can't unite a list of keywords with
+    the same ones in a TypedDict.
+    """
 
     @functools.wraps(method)
     async def run(self: AsyncRegistryClient, /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -15,6 +15,7 @@ import pytest
 
 from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
 from rsreg.client.registration.heartbeat import HeartbeatRules
+from rsreg.protocol.calls import Call
 from rsreg.system.background import Caught, keep_on
 from rsreg.system.threads import Stop
 from rsreg.transport.async_event_stream import AsyncEventStream
@@ -349,11 +350,12 @@ def test_a_cache_of_a_client_starts_after_all(
     asked: list[str] = []
     with RegistryClient(endpoint, timeout=10, cache=True) as cached:
         run = cached._connection.run
-        monkeypatch.setattr(
-            cached._connection,
-            "run",
-            lambda call, *rest: (asked.append(call.action), run(call, *rest))[1],
-        )
+
+        def noted(call: Call[Any], *rest: Any) -> Any:
+            asked.append(call.action)
+            return run(call, *rest)
+
+        monkeypatch.setattr(cached._connection, "run", noted)
 
         def from_cache() -> bool:
             asked.clear()
