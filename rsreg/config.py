@@ -27,6 +27,8 @@ DEFAULT_LOG_SIZE = 16 * 1024 * 1024
 #: Seconds that a call of a client may take in total, by default and at most.
 DEFAULT_TIMEOUT = 2.0
 MAX_TIMEOUT = 86_400
+#: Seconds that completion may keep a shell waiting.
+COMPLETION_TIMEOUT = 0.3
 #: Seconds without a heartbeat after which a registration ends.
 DEFAULT_TTL = 30
 #: Seconds that a maintenance lasts by default.

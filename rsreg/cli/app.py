@@ -1,4 +1,4 @@
-"""The group of commands, and what becomes of the errors that they raise."""
+"""The command `rs_cs` with its subcommands, and the exit code of each error."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ from rsreg.cli.commands import (
     store,
 )
 from rsreg.cli.options import CantRun, Settings, WaitOver, common_options, examples, registry_option
-from rsreg.cli.output import CantWrite, forget, open_what_is_closed, say_error, write_json
+from rsreg.cli.output import (
+    CantWrite,
+    discard_output,
+    open_standard_streams,
+    write_error,
+    write_json,
+)
 from rsreg.errors import RegistryError
 
-#: What is wrong with an output that can't be written.
-_OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
-#: The exit code and the `code` in JSON of an error, by the first class that fits. A refusal of the
-#: registry brings a code of its own.
+#: Errors of an output that can't be written.
+_OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+#: The exit code and the `code` in JSON of an error, by the first class that matches. An error from
+#: the registry has a code of its own.
 _OUTCOMES: list[tuple[type[RegistryError], int, str]] = [
     (WaitOver, 124, "wait-over"),
     (CantRun, 126, "cant-run"),
@@ -49,7 +55,7 @@ _OUTCOMES: list[tuple[type[RegistryError], int, str]] = [
 
 
 class _Ordered(click.Group):
-    """Lists the commands as they were added, not by the alphabet."""
+    """Lists the commands in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -107,24 +113,24 @@ for _command in (
 
 
 def execute(args: list[str]) -> int:
-    """Run one command line; the exit code."""
-    open_what_is_closed()
+    """Run one command line; return the exit code."""
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding does not have is no reason to fail.
+        # A name may have characters that the encoding of the terminal does not have.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in itertools.takewhile(lambda one: one != "--", args)
     try:
         return int(_run(args) or 0)
     except CantWrite as error:
-        forget(sys.stdout)
-        # Who reads no further, as "head" does, needs no error.
+        discard_output(sys.stdout)
+        # A reader that stops early, such as "head", needs no error.
         if not isinstance(error.__cause__, BrokenPipeError):
             _report(False, str(error), error.hint, "output")
         return 1
     except click.Abort:
-        # It may have been in the middle of a line that nobody reads.
-        forget(sys.stdout)
+        # The output may hold a part of a line.
+        discard_output(sys.stdout)
         return INTERRUPTED
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
@@ -139,10 +145,10 @@ def execute(args: list[str]) -> int:
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        said = f"rs_cs itself failed: {type(error).__name__}: {error}"
+        text = f"rs_cs itself failed: {type(error).__name__}: {error}"
         _report(
             as_json,
-            said,
+            text,
             'run "python -X dev -m rsreg" with the same arguments to see where',
             "internal",
         )
@@ -150,7 +156,7 @@ def execute(args: list[str]) -> int:
 
 
 def _run(args: list[str]) -> Any:
-    """Run it; click writes help by itself, and ends the program if nobody reads that."""
+    """Run a command line with click, which writes help itself, and exits if nobody reads it."""
     try:
         return cli.main(args, prog_name="rs_cs", standalone_mode=False)
     except SystemExit as error:
@@ -158,14 +164,14 @@ def _run(args: list[str]) -> Any:
             raise CantWrite("nobody reads the help") from error.__context__
         raise
     except OSError as error:
-        if error.errno in _OF_OUTPUT:
+        if error.errno in _OUTPUT_ERRORS:
             raise CantWrite(f"can't write the help: {error.strerror}") from error
         raise
 
 
 def _report(as_json: bool, text: str, hint: str | None, code: str, **details: object) -> None:
     if not as_json:
-        say_error(text, hint)
+        write_error(text, hint)
         return
     body = {"success": False, "error": text, "code": code}
     write_json(body | ({"hint": hint} if hint else {}) | details)

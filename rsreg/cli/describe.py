@@ -1,6 +1,7 @@
-"""How a service, an event and the registry are described to people.
+"""Texts that describe services, events and the registry to people.
 
-`now` is always by the registry's clock, in seconds after 1970: that of this machine may be wrong.
+`now` is always the time of the registry, in seconds since 1970: the clock of this machine may be
+wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rsreg.protocol import records
 from rsreg.protocol.calls import Record
 from rsreg.protocol.health import SILENT, STALLED
 
-#: The columns of a list, and whether a cell may go on in the next line.
+#: The columns of a list, and whether they can be wrapped.
 LIST_COLUMNS = {
     "TYPE": True,
     "NAME": True,
@@ -26,12 +27,14 @@ LIST_COLUMNS = {
     "BEAT": False,
     "DOING": True,
 }
-#: How a health is said of a service, if not by its name.
+#: Words for a health where its name alone would be wrong.
 _HEALTH_PHRASES = {"maintenance": "in maintenance"}
+#: What each port of a registry is for, and its field in a status.
+_PORT_FIELDS = {"requests": "req_port", "events": "pub_port", "heartbeats": "hb_port"}
 
 
 def list_row(service: Record, now: float) -> list[str]:
-    """The cells of a service in a list."""
+    """Return the cells of a service in a list."""
     return [
         service["type"] or "-",
         *name_and_endpoint(service),
@@ -43,22 +46,22 @@ def list_row(service: Record, now: float) -> list[str]:
 
 
 def name_and_endpoint(service: Record | None) -> list[str]:
-    """Who, and where; dashes for none."""
+    """Return the name and the endpoint of a service; dashes without a service."""
     return [service["name"], records.endpoint_of(service)] if service else ["-", "-"]
 
 
 def doing(service: Record, now: float) -> str:
-    """What it is at, or why it is not to be used, in a few words."""
-    said = [service.get("reason", "")]
+    """Return in a few words what a service is doing, or why it is not available."""
+    parts = [service.get("reason", "")]
     if (terms := service.get("maintenance")) is not None:
-        said.append(maintenance(terms, now))
+        parts.append(maintenance(terms, now))
     if (status := service.get("status")) is not None:
-        said.append(_status(status, now))
-    return "; ".join(filter(None, said))
+        parts.append(_status_text(status, now))
+    return "; ".join(filter(None, parts))
 
 
-def standing(service: Record, now: float) -> str:
-    """How a service is, in a clause."""
+def health_clause(service: Record, now: float) -> str:
+    """Return a clause about the health of a service, with the reason."""
     explained = ("critical", "maintenance", "warning")
     why = doing(service, now) if service["health"] in explained else ""
     health = _HEALTH_PHRASES.get(service["health"], service["health"])
@@ -68,21 +71,21 @@ def standing(service: Record, now: float) -> str:
 
 
 def maintenance(terms: Mapping[str, Any], now: float) -> str:
-    """Who keeps it for how long, and why."""
+    """Return who started a maintenance, until when it lasts, and why."""
     until = terms.get("until")
-    parts = [who(terms), "for good" if until is None else f"until {moment(until, now)}"]
+    parts = [started_by(terms), "for good" if until is None else f"until {time_of_day(until, now)}"]
     reason = terms.get("reason")
     return " ".join(filter(None, parts)) + (f": {reason}" if reason else "")
 
 
-def who(terms: Mapping[str, Any]) -> str:
-    """Who keeps something in maintenance, in their own words; else their address."""
-    # Earlier registries have the words in "by".
+def started_by(terms: Mapping[str, Any]) -> str:
+    """Return who started a maintenance, by their own name, else by their address."""
+    # Older registries have the name in "by".
     return terms.get("says") or terms.get("by") or ""
 
 
 def service_facts(service: Record, now: float) -> Iterator[tuple[str, str]]:
-    """All about one service."""
+    """Yield labels and facts: everything about one service."""
     fields = dict(service)
     yield "name", fields.pop("name")
     yield "type", fields.pop("type") or "-"
@@ -98,96 +101,104 @@ def service_facts(service: Record, now: float) -> Iterator[tuple[str, str]]:
         if terms.get("says") and terms.get("by"):
             yield "", f"begun from {terms['by']}"
     if (status := fields.pop("status", None)) is not None:
-        yield "doing", _status(status, now)
+        yield "doing", _status_text(status, now)
     yield "id", fields.pop("id")
     yield "tags", ", ".join(fields.pop("tags")) or "-"
     for index, (key, value) in enumerate(fields.pop("metadata").items()):
-        yield "" if index else "metadata", f"{key}: {_said(value)}"
+        yield "" if index else "metadata", f"{key}: {_value_text(value)}"
     beat = fields.pop("last_heartbeat")
     at = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(beat))
     yield "heartbeat", f"{age(now - beat)} ago, at {at}"
     yield "ttl", f"{fields.pop('ttl'):g} s"
     if owner := fields.pop("owner", None):
-        yield "owner", _owner(owner, now)
+        yield "owner", _owner_text(owner, now)
     if (address := fields.pop("registered_by", None)) is not None:
         yield "registered", f"from {address}"
     for key, value in fields.items():
         if key not in ("host", "port"):
-            yield key, _said(value)
+            yield key, _value_text(value)
 
 
 def status_facts(about: Record, where: str, took: float) -> Iterator[tuple[str, str]]:
-    """How the registry is, and what is the matter with services."""
-    now = said_at(about.get("timestamp"))
+    """Yield labels and facts: the state of the registry, and problems of services."""
+    now = registry_time(about.get("timestamp"))
     yield "registry", f"{where}, answers in {took * 1000:.1f} ms"
     yield (
         "server",
         f"rsreg {about['version']}, pid {about['pid']} on {about['host']}, "
         f"up {age(now - about['started'])}",
     )
-    ports = {"requests": "req_port", "events": "pub_port", "heartbeats": "hb_port"}
-    yield "ports", ", ".join(f"{what} {about[port]}" for what, port in ports.items() if about[port])
+    yield "ports", ", ".join(f"{use} {port}" for use, port in ports(about).items())
     yield "store", about["store"]
     if about["status"] != "ok":
         yield about["status"], f"changes are refused: {about['reason']}"
         if "hint" in about:
             yield "", about["hint"]
-    yield "services", ", ".join(_counted(about["counts"]))
+    yield "services", ", ".join(_counts(about["counts"]))
     for one in about["services"] or ():
-        yield one["health"], f"{_title(one)}: {_matter(one, now)}"
+        yield one["health"], f"{_title(one)}: {_problem(one, now)}"
     if about["services"] is None:
         yield "", "the registry sends no list of those that are not well now"
     if limits := dict(about.get("limits", {})):
         gateways = limits.pop("gateways", [])
-        said = ", ".join(f"{name.replace('_', '-')} {bound}" for name, bound in limits.items())
-        yield "limits", said + (f"; gateways {', '.join(gateways)}" if gateways else "")
+        bounds = ", ".join(f"{name.replace('_', '-')} {bound}" for name, bound in limits.items())
+        yield "limits", bounds + (f"; gateways {', '.join(gateways)}" if gateways else "")
     for entry in about.get("maintenance", []):
         yield "maintenance", f"{target(entry)} {maintenance(entry, now)}"
 
 
+def ports(about: Record) -> dict[str, int]:
+    """Return the ports of a registry by what each is for."""
+    return {use: about[field] for use, field in _PORT_FIELDS.items() if about[field]}
+
+
 def target(entry: Record) -> str:
-    """What a maintenance is about."""
-    names = {"service": "service", "service_type": "type", "host": "host"}
-    return next(f"{said} {entry[name]}" for name, said in names.items() if name in entry)
+    """Return what a maintenance applies to."""
+    words = {"service": "service", "service_type": "type", "host": "host"}
+    return next(f"{word} {entry[field]}" for field, word in words.items() if field in entry)
 
 
 def event_line(event: Record) -> str:
-    """An event as it passes by."""
-    now = said_at(event.get("timestamp"))
+    """Return the line of an event."""
+    now = registry_time(event.get("timestamp"))
     at = time.strftime("%H:%M:%S", time.localtime(now))
     service = event["data"].get("service_info")
     if service:
-        parts = (*name_and_endpoint(service), _news(event, service, now), _by(event))
-        said = "  ".join(filter(None, parts))
+        parts = (
+            *name_and_endpoint(service),
+            _reason(event, service, now),
+            _cause(event),
+        )
+        text = "  ".join(filter(None, parts))
     else:
-        said = event["data"].get("service_id", "events were missed: list anew")
-    return f"{at}  #{event['seq']}  {event['type']:<11}  {said}"
+        text = event["data"].get("service_id", "events were missed: list anew")
+    return f"{at}  #{event['seq']}  {event['type']:<11}  {text}"
 
 
-def said_at(timestamp: float | None) -> float:
-    """Now, if a registry said something at that time; one of an older version does not say when."""
+def registry_time(timestamp: float | None) -> float:
+    """Return the time at which the registry replied; older registries do not send it."""
     return time.time() if timestamp is None else timestamp
 
 
-def moment(seconds: float, now: float) -> str:
-    """A time of day, with the date if it is not today's."""
+def time_of_day(seconds: float, now: float) -> str:
+    """Return a time of day, with the date unless it is today."""
     then, today = time.localtime(seconds), time.localtime(now)
     return time.strftime("%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)
 
 
-def _news(event: Record, service: Record, now: float) -> str:
-    """What an event tells beside its type."""
+def _reason(event: Record, service: Record, now: float) -> str:
+    """Return the reason of an event; empty if its type says everything."""
     return doing(service, now) if event["type"] in ("critical", "maintenance") else ""
 
 
-def _by(event: Record) -> str:
-    """Who caused it, and from where; the words of who began a maintenance are there already."""
+def _cause(event: Record) -> str:
+    """Return who caused an event, and from where; a maintenance has the name in its reason."""
     says = None if event["type"] == "maintenance" else event.get("says")
-    said = (("by", says), ("from", event.get("by")))
-    return " ".join(f"{word} {value}" for word, value in said if value)
+    parts = (("by", says), ("from", event.get("by")))
+    return " ".join(f"{word} {value}" for word, value in parts if value)
 
 
-def _counted(counts: Mapping[str, int]) -> Iterator[str]:
+def _counts(counts: Mapping[str, int]) -> Iterator[str]:
     healths = dict(counts)
     services, simulators = healths.pop("services"), healths.pop("simulators")
     yield str(services or "none")
@@ -197,7 +208,7 @@ def _counted(counts: Mapping[str, int]) -> Iterator[str]:
         yield f"{simulators} simulator{'' if simulators == 1 else 's'}"
 
 
-def _matter(service: Record, now: float) -> str:
+def _problem(service: Record, now: float) -> str:
     if service.get("reason") == SILENT:
         return f"no heartbeat for {age(now - service['last_heartbeat'])}, ttl {service['ttl']:g} s"
     if service["health"] == "starting":
@@ -208,27 +219,27 @@ def _matter(service: Record, now: float) -> str:
     return "its main loop stands still" if reason == STALLED else str(reason)
 
 
-def _status(status: Mapping[str, Any], now: float) -> str:
-    said = [status["text"]]
+def _status_text(status: Mapping[str, Any], now: float) -> str:
+    parts = [status["text"]]
     if (progress := status.get("progress")) is not None:
-        said.append(f"{progress:.0%}")
+        parts.append(f"{progress:.0%}")
     if (begun := status.get("since")) is not None and (most := status.get("max")) is not None:
-        said.append(f"{max(0, now - begun):.0f} s of {most:g}")
-    return ", ".join(said)
+        parts.append(f"{max(0, now - begun):.0f} s of {most:g}")
+    return ", ".join(parts)
 
 
-def _owner(owner: Mapping[str, Any], now: float) -> str:
-    said = [records.describe_process(owner)]
+def _owner_text(owner: Mapping[str, Any], now: float) -> str:
+    parts = [records.describe_process(owner)]
     if "started" in owner:
-        said.append(f"since {moment(owner['started'], now)}")
+        parts.append(f"since {time_of_day(owner['started'], now)}")
     if "program" in owner:
-        said.append(f"({owner['program']})")
-    return " ".join(filter(None, said)) or _said(owner)
+        parts.append(f"({owner['program']})")
+    return " ".join(filter(None, parts)) or _value_text(owner)
 
 
 def _title(service: Record) -> str:
     return f"{service['type']} {service['name']}" if service["type"] else str(service["name"])
 
 
-def _said(value: object) -> str:
+def _value_text(value: object) -> str:
     return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -21,19 +21,17 @@ from rsreg.protocol.records import ServiceRecord
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Seconds that a signal may go unnoticed: one that comes just before a wait does not end it.
+#: Longest wait in seconds: a signal that comes just before a wait does not end it.
 SIGNAL_LATENCY = 0.5
-#: Seconds that completion may keep the shell waiting.
-_COMPLETION_TIMEOUT = 0.3
-#: What means itself in every shell, without quotes. Shells put a completed word into the command
-#: line as it is, so a name such as "x;reboot" would be run: it has to be typed, with quotes.
+#: Words that need no quotes in any shell. Shells put a completed word into the command line
+#: unquoted, so a name such as "x;reboot" would be run: such names are not completed.
 _UNQUOTED = re.compile(r"[\w.:@+,/][\w.:@+,/%=-]*")
 _UNITS = {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 @dataclass
 class Settings:
-    """The options that every command has, given before or after it."""
+    """The options that every command has; they can be given before or after it."""
 
     registry: str | None = None
     timeout: float | None = None
@@ -43,24 +41,24 @@ class Settings:
         self,
         timeout: float | None = None,
         mode: str | None = config.ANY_MODE,
-        kind: type[RegistryClient] = RegistryClient,
+        client_class: type[RegistryClient] = RegistryClient,
         events: str | None = None,
     ) -> RegistryClient:
-        """A client of the registry that is meant.
+        """Return a client of the registry that the options name.
 
-        Who looks after a registry sees services of all modes, whatever RSREG_MODE says; for who
-        asks as a program would, `mode` is None, or the one that was given.
+        By default it sees services of all modes, whatever RSREG_MODE says, as an operator needs. A
+        command that asks as a program does gives None as `mode`, or the mode of its option.
         """
         if timeout is None:
             timeout = config.DEFAULT_TIMEOUT if self.timeout is None else self.timeout
-        return kind(self.registry, events, timeout=timeout, client_id="rs_cs", mode=mode)
+        return client_class(self.registry, events, timeout=timeout, client_id="rs_cs", mode=mode)
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 
 class CantRun(RegistryError):
-    """A program can't be run; `exit_code` is what shells report of it."""
+    """A program can't be run; `exit_code` is that of a shell in this case."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -68,7 +66,7 @@ class CantRun(RegistryError):
 
 
 class WaitOver(RegistryError):
-    """The services waited for did not come in time; `details` tells which."""
+    """Some services did not come in time; `details` has those that did."""
 
     def __init__(self, message: str, hint: str | None, details: Record) -> None:
         super().__init__(message, hint=hint)
@@ -76,7 +74,7 @@ class WaitOver(RegistryError):
 
 
 def seconds(value: str | float) -> float:
-    """The type of options that are a length of time, up to a day."""
+    """Convert an option that is a number of seconds, up to a day."""
     try:
         length = float(value)
     except ValueError:
@@ -89,7 +87,7 @@ def seconds(value: str | float) -> float:
 
 
 def period(value: str | float) -> float:
-    """The type of options that are a longer time: "90", "30min", "2h", "1d"."""
+    """Convert an option that is a longer time: "90", "30min", "2h", "1d"; return seconds."""
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|)", str(value).strip())
     length = float(parts[1]) * _UNITS[parts[2]] if parts else 0
     if not 1 <= length <= MAX_MAINTENANCE:
@@ -97,25 +95,24 @@ def period(value: str | float) -> float:
     return length
 
 
-def pair(value: str) -> tuple[str, str]:
-    """The type of options that are a key and a value."""
-    key, equals, said = value.partition("=")
+def key_and_value(text: str) -> tuple[str, str]:
+    """Convert an option that is KEY=VALUE."""
+    key, equals, value = text.partition("=")
     if not key or not equals:
-        raise click.BadParameter(f"{value!r} is not KEY=VALUE.")
-    return key, said
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE.")
+    return key, value
 
 
-def where(value: str) -> tuple[str, str]:
-    """The type of conditions: KEY=VALUE, KEY=>=1.4, or KEY>=1.4."""
+def condition(value: str) -> tuple[str, str]:
+    """Convert a condition: KEY=VALUE, KEY=>=1.4, or KEY>=1.4."""
     parts = re.fullmatch(r"([^=<>!~]+)([=<>!~].*)", value, re.DOTALL)
     if not parts:
         raise click.BadParameter(f"{value!r} is not KEY=VALUE.")
-    key, said = parts[1].strip(), parts[2]
-    return key, said.removeprefix("=")
+    return parts[1].strip(), parts[2].removeprefix("=")
 
 
 def service_options(command: F) -> F:
-    """The options on what is registered; their names are those of `RegistryClient.register`."""
+    """Add the options that describe a service, named as in `RegistryClient.register`."""
     for decorate in reversed(
         [
             click.option("--name", required=True, metavar="NAME", help="Name of the service."),
@@ -140,7 +137,7 @@ def service_options(command: F) -> F:
                 "tags",
                 metavar="TAG",
                 multiple=True,
-                callback=_listed,
+                callback=_as_list,
                 help="Additional tag to find the service by; may be given several times.",
             ),
             click.option(
@@ -148,8 +145,8 @@ def service_options(command: F) -> F:
                 "metadata",
                 metavar="KEY=VALUE",
                 multiple=True,
-                type=pair,
-                callback=_mapped,
+                type=key_and_value,
+                callback=_as_dict,
                 help="Metadata of the service; may be given several times.",
             ),
             click.option(
@@ -157,8 +154,8 @@ def service_options(command: F) -> F:
                 "endpoints",
                 metavar="NAME=PORT",
                 multiple=True,
-                type=pair,
-                callback=_ports,
+                type=key_and_value,
+                callback=_as_ports,
                 help="Additional named port; may be given several times.",
             ),
             mode_option("What the service drives. Default: RSREG_MODE, else hardware."),
@@ -177,30 +174,30 @@ def service_options(command: F) -> F:
     return command
 
 
-def conditions(command: F) -> F:
-    """The options on which services are meant."""
+def filter_options(command: F) -> F:
+    """Add the options that select services."""
     tag = click.option(
         "--tag",
         "tags",
         metavar="TAG",
         multiple=True,
-        callback=_listed,
+        callback=_as_list,
         help="Only services with this tag ('!TAG': without it); may be given several times.",
     )
-    condition = click.option(
+    metadata = click.option(
         "--where",
         metavar="KEY=VALUE",
         multiple=True,
-        type=where,
-        callback=_mapped,
+        type=condition,
+        callback=_as_dict,
         help="Only services whose metadata has this value, or meets a condition such as"
         " 'version>=1.4,<2'; may be given several times.",
     )
-    return tag(condition(command))
+    return tag(metadata(command))
 
 
 def store_options(command: F) -> F:
-    """The options on where the store of a server is."""
+    """Add the options that say where the store of a server is."""
     database = click.option(
         "--db",
         metavar="PATH|:memory:",
@@ -215,32 +212,32 @@ def store_options(command: F) -> F:
 
 
 def force_option(help_text: str) -> Callable[[F], F]:
-    """The option to change what is another's."""
+    """Return the option to change an entry of somebody else."""
     return click.option("--force", is_flag=True, help=help_text)
 
 
 def yes_option(command: F) -> F:
-    """The option not to be asked."""
+    """Add the option that answers yes to the question of a command."""
     return click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(command)
 
 
 def mode_option(help_text: str) -> Callable[[F], F]:
-    """The option that tells hardware from simulators."""
+    """Return the option that chooses between hardware and simulators."""
     return click.option("--mode", type=click.Choice(config.MODES), help=help_text)
 
 
 def complete_service(
     context: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Names and ids of the live registry."""
-    return _completed(context, incomplete, lambda one: [one["name"], one["id"]])
+    """Complete the names and ids of services in the registry."""
+    return _completions(context, incomplete, lambda one: [one["name"], one["id"]])
 
 
 def complete_type(
     context: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Types and tags of the live registry."""
-    return _completed(context, incomplete, lambda one: [one["type"] or "", *one["tags"]])
+    """Complete the types and tags of services in the registry."""
+    return _completions(context, incomplete, lambda one: [one["type"] or "", *one["tags"]])
 
 
 def common_options(
@@ -249,8 +246,10 @@ def common_options(
     """Add the options of every command; a `--timeout` without help is accepted, but not shown."""
 
     def decorate(command: F) -> F:
-        command = _kept("--json", is_flag=True, help="Print JSON, also for errors.")(command)
-        return _kept(
+        command = _shared_option("--json", is_flag=True, help="Print JSON, also for errors.")(
+            command
+        )
+        return _shared_option(
             "--timeout", metavar="SECONDS", type=seconds, help=timeout, hidden=timeout is None
         )(command)
 
@@ -258,8 +257,8 @@ def common_options(
 
 
 def registry_option(*names: str) -> Callable[[F], F]:
-    """The option of every command that talks to a registry."""
-    return _kept(
+    """Return the option of every command that talks to a registry."""
+    return _shared_option(
         *(names or ("-e", "--registry", "--endpoint")),
         "registry",
         metavar="URL",
@@ -268,59 +267,59 @@ def registry_option(*names: str) -> Callable[[F], F]:
 
 
 def examples(*lines: str, after: str = "") -> str:
-    """The end of a help page."""
+    """Return the end of a help page: examples, and a text after them."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines), after])
 
 
-def found(registry: RegistryClient, name: str) -> ServiceRecord:
-    """The service of an id, a name, or the start of either; raises UnknownService."""
+def require_service(registry: RegistryClient, name: str) -> ServiceRecord:
+    """Return the service with an id, a name, or the start of either; raises UnknownService."""
     service = registry.find_service(name)
     if service is None:
-        raise unknown(registry, name)
+        raise unknown_service(registry, name)
     return service
 
 
-def unknown(registry: RegistryClient, name: str) -> UnknownService:
-    """The error that there is no service of this name, with the one that may have been meant."""
+def unknown_service(registry: RegistryClient, name: str) -> UnknownService:
+    """Return the error that no service has this name, with a similar name as its hint."""
     words: list[str] = []
     with contextlib.suppress(RegistryError):
         words = [word for one in registry.list_services() for word in (one["name"], one["id"])]
     return UnknownService(
         f"no service {name!r}",
-        hint=meant(name, words)
+        hint=similar(name, words)
         or '"rs_cs list" shows all; an id, a name, or the start of either will do',
     )
 
 
-def meant(word: str, words: Iterable[str]) -> str | None:
-    """The question whether another word was meant, or None."""
+def similar(word: str, words: Iterable[str]) -> str | None:
+    """Return the hint that a similar word may be meant, or None."""
     near = display.near(word, dict.fromkeys(words))
     return None if near is None else display.did_you_mean(near)
 
 
-def type_meant(registry: RegistryClient, kinds: Iterable[str]) -> str | None:
-    """The question whether another of the types and tags that there are was meant, or None."""
+def type_hint(registry: RegistryClient, service_types: Iterable[str]) -> str | None:
+    """Return the hint that types or tags similar to these exist, or None."""
     services = registry.list_services(mode=config.ANY_MODE)
-    there = {
-        kind
+    existing = {
+        service_type
         for one in services
-        for kind in records.kinds_of(one["type"], one["tags"], one["metadata"])
+        for service_type in records.kinds_of(one["type"], one["tags"], one["metadata"])
     }
-    said = [meant(kind, there) for kind in kinds if kind not in there]
-    return "; ".join(filter(None, said)) or None
+    hints = [similar(name, existing) for name in service_types if name not in existing]
+    return "; ".join(filter(None, hints)) or None
 
 
-def _listed(_context: click.Context, _param: click.Parameter, value: Iterable[str]) -> list[str]:
+def _as_list(_context: click.Context, _param: click.Parameter, value: Iterable[str]) -> list[str]:
     return list(value)
 
 
-def _mapped(
+def _as_dict(
     _context: click.Context, _param: click.Parameter, value: Iterable[tuple[str, str]]
 ) -> dict[str, str]:
     return dict(value)
 
 
-def _ports(
+def _as_ports(
     _context: click.Context, _param: click.Parameter, value: Iterable[tuple[str, str]]
 ) -> dict[str, int] | None:
     for name, port in value:
@@ -329,21 +328,21 @@ def _ports(
     return {name: int(port) for name, port in value} or None
 
 
-def _kept(*names: str, **attributes: Any) -> Callable[[F], F]:
-    """An option whose value goes to the settings, not to the command."""
-    return click.option(*names, expose_value=False, callback=_keep, **attributes)
+def _shared_option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """Return an option whose value goes to the settings, not to the command."""
+    return click.option(*names, expose_value=False, callback=_keep_in_settings, **attributes)
 
 
-def _keep(context: click.Context, param: click.Parameter, value: Any) -> None:
+def _keep_in_settings(context: click.Context, param: click.Parameter, value: Any) -> None:
     if value is not None and value is not False:
         setattr(context.ensure_object(Settings), str(param.name), value)
 
 
-def _completed(
+def _completions(
     context: click.Context, incomplete: str, words: Callable[[Record], list[str]]
 ) -> list[CompletionItem]:
     try:
-        with context.ensure_object(Settings).client(_COMPLETION_TIMEOUT) as registry:
+        with context.ensure_object(Settings).client(config.COMPLETION_TIMEOUT) as registry:
             services = registry.list_services()
     except RegistryError:
         return []

@@ -1,4 +1,4 @@
-"""What goes to the terminal: data to stdout, the rest to stderr; nothing raw from the registry."""
+"""Output: data to stdout, all else to stderr; texts from the registry are made printable."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from rsreg.system.line_writer import Writer
 _STDOUT = 1
 #: Columns of a table that goes to a file or a pipe.
 _WIDTH = 100
-#: Columns of a terminal below which a table is no longer readable, and what is between two of them.
+#: Columns of a terminal below which a table is not readable; the gap between columns of a table.
 _NARROW, _GAP = 60, "  "
-#: Words that are to catch the eye.
+#: Colours of words that should be noticed.
 _COLORS = {
     "critical": "red",
     "degraded": "red",
@@ -36,31 +36,31 @@ _COLORS = {
 
 
 class CantWrite(RegistryError):
-    """What a command has to say can't be written to stdout."""
+    """The output of a command can't be written to stdout."""
 
 
 def write(text: str) -> None:
-    """A line of data; like all that writes data it raises CantWrite."""
+    """Write a line of data; like all functions that write data it raises CantWrite."""
     put(printable(text))
 
 
 def write_json(body: Mapping[str, Any], *, indented: bool = True) -> None:
-    """One JSON document: a line, but indented for people's eyes."""
+    """Write a JSON document: in one line, but indented on a terminal."""
     put(json_text(body, indented=indented))
 
 
 def json_text(body: Mapping[str, Any], *, indented: bool = True) -> str:
-    """The text of `write_json`."""
-    return json.dumps(body, indent=2 if indented and _for_eyes() else None)
+    """Return the text that `write_json` writes."""
+    return json.dumps(body, indent=2 if indented and _is_terminal() else None)
 
 
 def note(text: str) -> None:
-    """A line that is no data; nobody is told if it can't be written."""
-    _remark(printable(text))
+    """Write a line that is not data to stderr; no error is raised if that fails."""
+    _write_to_stderr(printable(text))
 
 
 def put(text: str) -> None:
-    """Data as it is, and a line's end."""
+    """Write data unchanged, and a line end."""
     if sys.stdout is None:
         raise CantWrite("can't write the answer: stdout is closed")
     try:
@@ -69,8 +69,8 @@ def put(text: str) -> None:
         raise CantWrite(f"can't write the answer: {error.strerror or error}") from error
 
 
-def put_beside(lines: Iterable[str]) -> Writer | None:
-    """Data for who may not read it: nobody waits for that, and it may fail. Flush it in the end."""
+def write_in_background(lines: Iterable[str]) -> Writer | None:
+    """Write lines on a thread, for a reader that may be slow or gone; flush it at the end."""
     if sys.stdout is None:
         return None
     writer = Writer(_STDOUT, lambda count: f"{count} lines are missing", sys.stdout.encoding)
@@ -79,8 +79,8 @@ def put_beside(lines: Iterable[str]) -> Writer | None:
     return writer
 
 
-def open_what_is_closed() -> None:
-    """Put /dev/null where stdin, stdout or stderr is closed: the next file would be it."""
+def open_standard_streams() -> None:
+    """Open /dev/null in place of a closed stdin, stdout or stderr, before another file takes it."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -88,44 +88,44 @@ def open_what_is_closed() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def forget(stream: Any) -> None:
-    """Leave unwritten what a stream could not write: else Python tries again at its end."""
+def discard_output(stream: Any) -> None:
+    """Drop what a stream could not write; otherwise Python tries again when it ends."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
-def say_error(text: str, hint: str | None) -> None:
-    """Why it failed, and what to do."""
-    for label, color, said in (("error:", "red", text), ("hint: ", "cyan", hint)):
-        if said:
-            lines = "\n".join(map(printable, said.splitlines()))
-            _remark(f"{_styled(label, color)} {lines}")
+def write_error(text: str, hint: str | None) -> None:
+    """Write why a command failed, and what to do."""
+    for label, color, message in (("error:", "red", text), ("hint: ", "cyan", hint)):
+        if message:
+            lines = "\n".join(map(printable, message.splitlines()))
+            _write_to_stderr(f"{_styled(label, color)} {lines}")
 
 
 def write_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Labels, and what there is to say on each, in one line: paths and ids are copied."""
+    """Write a label and a fact in each line; facts are not wrapped, so that they can be copied."""
     for line in fact_lines(facts):
         put(line)
 
 
 def fact_lines(facts: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """The lines of `write_facts`."""
-    said = [(printable(label), printable(fact)) for label, fact in facts]
-    width = max(len(label) for label, _ in said)
-    for label, fact in said:
+    """Yield the lines of `write_facts`."""
+    lines = [(printable(label), printable(fact)) for label, fact in facts]
+    width = max(len(label) for label, _ in lines)
+    for label, fact in lines:
         color = _COLORS.get(label)
         yield f"{_styled(label.ljust(width), color)}   {_styled(fact, _COLORS.get(fact))}"
 
 
 def write_table(columns: Mapping[str, bool], rows: Iterable[Sequence[str]]) -> None:
-    """A table as wide as the terminal; `columns` says which may go on in the next line.
+    """Write a table as wide as the terminal; `columns` says which columns can be wrapped.
 
-    On a narrow terminal that it does not fit, each row is a block of lines.
+    If the terminal is too narrow for the table, each row becomes a block of lines.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
-    width = shutil.get_terminal_size().columns if _for_eyes() else _WIDTH
+    width = shutil.get_terminal_size().columns if _is_terminal() else _WIDTH
     widest = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     fits = sum(widest) + len(_GAP) * (len(widest) - 1) <= width
     lines = (
@@ -148,7 +148,7 @@ def _table(columns: Mapping[str, bool], rows: Iterable[Sequence[str]], width: in
     for row in rows:
         table.add_row(*[Text(cell, style=_COLORS.get(cell, "")) for cell in row])
     drawn = io.StringIO()
-    coloured = _for_eyes() and not config.no_color()
+    coloured = _is_terminal() and not config.no_color()
     console = Console(
         file=drawn,
         width=width,
@@ -163,36 +163,36 @@ def _table(columns: Mapping[str, bool], rows: Iterable[Sequence[str]], width: in
 def _blocks(
     columns: Mapping[str, bool], rows: Iterable[Sequence[str]], width: int
 ) -> Iterator[str]:
-    """Lines for each cell that says something, beside the head of its column."""
+    """Yield lines for each cell that is not empty, beside the header of its column."""
     indent = max(map(len, columns)) + len(_GAP)
     for number, row in enumerate(rows):
         if number:
             yield ""
         for header, cell in zip(columns, row, strict=True):
-            said = textwrap.wrap(cell, max(width - indent, 1), break_on_hyphens=False)
-            for part, line in enumerate(said if cell != "-" else ()):
-                head = "" if part else header
-                yield f"{head.ljust(indent)}{_styled(line, _COLORS.get(cell))}"
+            lines = textwrap.wrap(cell, max(width - indent, 1), break_on_hyphens=False)
+            for part, line in enumerate(lines if cell != "-" else ()):
+                label = "" if part else header
+                yield f"{label.ljust(indent)}{_styled(line, _COLORS.get(cell))}"
 
 
-def _remark(line: str) -> None:
+def _write_to_stderr(line: str) -> None:
     try:
         click.echo(line, err=True)
     except OSError:
-        forget(sys.stderr)
+        discard_output(sys.stderr)
 
 
-def _for_eyes() -> bool:
+def _is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _styled(text: str, color: str | None) -> str:
-    """In colour, if any is wanted; click takes it out where there is no terminal."""
+    """Return a text in colour, unless NO_COLOR is set; click removes it if there is no terminal."""
     return text if color is None or config.no_color() else click.style(text, fg=color, bold=True)
 
 
-def ask(question: str) -> None:
-    """Go on only if that is what is wanted; RegistryError if not."""
+def confirm(question: str) -> None:
+    """Ask a question; raises RegistryError unless the answer is yes."""
     try:
         agreed = click.confirm(printable(question), err=True)
     except click.Abort:
@@ -202,8 +202,8 @@ def ask(question: str) -> None:
         raise RegistryError("nothing was changed")
 
 
-def check_can_ask(yes: bool) -> None:
-    """Refuse before anything is sent where nobody is there to be asked."""
+def check_can_confirm(yes: bool) -> None:
+    """Raise ConfigurationError, before anything is sent, if nobody can answer a question."""
     if not yes and not sys.stdin.isatty():
         raise ConfigurationError(
             "confirmation needed, and stdin is not a terminal",

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rsreg import display
+from rsreg import config, display
 from rsreg.client.sync import RegistryClient
 from rsreg.errors import RegistryError
 from rsreg.protocol import calls, messages, records
 from rsreg.protocol.records import ServiceList, ServiceRecord
 
-#: Seconds that completion may keep a shell waiting.
-_COMPLETION_TIMEOUT = 0.3
 #: Services that an error names.
 _MENTIONED = 3
 
@@ -79,7 +77,7 @@ class InteractiveClient(RegistryClient):
     def _names(self) -> list[str]:
         """The types and names of the services; none if the registry does not answer at once."""
         try:
-            services = self._ask(calls.list_services(), _COMPLETION_TIMEOUT)
+            services = self._run(calls.list_services(), config.COMPLETION_TIMEOUT)
         except (RegistryError, RuntimeError):
             return []
         return sorted({name for one in services for name in (*_types(one), one["name"])})

@@ -16,7 +16,7 @@ from rsreg.cli.options import (
     mode_option,
     pass_settings,
     registry_option,
-    type_meant,
+    type_hint,
 )
 from rsreg.cli.output import note, write, write_json, write_table
 from rsreg.client.sync import RegistryClient
@@ -42,10 +42,10 @@ def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -
     patience = 60.0 if settings.timeout is None else settings.timeout
     with settings.client(config.DEFAULT_TIMEOUT, mode) as registry:
         services = registry.wait_for(*service_types, timeout=patience)
-        missing = [kind for kind, service in services.items() if service is None]
-        hint = _meant_in_time(registry, missing)
+        missing = [name for name, service in services.items() if service is None]
+        hint = _hint_in_time(registry, missing)
     if not settings.json:
-        rows = [[kind, *describe.name_and_endpoint(one)] for kind, one in services.items()]
+        rows = [[name, *describe.name_and_endpoint(one)] for name, one in services.items()]
         write_table({"TYPE": True, "NAME": True, "ENDPOINT": True}, rows)
     elif not missing:
         write_json({"success": True, "found": services})
@@ -77,19 +77,19 @@ def watch(settings: Settings, service_type: str | None, events: str | None) -> N
     """
     server_process.log_to_stderr("warning")
     with settings.client(events=events) as registry:
-        coming = registry.watch(service_type)
+        changes = registry.watch(service_type)
         note(f"watching {registry.settings.req_endpoint}; Ctrl-C ends it")
-        # What nobody reads waits in the registry's journal, not here.
-        for event in coming:
+        # While stdout blocks, events wait in the journal of the registry, not in memory here.
+        for event in changes:
             if settings.json:
                 write_json(event, indented=False)
             else:
                 write(describe.event_line(event))
 
 
-def _meant_in_time(registry: RegistryClient, missing: list[str]) -> str | None:
-    """Which types may have been meant, if the registry still says which there are."""
+def _hint_in_time(registry: RegistryClient, missing: list[str]) -> str | None:
+    """Return a hint on similar types, if the registry still answers."""
     try:
-        return type_meant(registry, missing) if missing else None
+        return type_hint(registry, missing) if missing else None
     except RegistryError:
         return None

@@ -16,12 +16,12 @@ from rsreg.cli.options import (
     complete_type,
     examples,
     force_option,
-    meant,
     pass_settings,
     period,
     registry_option,
+    similar,
 )
-from rsreg.cli.output import ask, note, write_json, write_table
+from rsreg.cli.output import confirm, note, write_json, write_table
 from rsreg.client.sync import RegistryClient
 from rsreg.errors import OwnedByOther
 from rsreg.protocol import records
@@ -46,7 +46,7 @@ def maintenance() -> None:
 
 
 def _target(command: F) -> F:
-    """What is meant: a service, a type or a host."""
+    """Add the argument and the options for a service, a type or a host."""
     for decorate in (
         click.option("--host", metavar="HOST", help="All services on this host."),
         click.option(
@@ -96,8 +96,8 @@ def on(
     yet, the maintenance applies to the service that registers with it later.
     """
     with settings.client() as registry:
-        service = _resolved(registry, service)
-        entries = _changed(
+        service = _full_name(registry, service)
+        entries = _change(
             registry,
             True,
             force=force,
@@ -114,7 +114,7 @@ def on(
     if not settings.json:
         names = ", ".join(sorted(covered))
         note(f"out of discovery: {names}" if names else "no service is affected now")
-        if near := _near(services, service, service_type, host):
+        if near := _target_hint(services, service, service_type, host):
             note(near)
 
 
@@ -138,11 +138,11 @@ def off(
     Give the same NAME, --type or --host as at its start. Asks first if somebody else started it.
     """
     with settings.client() as registry:
-        entries = _changed(
+        entries = _change(
             registry,
             False,
             force=force,
-            service=_resolved(registry, service),
+            service=_full_name(registry, service),
             service_type=service_type,
             host=host,
         )
@@ -161,42 +161,42 @@ def list_(settings: Settings) -> None:
     _show(settings, about.get("maintenance", []), about.get("timestamp"))
 
 
-def _changed(registry: RegistryClient, on: bool, *, force: bool, **asked: Any) -> list[Record]:
-    """Begin or end one; on a terminal it is asked first if it is somebody else's."""
+def _change(registry: RegistryClient, on: bool, *, force: bool, **target: Any) -> list[Record]:
+    """Start or end a maintenance; on a terminal ask first if it is somebody else's."""
     try:
-        return registry.maintenance(on, force=force, **asked)
+        return registry.maintenance(on, force=force, **target)
     except OwnedByOther as error:
         if not sys.stdin.isatty():
             raise
-        ask(f"{error}. {'Replace' if on else 'End'} it nevertheless?")
-    return registry.maintenance(on, force=True, **asked)
+        confirm(f"{error}. {'Replace' if on else 'End'} it nevertheless?")
+    return registry.maintenance(on, force=True, **target)
 
 
-def _resolved(registry: RegistryClient, name: str | None) -> str | None:
-    """The name or id that is meant; the one given, if nobody has it or any of it."""
+def _full_name(registry: RegistryClient, name: str | None) -> str | None:
+    """Return the name of the service that `name` is the start of; else `name` itself."""
     if name is None:
         return None
-    found = registry.find_service(name)
-    if found is None or name in (found["id"], found["name"]):
+    record = registry.find_service(name)
+    if record is None or name in (record["id"], record["name"]):
         return name
-    return str(found["name"])
+    return str(record["name"])
 
 
-def _near(
+def _target_hint(
     services: ServiceList, service: str | None, service_type: str | None, host: str | None
 ) -> str | None:
-    """What may have been meant by a target that nobody has."""
+    """Return a hint on a similar name, type or host if the given one does not exist."""
     for word, words in (
         (service, [word for one in services for word in (one["name"], one["id"])]),
-        (service_type, [kind for one in services for kind in _kinds(one)]),
+        (service_type, [word for one in services for word in _types(one)]),
         (host, [one["host"] for one in services]),
     ):
         if word is not None and word not in words:
-            return meant(word, words)
+            return similar(word, words)
     return None
 
 
-def _kinds(one: Record) -> set[str]:
+def _types(one: Record) -> set[str]:
     return records.kinds_of(one["type"], one["tags"], one["metadata"])
 
 
@@ -205,7 +205,7 @@ def _show(settings: Settings, entries: list[Record], as_of: float | None) -> Non
         write_json({"success": True, "maintenance": entries})
         return
     if entries:
-        now = describe.said_at(as_of)
+        now = describe.registry_time(as_of)
         write_table(_COLUMNS, [_row(entry, now) for entry in entries])
     else:
         note("nothing is in maintenance")
@@ -217,6 +217,6 @@ def _row(entry: Record, now: float) -> list[str]:
         describe.target(entry),
         entry.get("says") or "-",
         entry.get("by") or "-",
-        "for good" if until is None else describe.moment(until, now),
+        "for good" if until is None else describe.time_of_day(until, now),
         entry.get("reason") or "-",
     ]

@@ -13,14 +13,14 @@ from rsreg.cli.options import (
     common_options,
     complete_service,
     complete_type,
-    conditions,
     examples,
-    found,
+    filter_options,
     mode_option,
     pass_settings,
     registry_option,
+    require_service,
     seconds,
-    type_meant,
+    type_hint,
 )
 from rsreg.cli.output import note, write, write_facts, write_json, write_table
 from rsreg.client.sync import RegistryClient
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from rsreg.server.rules.selection import Filter
 
 _NOTHING_FOUND = 4
-#: Services that an error explains itself with.
-_MENTIONED = 3
+#: Most services that an explanation names.
+_MOST_NAMED = 3
 _DEGRADED = 1
 
 
@@ -48,11 +48,11 @@ def status(settings: Settings) -> int:
     Exits with 1 if the registry can't store changes.
     """
     with settings.client() as registry:
-        asked = timing.steady()
+        asked_at = timing.steady()
         about = registry.server_status(services=False)
-        took = timing.steady() - asked
+        took = timing.steady() - asked_at
         where = registry.settings.req_endpoint
-        about["services"] = _of_interest(registry, settings)
+        about["services"] = _services_to_show(registry, settings)
     if settings.json:
         write_json(about)
     else:
@@ -65,7 +65,7 @@ def status(settings: Settings) -> int:
     epilog=examples("rs_cs list", "rs_cs list CAMERA --where 'version=>=1.4' --tag '!spare'"),
 )
 @click.argument("service_type", metavar="[TYPE]", required=False, shell_complete=complete_type)
-@conditions
+@filter_options
 @mode_option("Only services of this mode. Default: all.")
 @registry_option()
 @common_options()
@@ -85,13 +85,12 @@ def list_(
         services = registry.list_services(service_type, tags=tags, where=where, mode=mode)
         why = None
         if not (services or settings.json):
-            wanted = _wanted(tags, where, mode)
-            why = _why_empty(registry, service_type, wanted)
+            why = _why_empty(registry, service_type, _filter(tags, where, mode))
     services.sort(key=lambda one: (one["type"] or "", one["name"]))
     if settings.json:
         write_json({"success": True, "services": services})
     elif services:
-        now = describe.said_at(services.as_of)
+        now = describe.registry_time(services.as_of)
         write_table(*_columns([describe.list_row(one, now) for one in services]))
     if not settings.json:
         failing = sum(one["health"] != "passing" for one in services)
@@ -116,7 +115,7 @@ def get(settings: Settings, service: str) -> None:
     Give its id, its name, or the start of either.
     """
     with settings.client() as registry:
-        record = found(registry, service)
+        record = require_service(registry, service)
     _show(settings, record)
 
 
@@ -135,7 +134,7 @@ def get(settings: Settings, service: str) -> None:
 @click.option(
     "--wait", metavar="SECONDS", type=seconds, default=0.0, help="Wait up to SECONDS for one."
 )
-@conditions
+@filter_options
 @mode_option("Only services of this mode. Default: RSREG_MODE.")
 @registry_option("-e", "--registry")
 @common_options()
@@ -165,9 +164,9 @@ def discover(
                 f"no passing service of type {service_type!r}",
                 hint=_why_none(
                     registry.list_services(service_type, mode=config.ANY_MODE),
-                    _wanted(tags, where, mode),
+                    _filter(tags, where, mode),
                 )
-                or type_meant(registry, [service_type])
+                or type_hint(registry, [service_type])
                 or f'"rs_cs list" shows all, "rs_cs wait {service_type}" waits for one',
             )
     if not endpoint and named is None:
@@ -180,10 +179,10 @@ def discover(
         write(address)
 
 
-def _of_interest(registry: RegistryClient, settings: Settings) -> ServiceList | None:
-    """What status shows of services: those that are not well, or all in JSON.
+def _services_to_show(registry: RegistryClient, settings: Settings) -> ServiceList | None:
+    """Return the services that are not well, or all of them for JSON.
 
-    None if the registry sends no list of them now: they are too many, or too much waits.
+    Return None if the registry refuses the list: it is too long, or the registry is too busy.
     """
     try:
         if settings.json:
@@ -197,35 +196,37 @@ def _show(settings: Settings, service: ServiceRecord) -> None:
     if settings.json:
         write_json({"success": True, "service": service})
     else:
-        write_facts(describe.service_facts(service, describe.said_at(service.as_of)))
+        write_facts(describe.service_facts(service, describe.registry_time(service.as_of)))
 
 
 def _columns(rows: list[list[str]]) -> tuple[dict[str, bool], list[list[str]]]:
-    """The columns of a list, the last only if anybody has something in it."""
+    """Return the columns and rows of a list, without the last column if that is empty."""
     if any(row[-1] for row in rows):
         return describe.LIST_COLUMNS, rows
     return dict(list(describe.LIST_COLUMNS.items())[:-1]), [row[:-1] for row in rows]
 
 
-def _wanted(tags: list[str], where: dict[str, str], mode: str | None) -> Filter:
-    """The conditions as the registry has them; it is loaded only to explain."""
+def _filter(tags: list[str], where: dict[str, str], mode: str | None) -> Filter:
+    """Return the filter of the registry; its module is loaded only for an explanation."""
     from rsreg.server.rules.selection import read_filter
 
     return read_filter({"tags": tags, "where": where, "mode": mode})
 
 
-def _why_none(services: ServiceList, wanted: Filter) -> str:
-    """What is the matter with those that were not handed out, or were not asked for."""
-    now = describe.said_at(services.as_of)
-    said = []
-    for one in services[:_MENTIONED]:
-        why = wanted.against(one) if one["health"] in (PASSING, WARNING) else None
-        said.append(f"{one['name']} {why}" if why else describe.standing(one, now))
-    return "; ".join(said)
+def _why_none(services: ServiceList, condition: Filter) -> str:
+    """Return why these services were not discovered: their health, or a condition."""
+    now = describe.registry_time(services.as_of)
+    reasons = []
+    for one in services[:_MOST_NAMED]:
+        why = condition.against(one) if one["health"] in (PASSING, WARNING) else None
+        reasons.append(f"{one['name']} {why}" if why else describe.health_clause(one, now))
+    return "; ".join(reasons)
 
 
-def _why_empty(registry: RegistryClient, kind: str | None, wanted: Filter) -> str | None:
-    """Why a list is empty: what the first ones have otherwise, or which type may be meant."""
-    others = registry.list_services(kind, mode=config.ANY_MODE)[:_MENTIONED]
-    said = [f"{one['name']} {why}" for one in others if (why := wanted.against(one))]
-    return "; ".join(said) or (None if kind is None else type_meant(registry, [kind]))
+def _why_empty(registry: RegistryClient, service_type: str | None, condition: Filter) -> str | None:
+    """Return why a list is empty: which conditions services do not meet, or a similar type."""
+    others = registry.list_services(service_type, mode=config.ANY_MODE)[:_MOST_NAMED]
+    reasons = [f"{one['name']} {why}" for one in others if (why := condition.against(one))]
+    if reasons or service_type is None:
+        return "; ".join(reasons) or None
+    return type_hint(registry, [service_type])

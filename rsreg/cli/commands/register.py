@@ -16,14 +16,14 @@ from rsreg.cli.options import (
     complete_service,
     examples,
     force_option,
-    found,
     pass_settings,
     registry_option,
+    require_service,
     service_options,
-    unknown,
+    unknown_service,
     yes_option,
 )
-from rsreg.cli.output import ask, check_can_ask, note, write, write_json
+from rsreg.cli.output import check_can_confirm, confirm, note, write, write_json
 from rsreg.client.registration.address import own_host
 from rsreg.client.sync import RegistryClient
 
@@ -47,12 +47,12 @@ def register(settings: Settings, /, heartbeat: bool, mode: str | None, **service
     """Register a service by hand and print its id."""
     if heartbeat:
         server_process.log_to_stderr("info")
-        # A supervisor that ends us means the same as Ctrl-C.
+        # SIGTERM from a supervisor has the same effect as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     service["host"] = service["host"] or own_host()
     with settings.client(mode=mode) as registry:
         try:
-            # What is registered by hand is not gone when this command is.
+            # Without heartbeats the registration has to outlive this command.
             service_id = registry.register(**service, owned=heartbeat)
             if settings.json:
                 write_json({"success": True, "service_id": service_id})
@@ -84,13 +84,13 @@ def deregister(settings: Settings, service: str, yes: bool, force: bool) -> None
     whose process is running is not removed, and a program that still sends heartbeats registers it
     again.
     """
-    check_can_ask(yes)
+    check_can_confirm(yes)
     with settings.client() as registry:
-        record = found(registry, service)
+        record = require_service(registry, service)
         if not yes:
-            ask(f"Remove {record['id']} on {record['host']}:{record['port']}?")
+            confirm(f"Remove {record['id']} on {record['host']}:{record['port']}?")
         if not registry.deregister(record["id"], force=force):
-            raise unknown(registry, service)
+            raise unknown_service(registry, service)
     if settings.json:
         write_json({"success": True, "service_id": record["id"]})
     else:

@@ -1,4 +1,4 @@
-"""The command that runs any program as a service: run."""
+"""The command that runs a program as a service: run."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from rsreg.cli.output import note
 from rsreg.errors import PortInUse, RegistryError, TransportError
 from rsreg.transport import channel
 
-#: What is passed on to the program, as far as the system has it. SIGINT goes to it by itself where
-#: it comes from the keyboard.
+#: Signals that are passed on to the program, as far as the system has them. From the keyboard
+#: SIGINT reaches the program directly.
 _PASSED_ON = [
     getattr(signal, name)
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 ]
-#: What the keyboard sends to all programs in the foreground.
+#: Signals that the keyboard sends to all programs in the foreground.
 _FROM_KEYBOARD = (signal.SIGINT, getattr(signal, "SIGQUIT", None))
-#: Seconds between two looks whether the port answers, and that one look may take.
-_PAUSE, _LOOK = 0.1, 1.0
+#: Seconds between two attempts to connect to the port, and for one attempt.
+_PAUSE, _CONNECT_TIMEOUT = 0.1, 1.0
 #: Seconds that a program may take to end when its registration is refused.
 _END = 10.0
-#: What shells report of a program that can't be run, and of one that is not there.
+#: Exit codes of shells for a program that can't be run, and for one that does not exist.
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
-#: What shells add to the number of the signal that ended a program.
+#: Shells add this to the number of the signal that ended a program.
 _BY_SIGNAL = 128
 
 
@@ -96,7 +96,7 @@ def run(settings: Settings, /, command: tuple[str, ...], mode: str | None, **ser
 
 
 class _Program:
-    """A program that runs, and gets the signals that we get."""
+    """A running program, which gets the signals that this process gets."""
 
     def __init__(self, command: tuple[str, ...]) -> None:
         early: list[int] = []
@@ -122,7 +122,7 @@ class _Program:
         self.exit_code()
 
     def runs_on(self, seconds: float) -> bool:
-        """Wait for its end, at most so long; whether it still runs."""
+        """Wait up to `seconds` for the end of the program; return whether it still runs."""
         try:
             self._child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -130,25 +130,25 @@ class _Program:
         return False
 
     def exit_code(self) -> int:
-        """Wait for its end; what a shell would report of it."""
-        # Not a wait without an end: a signal that comes just before it would not be passed on.
+        """Wait for the end of the program; return the exit code that a shell would report."""
+        # Not one endless wait: a signal that comes just before it would not be passed on.
         while self.runs_on(SIGNAL_LATENCY):
             pass
         code = self._child.wait()
         return code if code >= 0 else _BY_SIGNAL - code
 
     def end(self) -> None:
-        """Have it end, if need be by force."""
+        """End the program, by force if necessary."""
         self._child.terminate()
         if self.runs_on(_END):
             self._child.kill()
 
     def _reap_others(self) -> None:
-        """As the first process of a container: what its other processes leave behind is ours."""
+        """Reap orphaned processes, which belong to this one if it is the first of a container."""
         if sys.platform != "linux":
             return
         with contextlib.suppress(ChildProcessError):
-            # The program itself stays for who waits for it, and all are found once it is gone.
+            # The program itself is reaped by `exit_code`; then the others behind it can be reaped.
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 if ended.si_pid == self._child.pid:
                     break
@@ -161,15 +161,15 @@ class _Program:
 
 def _on_signals(handler: Callable[[int, FrameType | None], object]) -> None:
     for number in _PASSED_ON:
-        # Who starts us with `nohup` wants the program to have it so, too.
+        # A signal that is ignored, as by `nohup`, stays ignored for the program, too.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 def _in_foreground() -> bool:
-    """Whether a terminal's keys interrupt us, and with us the program."""
+    """Return whether keys of a terminal interrupt this process, and the program with it."""
     if sys.platform == "win32":
-        return True  # Nothing else sends these there.
+        return True  # On Windows only the keyboard sends these signals.
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     except (OSError, ValueError):
@@ -184,7 +184,7 @@ def _left_behind(program: str, when: str) -> str:
 
 
 def _check_free(host: str | None, port: int) -> None:
-    """Refuse if something answers already: it would be taken for the program."""
+    """Raise PortInUse if something answers already, which would be taken for the program."""
     if _listens(host, port):
         raise PortInUse(
             f"something answers on port {port} before the program is started",
@@ -193,7 +193,7 @@ def _check_free(host: str | None, port: int) -> None:
 
 
 def _answers(program: _Program, host: str | None, port: int) -> bool:
-    """Wait until the port answers; False if the program ends first."""
+    """Wait until the port answers; return False if the program ends first."""
     while program.runs_on(_PAUSE):
         if _listens(host, port):
             return True
@@ -201,20 +201,21 @@ def _answers(program: _Program, host: str | None, port: int) -> bool:
 
 
 def _listens(host: str | None, port: int) -> bool:
-    """Whether a port takes connections; without a host, on any address of this machine."""
+    """Return whether a port accepts connections; without a host, on any address of this machine."""
     hosts = [host] if host else ["127.0.0.1", "::1", socket.gethostname()]
-    return any(map(_tries(port), hosts))
+    return any(map(_connector(port), hosts))
 
 
-def _tries(port: int) -> Callable[[str], bool]:
-    def takes(host: str) -> bool:
-        named = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+def _connector(port: int) -> Callable[[str], bool]:
+    def connects(host: str) -> bool:
+        endpoint = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         try:
-            # A name server that is silent keeps the program waiting no longer than a port does.
-            found = channel.find(named, _LOOK, None).removeprefix("tcp://").rpartition(":")[0]
-            socket.create_connection((found.strip("[]"), port), _LOOK).close()
+            # This resolves the name within a timeout, also if the name server does not answer.
+            resolved = channel.find(endpoint, _CONNECT_TIMEOUT, None)
+            address = resolved.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+            socket.create_connection((address, port), _CONNECT_TIMEOUT).close()
         except (OSError, TransportError):
             return False
         return True
 
-    return takes
+    return connects

@@ -10,11 +10,12 @@ import click
 
 from rsreg import config
 from rsreg.admin import server_process
+from rsreg.cli import describe
 from rsreg.cli.options import (
     Settings,
     common_options,
     examples,
-    pair,
+    key_and_value,
     pass_settings,
     registry_option,
     seconds,
@@ -22,26 +23,23 @@ from rsreg.cli.options import (
     yes_option,
 )
 from rsreg.cli.output import (
-    ask,
-    check_can_ask,
+    check_can_confirm,
+    confirm,
     fact_lines,
     json_text,
     put,
-    put_beside,
     write,
+    write_in_background,
     write_json,
 )
 from rsreg.errors import ConfigurationError
 from rsreg.protocol.calls import Record
 from rsreg.system.line_writer import Writer
 
-if TYPE_CHECKING:
-    from rsreg.server.settings import ServerSettings
-
-#: Bytes of a log: it has to hold some lines.
+#: Smallest size of a log in bytes: some lines have to fit in.
 _LEAST_LOG = 4096
 _PORT = click.IntRange(0, 65535)
-#: Seconds that the end waits until the announcement is written.
+#: Seconds to wait at the end until the announcement is written.
 _FLUSH = 0.5
 _DEV = {"bind": "127.0.0.1", "db": server_process.IN_MEMORY, "log_level": "debug"}
 
@@ -121,7 +119,7 @@ def _numbers(
     "limits",
     metavar="NAME=NUMBER",
     multiple=True,
-    type=pair,
+    type=key_and_value,
     callback=_numbers,
     help="Change a limit; may be given several times. docs/security.md lists all limits, and"
     ' "rs_cs status" shows them.',
@@ -169,22 +167,25 @@ def start(
                 f"{option} needs --background",
                 hint="in the foreground the log goes to stderr: 2> FILE",
             )
-    config.default_endpoint()  # A wrong RSREG_ENDPOINT is said before anything is started.
-    said = {name: value for name, value in given.items() if value is not None}
-    limits = read_limits(said.pop("limits"), said.pop("gateways"))
-    wanted = ServerSettings(**{**(_DEV if dev else {}), **said, "limits": limits})
+    # A wrong RSREG_ENDPOINT or limit is reported before anything is started.
+    config.default_endpoint()
+    options = {name: value for name, value in given.items() if value is not None}
+    server_settings = server_process.ServerSettings(**{**(_DEV if dev else {}), **options})
+    read_limits(server_settings.limits, server_settings.gateways)
     if background:
-        patience = server_process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
+        timeout = server_process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
         log = None if log_file is None else Path(log_file)
-        about = server_process.start_in_background(wanted, log, patience)
-        for line in _announcement(settings, wanted, about):
+        about = server_process.start_in_background(server_settings, log, timeout)
+        for line in _announcement(settings, server_settings.bind, about):
             put(line)
         return
     writers: list[Writer | None] = []
     try:
         server_process.run(
-            wanted,
-            lambda about: writers.append(put_beside(_announcement(settings, wanted, about))),
+            server_settings,
+            lambda about: writers.append(
+                write_in_background(_announcement(settings, server_settings.bind, about))
+            ),
         )
     finally:
         for writer in filter(None, writers):
@@ -201,13 +202,13 @@ def stop(settings: Settings, yes: bool) -> None:
 
     Asks for confirmation first, and returns when the registry has ended.
     """
-    check_can_ask(yes)
+    check_can_confirm(yes)
     with settings.client() as registry:
         about = registry.server_status(services=False)
         where = registry.settings.req_endpoint
         what = f"the registry on {where}, pid {about['pid']}"
         if not yes:
-            ask(f"Stop {what}, services: {about['counts']['services']}?")
+            confirm(f"Stop {what}, services: {about['counts']['services']}?")
         server_process.stop(registry)
     if settings.json:
         write_json({"success": True, "status": "stopped", "endpoint": where, "pid": about["pid"]})
@@ -215,28 +216,24 @@ def stop(settings: Settings, yes: bool) -> None:
         write(f"{what}, has stopped")
 
 
-def _announcement(settings: Settings, wanted: ServerSettings, about: Record) -> Iterator[str]:
+def _announcement(settings: Settings, bind: str, about: Record) -> Iterator[str]:
+    """Yield the lines about a server that has started."""
     if settings.json:
         yield json_text({"success": True, **about})
         return
-    # Where the others find it: of all addresses the name is the one to tell.
-    where = (
-        f"tcp://{about['host']}:" if wanted.bind in ("*", "0.0.0.0", "::") else about["endpoint"]
-    )
-    ports = {"requests": "req_port", "events": "pub_port", "heartbeats": "hb_port"}
-    facts = {
-        what: config.on_port(where, about[port]) for what, port in ports.items() if about[port]
-    }
+    # A server that listens on all addresses is announced by the name of its host.
+    where = f"tcp://{about['host']}:" if bind in ("*", "0.0.0.0", "::") else about["endpoint"]
+    facts = {use: config.on_port(where, port) for use, port in describe.ports(about).items()}
     facts["store"] = about["store"]
     if "log_file" in about:
         facts["log"] = about["log_file"]
     yield f"rsreg {about['version']}, pid {about['pid']}; {_how_to_stop(about)}"
-    yield from fact_lines((f"  {label}", said) for label, said in facts.items())
+    yield from fact_lines((f"  {label}", fact) for label, fact in facts.items())
 
 
 def _how_to_stop(about: Record) -> str:
     if "log_file" not in about:
         return "Ctrl-C stops it"
     address = about["endpoint"].removeprefix("tcp://").replace("127.0.0.1", "localhost")
-    known = config.default_endpoint() == f"tcp://{address}"
-    return f'"rs_cs stop{"" if known else f" -e {address}"}" stops it'
+    is_default = config.default_endpoint() == f"tcp://{address}"
+    return f'"rs_cs stop{"" if is_default else f" -e {address}"}" stops it'

@@ -1,4 +1,4 @@
-"""The commands for shells: Python's, and the completion of the system's."""
+"""The commands for shells: a Python shell, and completion for the system's shell."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shell(settings: Settings) -> None:
     IPython if that is installed, else Python's own. --json applies only to errors here.
     """
     server_process.log_to_stderr("warning")
-    with settings.client(kind=InteractiveClient) as registry:
+    with settings.client(client_class=Bench) as registry:
         about = registry.server_status(services=False)
         banner = (
             f"rsreg {__version__} on Python {sys.version.split()[0]}: "
@@ -42,7 +42,7 @@ def shell(settings: Settings) -> None:
             ipython = importlib.import_module("IPython")
         except ImportError:
             ipython = None
-        # Not in the handler: each traceback in the shell would begin with the missing IPython.
+        # Outside the handler: else tracebacks in the shell would begin with the missing IPython.
         if ipython is None:
             _plain_shell(names, banner)
         else:
@@ -63,11 +63,11 @@ def completion(context: click.Context, shell_name: str) -> None:
 
     It completes commands and options, and asks the registry for services and types.
     """
-    found = get_completion_class(shell_name)
-    if found is None:
+    completion_class = get_completion_class(shell_name)
+    if completion_class is None:
         raise InternalError(f"click knows no completion for {shell_name}")
     root = context.find_root()
-    script = found(root.command, {}, "rs_cs", "_RS_CS_COMPLETE").source()
+    script = completion_class(root.command, {}, "rs_cs", "_RS_CS_COMPLETE").source()
     if context.ensure_object(Settings).json:
         write_json({"success": True, "shell": shell_name, "script": script})
     else:
@@ -75,15 +75,15 @@ def completion(context: click.Context, shell_name: str) -> None:
 
 
 def _ipython_shell(ipython: Any, names: dict[str, Any], banner: str) -> None:
-    wanted = importlib.import_module("traitlets.config").Config()
-    wanted.TerminalInteractiveShell.banner1 = banner + "\n"
-    ipython.start_ipython(argv=[], user_ns=names, config=wanted)
+    config = importlib.import_module("traitlets.config").Config()
+    config.TerminalInteractiveShell.banner1 = banner + "\n"
+    ipython.start_ipython(argv=[], user_ns=names, config=config)
 
 
 def _plain_shell(names: dict[str, Any], banner: str) -> None:
     from code import InteractiveConsole
 
-    # Windows has none, and a shell that completes by itself.
+    # Windows has no readline; its console completes by itself.
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
             import readline

@@ -18,8 +18,8 @@ from rsreg.cli.options import (
 from rsreg.cli.output import note, write, write_json
 from rsreg.errors import ConfigurationError
 
-#: Seconds that the registry may take for a copy, if nothing is said.
-_PATIENCE = 60.0
+#: Seconds that the registry may take for a copy, by default.
+_TIMEOUT = 60.0
 
 
 @click.command(
@@ -38,8 +38,8 @@ def backup(settings: Settings, file: Path, replace: bool) -> None:
     The registry on this machine writes FILE, and goes on serving meanwhile. FILE appears only when
     the copy is complete. Only the user that the registry runs as can read it.
     """
-    patience = _PATIENCE if settings.timeout is None else settings.timeout
-    with settings.client(patience) as registry:
+    timeout = _TIMEOUT if settings.timeout is None else settings.timeout
+    with settings.client(timeout) as registry:
         copied = registry.backup(file, replace=replace)
     if settings.json:
         write_json({"success": True, **copied})
