@@ -165,7 +165,7 @@ def start(
         if value is not None and not background:
             raise ConfigurationError(
                 f"{option} needs --background",
-                hint="in the foreground the log goes to stderr: 2> FILE",
+                hint="in the foreground the log goes to stderr; 2> FILE keeps it",
             )
     # A wrong RSREG_ENDPOINT or limit is reported before anything is started.
     config.default_endpoint()
