@@ -19,7 +19,7 @@ DEFAULT_RS_HB_PORT = 4244
 DATABASE = "service_registry.db"
 #: Seconds between two passes of the reaper.
 DEFAULT_CLEANUP_INTERVAL = 10.0
-#: What the journal of the server keeps: so many events, and so many bytes of them.
+#: Most events, and most bytes of events, that the journal of the server keeps.
 DEFAULT_JOURNAL_EVENTS = 10_000
 DEFAULT_JOURNAL_BYTES = 16 * 1024 * 1024
 #: Bytes that the log of a server in the background may have; one older file is kept beside it.

@@ -254,7 +254,7 @@ def _subclasses(cls: type[ServerError]) -> Iterator[type[ServerError]]:
 #: Wire code -> class. Codes are part of the protocol; a test keeps them unique.
 BY_CODE: dict[str, type[ServerError]] = {cls.code: cls for cls in _subclasses(ServerError)}
 
-#: What an error object holds beside `details`.
+#: Fields of an error object that do not belong to `details`.
 _KNOWN_FIELDS = {"success", "error", "code", "hint", "message", "request_id"}
 
 

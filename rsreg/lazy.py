@@ -1,4 +1,4 @@
-"""Names of a package that are loaded when they are asked for."""
+"""Names of a package whose modules are loaded at the first use of the name."""
 
 from __future__ import annotations
 

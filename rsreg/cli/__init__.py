@@ -1,4 +1,4 @@
-"""The command line `rs_cs`: a thin face; whatever it does is also a Python call."""
+"""The command line `rs_cs`; everything that it does is also a Python call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-#: What shells report of a program that Ctrl-C ended.
+#: The exit code of a program that was ended by Ctrl-C, as in shells.
 INTERRUPTED = 130
 
 

@@ -29,7 +29,7 @@ LIST_COLUMNS = {
 }
 #: Words for a health where its name alone would be wrong.
 _HEALTH_PHRASES = {"maintenance": "in maintenance"}
-#: What each port of a registry is for, and its field in a status.
+#: The use of each port of a registry, and the field of a status that has it.
 _PORT_FIELDS = {"requests": "req_port", "events": "pub_port", "heartbeats": "hb_port"}
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: their options, settings and arguments."""
+"""Options, settings and arguments that the commands share."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the operating system gives: threads, processes, files, streams."""
+"""Services of the operating system: threads, processes, files, streams."""

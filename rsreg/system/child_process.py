@@ -81,7 +81,7 @@ if sys.platform != "win32":
             self._lock = new_lock()
             self._here, there = _socket.socketpair()
             try:
-                # That of gevent would watch the child.
+                # The one that gevent puts in its place would watch the child.
                 self._pid: int | None = original("os", "posix_spawn")(
                     command[0],
                     command,

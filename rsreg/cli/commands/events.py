@@ -39,9 +39,9 @@ def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -
     Exits with 124 if that takes longer than --timeout. Also waits for a registry that does not
     answer yet.
     """
-    patience = 60.0 if settings.timeout is None else settings.timeout
+    timeout = 60.0 if settings.timeout is None else settings.timeout
     with settings.client(config.DEFAULT_TIMEOUT, mode) as registry:
-        services = registry.wait_for(*service_types, timeout=patience)
+        services = registry.wait_for(*service_types, timeout=timeout)
         missing = [name for name, service in services.items() if service is None]
         hint = _hint_in_time(registry, missing)
     if not settings.json:
@@ -51,7 +51,7 @@ def wait(settings: Settings, service_types: tuple[str, ...], mode: str | None) -
         write_json({"success": True, "found": services})
     if missing:
         raise WaitOver(
-            f"no passing service of type {', '.join(missing)} after {patience:g} s",
+            f"no passing service of type {', '.join(missing)} after {timeout:g} s",
             hint,
             {"found": services},
         )
