@@ -77,7 +77,7 @@ class InteractiveClient(RegistryClient):
     def _names(self) -> list[str]:
         """The types and names of the services; none if the registry does not answer at once."""
         try:
-            services = self._run(calls.list_services(), config.COMPLETION_TIMEOUT)
+            services = self._ask(calls.list_services(), config.COMPLETION_TIMEOUT)
         except (RegistryError, RuntimeError):
             return []
         return sorted({name for one in services for name in (*_types(one), one["name"])})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -170,8 +170,8 @@ def start(
     # A wrong RSREG_ENDPOINT or limit is reported before anything is started.
     config.default_endpoint()
     options = {name: value for name, value in given.items() if value is not None}
-    server_settings = server_process.ServerSettings(**{**(_DEV if dev else {}), **options})
-    read_limits(server_settings.limits, server_settings.gateways)
+    limits = read_limits(options.pop("limits"), options.pop("gateways"))
+    server_settings = ServerSettings(**{**(_DEV if dev else {}), **options, "limits": limits})
     if background:
         timeout = server_process.DEFAULT_PATIENCE if settings.timeout is None else settings.timeout
         log = None if log_file is None else Path(log_file)

@@ -29,7 +29,7 @@ def shell(settings: Settings) -> None:
     IPython if that is installed, else Python's own. --json applies only to errors here.
     """
     server_process.log_to_stderr("warning")
-    with settings.client(client_class=Bench) as registry:
+    with settings.client(client_class=InteractiveClient) as registry:
         about = registry.server_status(services=False)
         banner = (
             f"rsreg {__version__} on Python {sys.version.split()[0]}: "
