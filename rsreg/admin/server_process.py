@@ -79,8 +79,8 @@ def run(
     from rsreg.system import private_files
 
     log_to_stderr(settings.log_level, log_file)
-    if log_file is not None and (said := private_files.open_to_others(log_file.path)):
-        log.warning("the log is not the registry's alone: %s", said)
+    if log_file is not None and (problem := private_files.open_to_others(log_file.path)):
+        log.warning("the log is not the registry's alone: %s", problem)
     journal = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
     backend = (
         InMemoryBackend(**journal)
@@ -177,22 +177,22 @@ def _launch(settings: ServerSettings, log_file: Path, file: BinaryIO, timeout: f
     except OSError as error:
         raise ConfigurationError(f"can't start {command[0]}: {error.strerror}") from error
     with launcher:
-        said = _first_words(launcher, timeout)
-    if said is None:
+        answer = _first_answer(launcher, timeout)
+    if answer is None:
         os.killpg(launcher.pid, signal.SIGTERM)
         raise RegistryError(
             f"the server did not start within {timeout:g} s", hint=f"its log is {log_file}"
         )
-    if not said:
+    if not answer:
         file.seek(before)
         lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
         raise EndedAtOnce(lines)
-    if "failure" in said:
-        failure: type[RegistryError] = getattr(errors, said["failure"])
-        raise failure(said["error"], hint=said["hint"])
-    with RegistryClient(said["endpoint"], timeout=timeout) as client:
+    if "failure" in answer:
+        failure: type[RegistryError] = getattr(errors, answer["failure"])
+        raise failure(answer["error"], hint=answer["hint"])
+    with RegistryClient(answer["endpoint"], timeout=timeout) as client:
         client.server_status()
-    return {**said, "log_file": str(log_file)}
+    return {**answer, "log_file": str(log_file)}
 
 
 def stop(client: RegistryClient, timeout: float = DEFAULT_PATIENCE) -> None:
@@ -272,8 +272,8 @@ class _BesideHandler(logging.Handler):
         if (why := self._file.make_room(size)) is not None:
             os.write(_STDERR, f"{self._line(why)}\n".encode(errors="backslashreplace"))
 
-    def _line(self, said: str) -> str:
-        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, None, None)
+    def _line(self, text: str) -> str:
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
         return self.format(record)
 
 
@@ -322,13 +322,13 @@ def _state(settings: ServerSettings) -> Path:
     return config.state_directory() if settings.state_dir is None else Path(settings.state_dir)
 
 
-def _first_words(launcher: subprocess.Popen[bytes], timeout: float) -> Record | None:
+def _first_answer(launcher: subprocess.Popen[bytes], timeout: float) -> Record | None:
     """What a server says when it serves, or why it does not: {} if it ended, None if it waits."""
     assert launcher.stdout is not None
     if not select.select([launcher.stdout], [], [], timeout)[0]:
         return None
-    said: Record = json.loads(launcher.stdout.read() or "{}")
-    return said
+    answer: Record = json.loads(launcher.stdout.read() or "{}")
+    return answer
 
 
 def _serve_detached(settings: ServerSettings, log_file: Path) -> None:
@@ -341,18 +341,18 @@ def _serve_detached(settings: ServerSettings, log_file: Path) -> None:
         os._exit(0)
     os.chdir("/")
 
-    def tell(said: dict[str, Any]) -> None:
+    def answer(body: dict[str, Any]) -> None:
         # Who started it may be gone by now.
         with contextlib.suppress(OSError):
-            sys.stdout.write(json.dumps(said))
+            sys.stdout.write(json.dumps(body))
             sys.stdout.flush()
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     try:
-        run(settings, tell, LogFile(log_file, settings.log_size, (_STDERR, _STDOUT)))
+        run(settings, answer, LogFile(log_file, settings.log_size, (_STDERR, _STDOUT)))
     except RegistryError as error:
         log.error("%s", error)
-        tell({"failure": type(error).__name__, "error": str(error), "hint": error.hint})
+        answer({"failure": type(error).__name__, "error": str(error), "hint": error.hint})
         sys.exit(1)
 
 

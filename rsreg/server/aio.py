@@ -180,15 +180,15 @@ class _Waiting:
 
     def _waiting(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **named: Any) -> Any:
-            said = method(*args, **named)
-            awaited = inspect.isawaitable(said) and not isinstance(said, Done)
-            return self._wait(said) if awaited else said
+            result = method(*args, **named)
+            awaited = inspect.isawaitable(result) and not isinstance(result, _Done)
+            return self._wait(result) if awaited else result
 
         return call
 
-    def _wait(self, said: Awaitable[Any]) -> Any:
+    def _wait(self, awaitable: Awaitable[Any]) -> Any:
         assert self.loop is not None
-        result = asyncio.run_coroutine_threadsafe(_result(said), self.loop)
+        result = asyncio.run_coroutine_threadsafe(_result(awaitable), self.loop)
         while not concurrent.futures.wait([result], _LOOK).done:
             if not self.loop.is_running():
                 raise StoreError("the event loop that the backend needs has ended")
@@ -198,5 +198,5 @@ class _Waiting:
             raise StoreError("the backend was cancelled") from error
 
 
-async def _result(said: Awaitable[Any]) -> Any:
-    return await said
+async def _result(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

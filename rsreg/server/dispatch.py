@@ -145,13 +145,13 @@ class Dispatcher:
         if "service_info" not in request:
             raise InvalidRequest("Missing required field: service_info")
         info, extra = messages.read_service_info(request["service_info"])
-        asked = request.get("ttl")
-        if asked is None and request["service_info"].get("ttl") is not None:
+        requested_ttl = request.get("ttl")
+        if requested_ttl is None and request["service_info"].get("ttl") is not None:
             raise InvalidRequest(
                 "Invalid service_info.ttl: it means nothing here",
                 hint="a ttl stands beside the service_info, not in it",
             )
-        ttl = DEFAULT_TTL if asked is None else messages.read_ttl(asked)
+        ttl = DEFAULT_TTL if requested_ttl is None else messages.read_ttl(requested_ttl)
         judges = request.get("judges") is True
         if judges:
             # All entries of the name may be the answer.
@@ -263,29 +263,31 @@ class Dispatcher:
         }
 
     def _maintain(self, request: Mapping[str, Any], peer: Peer) -> Body:
-        wanted: MaintenanceRequest = messages.checked(request, MaintenanceRequest, "")
+        maintenance: MaintenanceRequest = messages.checked(request, MaintenanceRequest, "")
         since = int(self._wall())
-        length = DEFAULT_MAINTENANCE if wanted.seconds is None else wanted.seconds
+        length = DEFAULT_MAINTENANCE if maintenance.seconds is None else maintenance.seconds
         entry = Maintenance(
-            service=wanted.service,
-            service_type=wanted.service_type,
-            host=wanted.host,
-            reason=wanted.reason,
+            service=maintenance.service,
+            service_type=maintenance.service_type,
+            host=maintenance.host,
+            reason=maintenance.reason,
             by=peer.address,
-            says=wanted.by,
+            says=maintenance.by,
             since=since,
-            until=None if wanted.forever else since + length,
+            until=None if maintenance.forever else since + length,
         )
         if sum(each is not None for each in entry.target) != 1:
             raise InvalidRequest(
                 "A maintenance is of one service, one service_type or one host",
                 hint="name just one of them",
             )
-        if wanted.forever and wanted.seconds is not None:
+        if maintenance.forever and maintenance.seconds is not None:
             raise InvalidRequest("A maintenance is forever, or for some seconds, not both")
         self._registry.rates.flap(peer.address, self._registry.maintenance.covered(entry))
-        change = self._registry.maintenance.start if wanted.on else self._registry.maintenance.end
-        change(entry, force=wanted.force is True)
+        change = (
+            self._registry.maintenance.start if maintenance.on else self._registry.maintenance.end
+        )
+        change(entry, force=maintenance.force is True)
         return {"success": True, "maintenance": self._maintenance(), **self._time()}
 
     def _maintenance(self) -> list[Body]:
@@ -339,8 +341,8 @@ class Dispatcher:
         return {"seq": position.seq, "epoch": position.epoch, "mark": position.mark}
 
     def _leases(self, request: Mapping[str, Any]) -> Body:
-        wanted = request.get("leases")
-        if wanted is None or not messages.checked(wanted, bool, "leases"):
+        leases = request.get("leases")
+        if leases is None or not messages.checked(leases, bool, "leases"):
             return {}
         ends = self._registry.ending_leases()
         return {"leases": {"within": LEASES_WITHIN, "ends": ends}}
@@ -379,10 +381,10 @@ def _replaced(request: Mapping[str, Any]) -> dict[str, object] | None:
 def _requester(
     request: Mapping[str, Any], peer: Peer, owner: Mapping[str, Any] | None = None
 ) -> Requester:
-    """Who sent a request for a change; `owner` is who it says so where it has no `owner`."""
-    if (said := request.get("owner")) is not None:
-        messages.checked(said, messages.Owner, "owner.")
-        owner = said
+    """Return who sent a request for a change; `owner` is used if the request itself has none."""
+    if (own := request.get("owner")) is not None:
+        messages.checked(own, messages.Owner, "owner.")
+        owner = own
     force = request.get("force")
     return Requester(
         peer.address,

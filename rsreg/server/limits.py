@@ -169,23 +169,23 @@ class Rate:
 @lru_cache(_ADDRESSES)
 def is_loopback(address: str) -> bool:
     """Whether an address is of this machine, and of no network."""
-    found = _read(address)
-    return found is not None and found.is_loopback
+    ip = _read(address)
+    return ip is not None and ip.is_loopback
 
 
 @lru_cache(_ADDRESSES)
 def _among(address: str, gateways: tuple[str, ...]) -> bool:
-    found = _read(address)
-    return found is not None and any(found in _network(gateway) for gateway in gateways)
+    ip = _read(address)
+    return ip is not None and any(ip in _network(gateway) for gateway in gateways)
 
 
 def _read(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """An address, without its interface; one of IPv4 as such, however it is written."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return None
-    return getattr(found, "ipv4_mapped", None) or found
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

@@ -275,5 +275,5 @@ class SQLiteBackend(TableBackend):
             return False
         if position.seq == 0:
             return True
-        found = self.events(position.seq - 1, 1)
-        return bool(found) and (found[0].seq, found[0].mark) == (position.seq, position.mark)
+        events = self.events(position.seq - 1, 1)
+        return bool(events) and (events[0].seq, events[0].mark) == (position.seq, position.mark)

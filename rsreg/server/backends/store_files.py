@@ -44,13 +44,13 @@ class StoreFiles:
     def check(self) -> None:
         """Look at database and log, as often as each change: some microseconds.
 
-        What `check_all` found is so until it finds something else.
+        What `check_all` found is raised again, until it finds something else.
         """
         if self._lost is not None:
             raise _again(self._lost)
-        found = self._look(self._database), self._look(self.log)
-        if found != self._left:
-            self._check_contents(found)
+        contents = self._look(self._database), self._look(self.log)
+        if contents != self._left:
+            self._check_contents(contents)
 
     def check_all(self) -> None:
         """Look at everything, and whether it may be written."""
@@ -89,31 +89,31 @@ class StoreFiles:
 
     def _look(self, name: str) -> tuple[int, int]:
         try:
-            found = os.stat(name)
+            status = os.stat(name)
         except FileNotFoundError:
             what = name if self._folder.exists() else self._folder
             raise StoreLost(f"{what} is gone", hint=_RESTART) from None
         except OSError as error:
             raise StoreLost(f"{name} is out of reach: {error.strerror}", hint=_RESTART) from error
-        if (found.st_dev, found.st_ino) != self._ours[name]:
+        if (status.st_dev, status.st_ino) != self._ours[name]:
             raise StoreLost(
                 f"{name} was replaced, it is not the file that was opened", hint=_RESTART
             )
-        return _state(found)
+        return _state(status)
 
-    def _check_contents(self, found: _Contents) -> None:
+    def _check_contents(self, contents: _Contents) -> None:
         """Somebody else wrote: another program that may, or one that broke it."""
-        if self._wrong is not None and self._wrong[0] == found:
+        if self._wrong is not None and self._wrong[0] == contents:
             raise _again(self._wrong[1])
         try:
             verdict = self._verify()
         except sqlite3.Error as error:  # It may be because of something else: not for good.
             raise self._changed(str(error)) from error
         if verdict is not None:
-            self._wrong = (found, self._changed(verdict))
+            self._wrong = (contents, self._changed(verdict))
             raise self._wrong[1]
         self._wrong = None
-        self._left = found
+        self._left = contents
 
     def _changed(self, verdict: str) -> StoreLost:
         return StoreLost(
@@ -128,9 +128,9 @@ def _again(error: StoreLost) -> StoreLost:
     return StoreLost(str(error), hint=error.hint)
 
 
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
-def _state(found: os.stat_result) -> tuple[int, int]:
-    return found.st_size, found.st_mtime_ns
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns

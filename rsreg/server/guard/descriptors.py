@@ -58,11 +58,11 @@ class Descriptors:
             return _ends(connection)
         return None
 
-    def cut(self, number: int, found: Ends) -> None:
+    def cut(self, number: int, expected: Ends) -> None:
         """End a connection for both sides, if it still is from that address to that port."""
         with suppress(OSError), self._duplicate(number) as connection:
             ends = _ends(connection)
-            if (ends.peer, ends.port) == (found.peer, found.port):
+            if (ends.peer, ends.port) == (expected.peer, expected.port):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def unsent(self, number: int, peer: str | None = None) -> int | None:
@@ -73,10 +73,10 @@ class Descriptors:
         """
         with suppress(OSError), self._duplicate(number) as connection:
             if peer in (None, _ends(connection).peer):
-                left = _unsent(connection)
+                unsent = _unsent(connection)
                 most = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
                 # It counts more for each byte than this, so well before the buffer is full.
-                return left if left <= most // 4 else None
+                return unsent if unsent <= most // 4 else None
         return 0
 
     def received(self, number: int) -> int | None:
@@ -134,7 +134,7 @@ def _unsent(connection: socket.socket) -> int:
         return connection.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
     if not sys.platform.startswith("linux"):
         return 0
-    left = array.array("i", [0])
+    unsent = array.array("i", [0])
     # What ioctl_tty(2) calls so is SIOCOUTQ of tcp(7): all that the peer has not acknowledged.
-    fcntl.ioctl(connection, termios.TIOCOUTQ, left)
-    return left[0]
+    fcntl.ioctl(connection, termios.TIOCOUTQ, unsent)
+    return unsent[0]

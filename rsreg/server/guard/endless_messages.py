@@ -29,7 +29,7 @@ _WATCH = 60.0
 _AT_ONCE = 200
 
 
-class Known(Protocol):
+class OpenConnections(Protocol):
     """The connections that there are."""
 
     def numbers(self) -> Iterable[int]:
@@ -49,8 +49,10 @@ class Unfinished:
     it watches somebody, it looks by itself.
     """
 
-    def __init__(self, known: Known, clock: Clock, memory: Callable[[], int] | None = None) -> None:
-        self._known = known
+    def __init__(
+        self, connections: OpenConnections, clock: Clock, memory: Callable[[], int] | None = None
+    ) -> None:
+        self._connections = connections
         self._clock = clock
         self._memory = memory or own_memory
         self._calm = self._memory()
@@ -84,7 +86,7 @@ class Unfinished:
         if self.watched:
             self._look_again()
         if not self._to_look_at and self._memory() > self._calm + _GROWTH:
-            self._to_look_at = list(self._known.numbers())
+            self._to_look_at = list(self._connections.numbers())
         if self._to_look_at:
             self._look()
         if self.watched or self._to_look_at:
@@ -97,7 +99,7 @@ class Unfinished:
         part, self._to_look_at = self._to_look_at[:_AT_ONCE], self._to_look_at[_AT_ONCE:]
         now = self._clock()
         for number in part:
-            received = self._known.received(number)
+            received = self._connections.received(number)
             if received is not None and received > _MOST and number not in self.watched:
                 self.watched[number] = (received, now)
                 self._until = now + _MOMENT
@@ -107,12 +109,12 @@ class Unfinished:
     def _look_again(self) -> None:
         now = self._clock()
         for number, (before, since) in list(self.watched.items()):
-            received = self._known.received(number)
+            received = self._connections.received(number)
             if received is None or received < before or now > since + _WATCH:
                 del self.watched[number]
             elif received > before + _MOST:
                 del self.watched[number]
-                self._known.end(number, "a message on it has no end")
+                self._connections.end(number, "a message on it has no end")
 
 
 def own_memory() -> int:

@@ -47,9 +47,9 @@ def program(addresses: Collection[str]) -> bytes:
     """A program of classic BPF that drops what comes from these addresses."""
     fours, sixes = b"", b""
     for address in addresses:
-        found = ipaddress.ip_address(address)
-        found = getattr(found, "ipv4_mapped", None) or found
-        words = struct.unpack(f">{len(found.packed) // 4}I", found.packed)
+        ip = ipaddress.ip_address(address)
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        words = struct.unpack(f">{len(ip.packed) // 4}I", ip.packed)
         if len(words) == 1:
             fours += _code(_IF_EQUAL, words[0], otherwise=1) + _code(_RETURN, _DROP)
         else:

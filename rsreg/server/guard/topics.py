@@ -49,11 +49,11 @@ class TopicCounts:
 
     def _read(self) -> None:
         frame, *more = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
-        said, number = frame.bytes, number_of(frame)
+        message, number = frame.bytes, number_of(frame)
         if number >= 0:
-            self._count(number, said[:1] if not more else b"", said[1:])
+            self._count(number, message[:1] if not more else b"", message[1:])
         # The ends of subscriptions that end with their connection are such, too.
-        elif said[:1] != b"\0" or self._is_too_often(self._rate_of_ends, ""):
+        elif message[:1] != b"\0" or self._is_too_often(self._rate_of_ends, ""):
             self._count_unknown()
 
     def _count_unknown(self) -> None:

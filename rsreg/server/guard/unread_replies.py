@@ -142,20 +142,20 @@ class Replies:
             if one.address != address or not one.waiting:
                 continue
             one.sent(0, now)
-            left = self.descriptors.unsent(number, address) if number >= 0 else self._unsent()
+            unsent = self.descriptors.unsent(number, address) if number >= 0 else self._unsent()
             # While the kernel takes more, libzmq keeps nothing for longer than a moment.
-            if left is not None and left < one.older:
-                total.waiting -= one.older - left
-                one.older = left
+            if unsent is not None and unsent < one.older:
+                total.waiting -= one.older - unsent
+                one.older = unsent
 
     def _unsent(self) -> int | None:
         """What the kernel has yet to send to anybody: to peers of ZMTP 1 and 2, who are unknown."""
         total = 0
         for number in chain.from_iterable(self.all):
-            left = self.descriptors.unsent(number)
-            if left is None:
+            unsent = self.descriptors.unsent(number)
+            if unsent is None:
                 return None
-            total += left
+            total += unsent
         return total
 
     def _turn(self, address: str, now: float) -> float:

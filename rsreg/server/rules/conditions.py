@@ -145,8 +145,8 @@ def _parts(key: str, wanted: str) -> list[str]:
 
 
 def _read(key: str, wanted: str, part: str) -> _Comparison:
-    found = _COMPARISON.fullmatch(part)
-    comparison = _Comparison(found[1], found[2]) if found else None
+    match = _COMPARISON.fullmatch(part)
+    comparison = _Comparison(match[1], match[2]) if match else None
     if comparison is None or not comparison.makes_sense:
         raise _refusal(key, wanted)
     return comparison
@@ -192,9 +192,9 @@ def _read_version(text: str) -> Version | None:
 
 def _decoded(text: str) -> Any:
     """What a text is in JSON, or the text."""
-    found = number(text)
-    if found is not None:
-        return found
+    value = number(text)
+    if value is not None:
+        return value
     if len(text) > MAX_TEXT or not text.startswith(("true", "false", "null", "[", "{")):
         return text
     try:

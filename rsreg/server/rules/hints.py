@@ -33,7 +33,7 @@ class Hints:
             return f"that is a name; the id is {next(iter(named)).service.id!r}"
         return self._names.hint(service_id, seq)
 
-    def none_found(self, service_type: str, wanted: Filter, seq: int) -> str | None:
+    def none_found(self, service_type: str, conditions: Filter, seq: int) -> str | None:
         """Return why the services that are registered under a type are not handed out.
 
         If there are none: what may have been meant.
@@ -43,7 +43,7 @@ class Hints:
             service = lease.service
             what = f"is {lease.health}"
             if lease.discoverable:
-                what = wanted.against(service.body()) or f"is a {service.mode}"
+                what = conditions.against(service.body()) or f"is a {service.mode}"
             reasons.append(f"{service.name} on {service.host}:{service.port} {what}")
         return "; ".join(reasons) or self._types.hint(service_type, seq)
 
@@ -54,8 +54,8 @@ class _Guesses:
     A client that asks again and again, waiting for a service, costs a search only after a change.
     """
 
-    def __init__(self, known: Callable[[], Iterable[str]]) -> None:
-        self._known = known
+    def __init__(self, words: Callable[[], Iterable[str]]) -> None:
+        self._words = words
         self._seq = -1
         self._nearest: dict[str, str | None] = {}
 
@@ -64,6 +64,6 @@ class _Guesses:
         if seq != self._seq or len(self._nearest) >= _GUESSES:
             self._seq, self._nearest = seq, {}
         if word not in self._nearest:
-            self._nearest[word] = display.near(word, self._known())
+            self._nearest[word] = display.near(word, self._words())
         nearest = self._nearest[word]
         return None if nearest is None else display.did_you_mean(nearest)

@@ -168,8 +168,8 @@ class Journal:
         if since == 0 or mark is None:
             events = self._journal(since, limit)
         else:
-            found = self._journal(since - 1, limit + 1)
-            events = found[1:] if found and found[0].mark == mark else []
+            events = self._journal(since - 1, limit + 1)
+            events = events[1:] if events and events[0].mark == mark else []
         return events or None
 
     def _journal(self, since: int, limit: int) -> list[Event]:
@@ -343,28 +343,28 @@ class Journal:
 class _Memory(Generic[T]):
     """What the last 10,000 requests did."""
 
-    def __init__(self, known: Mapping[str, T] = MappingProxyType({})) -> None:
-        self._known = dict(known)
+    def __init__(self, entries: Mapping[str, T] = MappingProxyType({})) -> None:
+        self._entries = dict(entries)
 
     def get(self, key: str) -> T | None:
         """What is known, or None."""
-        return self._known.get(key)
+        return self._entries.get(key)
 
     def put(self, key: str, value: T) -> Callable[[], None]:
         """Know something from now on, as the newest; the answer undoes that."""
-        before = self._known.pop(key, None)
-        self._known[key] = value
+        before = self._entries.pop(key, None)
+        self._entries[key] = value
         return partial(self._put_back, key, before)
 
     def _put_back(self, key: str, before: T | None) -> None:
-        del self._known[key]
+        del self._entries[key]
         if before is not None:
-            self._known[key] = before
+            self._entries[key] = before
 
     def forget_oldest(self) -> None:
         """Forget what is too much, the oldest first."""
-        while len(self._known) > MAX_ANSWERED:
-            del self._known[next(iter(self._known))]
+        while len(self._entries) > MAX_ANSWERED:
+            del self._entries[next(iter(self._entries))]
 
 
 def _without_computed(service: Service) -> Service:

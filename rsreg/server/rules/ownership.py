@@ -57,13 +57,13 @@ def check_entry(lease: Lease, who: Requester) -> None:
     )
 
 
-def check_maintenance(entries: Iterable[Maintenance], wanted: Maintenance, *, force: bool) -> None:
+def check_maintenance(entries: Iterable[Maintenance], new: Maintenance, *, force: bool) -> None:
     """Refuse to end or replace the maintenance of somebody else; raises OwnedByOther."""
     for entry in entries:
-        known = entry.by is not None and entry.says is not None
-        if entry.target != wanted.target or not known or force:
+        has_author = entry.by is not None and entry.says is not None
+        if entry.target != new.target or not has_author or force:
             continue
-        if (entry.by, entry.says) != (wanted.by, wanted.says):
+        if (entry.by, entry.says) != (new.by, new.says):
             until = "somebody ends it" if entry.until is None else _moment(entry.until)
             raise OwnedByOther(
                 f"This maintenance is of {entry.says} on {entry.by}, until {until}: "

@@ -27,8 +27,8 @@ def check_room(view: LiveView, limits: Limits, lease: Lease, gone: set[str]) -> 
     service, before = lease.service, view.get(lease.service.id)
     address = service.registered_by
     if before is not None and before.memory >= lease.memory:
-        known = before.service
-        if known.name == service.name and known.registered_by == address:
+        old = before.service
+        if old.name == service.name and old.registered_by == address:
             return
     leaving = [one for each in gone if (one := view.get(each)) is not None]
     if before is None and len(view) - len(leaving) >= limits.services:

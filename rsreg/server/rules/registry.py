@@ -168,23 +168,23 @@ class Registry:
         return None if lease is None or lease.changed is None else Requester(*lease.changed).named()
 
     def list_services(
-        self, service_type: str | None = None, wanted: Filter = EVERYTHING
+        self, service_type: str | None = None, conditions: Filter = EVERYTHING
     ) -> msgspec.Raw:
         """Return the records of all services, or of the wanted ones of a type, as one array."""
         leases: Iterable[Lease]
         if service_type is not None:
             leases = self._view.of_type(service_type)
-        elif wanted.name is not None:
-            leases = self._view.named(wanted.name)
+        elif conditions.name is not None:
+            leases = self._view.named(conditions.name)
         else:
             leases = self._view.all()
-        if wanted is not EVERYTHING:
+        if conditions is not EVERYTHING:
             leases = [
                 lease
                 for lease in leases
-                if wanted.mode in (None, lease.service.mode)
-                and (wanted.health is None or lease.health in wanted.health)
-                and wanted.fits(lease.service)
+                if conditions.mode in (None, lease.service.mode)
+                and (conditions.health is None or lease.health in conditions.health)
+                and conditions.fits(lease.service)
             ]
         return joined(leases)
 
@@ -197,7 +197,7 @@ class Registry:
     def discover(
         self,
         service_type: str,
-        wanted: Filter = EVERYTHING,
+        conditions: Filter = EVERYTHING,
         strategy: str | None = None,
         asker: Asker = NOBODY,
     ) -> msgspec.Raw:
@@ -207,15 +207,15 @@ class Registry:
         strategy that nobody knows.
         """
         choose = self._strategies.by(strategy)
-        found = self._view.discoverable(service_type, wanted.mode)
-        if wanted.narrows:
-            found = [lease for lease in found if wanted.fits(lease.service)]
-        if not found:
+        leases = self._view.discoverable(service_type, conditions.mode)
+        if conditions.narrows:
+            leases = [lease for lease in leases if conditions.fits(lease.service)]
+        if not leases:
             raise NoService(
                 f"No healthy service of type {service_type} found",
-                hint=self._hints.none_found(service_type, wanted, self.seq),
+                hint=self._hints.none_found(service_type, conditions, self.seq),
             )
-        return msgspec.Raw(choose(found, asker).record())
+        return msgspec.Raw(choose(leases, asker).record())
 
     def events_since(
         self, since: int, epoch: str | None, limit: int, mark: str | None = None
@@ -293,8 +293,8 @@ class Registry:
         overtaken by a later request of the same sender.
         """
         request, cause = RegisterRequest(info, extra, ttl), Cause(who, token, request_number)
-        if (known := self._answered_before(request, cause)) is not None:
-            return known
+        if (answered_id := self._answered_before(request, cause)) is not None:
+            return answered_id
         if self._journal.overtaken(info.id, request_number):
             raise UnknownService("This registration came after a later request of its sender")
         if judges:
@@ -401,20 +401,20 @@ class Registry:
         A sender that numbers its requests never sends two that are the same. Of any other that
         may be so, after it was started again: then its service has to be registered as it asks.
         """
-        known = self._journal.answered(cause.token)
-        if known is None:
+        answered_id = self._journal.answered(cause.token)
+        if answered_id is None:
             return None
-        lease = self._view.get(known)
+        lease = self._view.get(answered_id)
         if cause.request_number is not None:
             if lease is None:
                 raise UnknownService("This registration has ended since it was first asked for")
-            return known
+            return answered_id
         if lease is None or lease.service != request.service(
-            known, lease.service.last_heartbeat, lease.service.registered_by
+            answered_id, lease.service.last_heartbeat, lease.service.registered_by
         ):
             return None
-        self.renew(known)
-        return known
+        self.renew(answered_id)
+        return answered_id
 
     def _check_policies(self, info: ServiceInfo, lease: Lease, gone: set[str]) -> None:
         """Refuse a service that may not be registered, `gone` being the ids that it replaces."""

@@ -34,15 +34,15 @@ _CONDITIONS = frozenset(Question.__struct_fields__)
 class Filter:
     """The conditions of a question on services; all have to hold.
 
-    `tags` that begin with "!" must not be there. `where` maps a key of the metadata, or else of the
-    record, to what its value has to be. `prefix` is the start of the name or the id; `health` are
-    those that will do, for a list.
+    All `tags` have to be there, and none of the `excluded_tags`. `where` maps a key of the
+    metadata, or else of the record, to what its value has to be. `prefix` is the start of the
+    name or the id; `health` are those that will do, for a list.
     """
 
     name: str | None = None
     mode: str | None = None
-    wanted: frozenset[str] = frozenset()
-    unwanted: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    excluded_tags: frozenset[str] = frozenset()
     where: Mapping[str, Condition] = field(default_factory=dict)
     prefix: str | None = None
     health: frozenset[str] | None = None
@@ -50,15 +50,15 @@ class Filter:
     @property
     def narrows(self) -> bool:
         """Whether there is more to it than a mode."""
-        return bool(self.name or self.prefix or self.wanted or self.unwanted or self.where)
+        return bool(self.name or self.prefix or self.tags or self.excluded_tags or self.where)
 
     def fits(self, service: Service) -> bool:
         """Whether a service is one of those asked for, but for its mode and health."""
         return (
             self.name in (None, service.name)
             and (self.prefix is None or self._begins(service))
-            and self.wanted.issubset(service.tags)
-            and self.unwanted.isdisjoint(service.tags)
+            and self.tags.issubset(service.tags)
+            and self.excluded_tags.isdisjoint(service.tags)
             and all(holds(_fact(service, key)) for key, holds in self.where.items())
         )
 
@@ -70,10 +70,10 @@ class Filter:
         """Why the service of a record is not asked for, after its name; None if it is."""
         if self.mode not in (None, mode := records.mode_of(record)):
             return f"is a {mode}"
-        for missing in sorted(self.wanted.difference(record["tags"])):
+        for missing in sorted(self.tags.difference(record["tags"])):
             near = display.near(missing, record["tags"])
             return f"has no tag {missing!r}" + (f", but {near!r}" if near else "")
-        for unwanted in sorted(self.unwanted.intersection(record["tags"])):
+        for unwanted in sorted(self.excluded_tags.intersection(record["tags"])):
             return f"has the tag {unwanted!r}"
         for key, condition in self.where.items():
             value = record["metadata"].get(key, record.get(key))
@@ -92,16 +92,16 @@ def read_filter(request: Mapping[str, Any]) -> Filter:
     """The conditions in a `list` or `discover` request; raises InvalidRequest."""
     if _CONDITIONS.isdisjoint(request):
         return EVERYTHING
-    asked: Question = messages.checked(request, Question, "")
-    tags = asked.tags or []
+    question: Question = messages.checked(request, Question, "")
+    tags = question.tags or []
     return Filter(
-        name=asked.name,
-        mode=asked.mode,
-        wanted=frozenset(tag for tag in tags if not tag.startswith("!")),
-        unwanted=frozenset(tag[1:] for tag in tags if tag.startswith("!")),
-        where={key: Condition(key, value) for key, value in (asked.where or {}).items()},
-        prefix=asked.prefix,
-        health=None if asked.health is None else frozenset(asked.health),
+        name=question.name,
+        mode=question.mode,
+        tags=frozenset(tag for tag in tags if not tag.startswith("!")),
+        excluded_tags=frozenset(tag[1:] for tag in tags if tag.startswith("!")),
+        where={key: Condition(key, value) for key, value in (question.where or {}).items()},
+        prefix=question.prefix,
+        health=None if question.health is None else frozenset(question.health),
     )
 
 
@@ -112,8 +112,8 @@ def _fact(service: Service, key: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= _MAX_SHOWN else said[:_MAX_SHOWN] + "…"
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 class Strategies:
@@ -125,34 +125,34 @@ class Strategies:
     def __init__(self, default: Strategy | str, others: Mapping[str, Strategy]) -> None:
         #: How often round-robin has chosen; a new service has to wait for all others.
         self.choices = 0
-        self._known: dict[str, Choose] = {
+        self._by_name: dict[str, Choose] = {
             "random": _random,
             "round-robin": self._round_robin,
             "least-loaded": _least_loaded,
             "same-host": _same_host,
         }
         for name, strategy in others.items():
-            if name in self._known:
+            if name in self._by_name:
                 raise ConfigurationError(f"there is a strategy {name!r} already")
-            self._known[name] = _own(strategy)
-        if isinstance(default, str) and default not in self._known:
+            self._by_name[name] = _own(strategy)
+        if isinstance(default, str) and default not in self._by_name:
             raise ConfigurationError(f"no strategy {default!r}", hint=self._hint())
-        self._default = self._known[default] if isinstance(default, str) else _own(default)
+        self._default = self._by_name[default] if isinstance(default, str) else _own(default)
 
     def by(self, strategy: str | None) -> Choose:
         """How to choose by a strategy, None for the default; raises InvalidRequest."""
         if strategy is None:
             return self._default
-        if strategy not in self._known:
-            near = display.near(strategy, self._known)
+        if strategy not in self._by_name:
+            near = display.near(strategy, self._by_name)
             raise InvalidRequest(
                 f"Invalid strategy: no {strategy!r} here",
                 hint=(f"{display.did_you_mean(near)}; " if near else "") + self._hint(),
             )
-        return self._known[strategy]
+        return self._by_name[strategy]
 
     def _hint(self) -> str:
-        return "the strategies are " + ", ".join(self._known)
+        return "the strategies are " + ", ".join(self._by_name)
 
     def _round_robin(self, leases: Sequence[Lease], _asker: Asker) -> Lease:
         """The one that was not chosen for longest, whatever the questions in between were."""

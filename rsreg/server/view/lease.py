@@ -78,8 +78,8 @@ class Lease:
         Of how it is, and of who registered it, there is nothing in it.
         """
         if self._entry is None:
-            said = self._head[: -len(self._registered_by())]
-            self._entry = hashlib.blake2b(said, digest_size=8).hexdigest()
+            described = self._head[: -len(self._registered_by())]
+            self._entry = hashlib.blake2b(described, digest_size=8).hexdigest()
         return self._entry
 
     def _registered_by(self) -> bytes:

@@ -11,7 +11,7 @@ Target = tuple[str, str]
 
 
 class MaintenanceIndex:
-    """The entries of maintenance, found by what they are about."""
+    """The entries of maintenance, found by the service, type or host they are about."""
 
     def __init__(self, entries: Iterable[Maintenance] = ()) -> None:
         self.entries = list(entries)
@@ -23,8 +23,8 @@ class MaintenanceIndex:
         """The first entry that covers a service, or None."""
         if not self._at:
             return None
-        found = [self._at[target] for target in _targets(service) if target in self._at]
-        return min(found)[1] if found else None
+        entries = [self._at[target] for target in _targets(service) if target in self._at]
+        return min(entries)[1] if entries else None
 
     def differing(self, other: MaintenanceIndex) -> list[Maintenance]:
         """The entries that only one of the two has; all where those of both stand otherwise."""
