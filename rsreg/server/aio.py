@@ -181,7 +181,7 @@ class _Waiting:
     def _waiting(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **named: Any) -> Any:
             result = method(*args, **named)
-            awaited = inspect.isawaitable(result) and not isinstance(result, _Done)
+            awaited = inspect.isawaitable(result) and not isinstance(result, Done)
             return self._wait(result) if awaited else result
 
         return call
