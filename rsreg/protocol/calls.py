@@ -10,12 +10,27 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from rsreg.errors import NoService, UnknownService
 from rsreg.protocol import records
 from rsreg.protocol.records import ServiceList, ServiceRecord
+from rsreg.protocol.requests import (
+    BackupRequest,
+    DeregisterRequest,
+    EventsRequest,
+    GetRequest,
+    InfoRequest,
+    ListRequest,
+    NoFields,
+    RegisterRequest,
+    RenewRequest,
+    UpdateRequest,
+)
 
 T = TypeVar("T")
 
 #: A JSON object as it came over the wire.
 Record = dict[str, Any]
-#: No filters.
+#: How to read refusals that are an answer, by their code.
+Otherwise = Mapping[str, Callable[[Mapping[str, Any]], Any]]
+NO_OTHERWISE: Otherwise = MappingProxyType({})
+#: No conditions.
 NOTHING_MORE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -47,17 +62,13 @@ class Entry(NamedTuple):
     fingerprint: str
 
 
-def register(
-    info: Mapping[str, Any], ttl: float, otherwise: Any = None, /, **more: Any
-) -> Call[Any]:
-    """Register a service; its Entry. `otherwise` reads refusals, `more` are further parameters."""
+def register(fields: RegisterRequest, otherwise: Otherwise = NO_OTHERWISE) -> Call[Any]:
+    """Register a service; the answer is its Entry. `otherwise` reads refusals, by their code."""
     return _call(
         "register",
         lambda reply: Entry(str(reply["service_id"]), _fingerprint(reply)),
+        fields,
         otherwise,
-        service_info=info,
-        ttl=ttl,
-        **more,
     )
 
 
@@ -71,11 +82,10 @@ def update(
     return _call(
         "update",
         _fingerprint,
+        UpdateRequest(
+            service_id=service_id, service_info=dict(changed), owner=asker, force=force or None
+        ),
         _NO_SERVICE,
-        service_id=service_id,
-        service_info=dict(changed),
-        owner=asker,
-        force=force or None,
     )
 
 
@@ -84,21 +94,21 @@ def deregister(service_id: str, asker: Record, *, force: bool = False) -> Call[b
     return _call(
         "deregister",
         _done,
+        DeregisterRequest(service_id=service_id, owner=asker, force=force or None),
         {UnknownService.code: lambda _reply: False},
-        service_id=service_id,
-        owner=asker,
-        force=force or None,
     )
 
 
 def renew(service_id: str, report: Mapping[str, Any] | None = None) -> Call[str | None]:
     """One heartbeat; the fingerprint of the entry, None if there is no such service."""
-    return _call("renew", _fingerprint, _NO_SERVICE, service_id=service_id, report=report)
+    return _call(
+        "renew", _fingerprint, RenewRequest(service_id=service_id, report=report), _NO_SERVICE
+    )
 
 
 def get(service_id: str) -> Call[ServiceRecord | None]:
     """One service by id, or None."""
-    return _call("get", _service, _NO_SERVICE, service_id=service_id)
+    return _call("get", _service, GetRequest(service_id=service_id), _NO_SERVICE)
 
 
 def get_with_last_change(service_id: str) -> Call[tuple[Record, Record] | None]:
@@ -106,9 +116,8 @@ def get_with_last_change(service_id: str) -> Call[tuple[Record, Record] | None]:
     return _call(
         "get",
         lambda reply: (dict(reply["service"]), dict(reply.get("last_change") or {})),
+        GetRequest(service_id=service_id, last_change=True),
         _NO_SERVICE,
-        service_id=service_id,
-        last_change=True,
     )
 
 
@@ -116,22 +125,22 @@ def list_services(
     service_type: str | None = None, params: Mapping[str, Any] = NOTHING_MORE
 ) -> Call[ServiceList]:
     """All services, or those of a type, that meet `params` (query.list_params)."""
-    return _call("list", _services, service_type=service_type, **params)
+    return _call("list", _services, {"service_type": service_type, **params})
 
 
 def find(name: str, params: Mapping[str, Any] = NOTHING_MORE) -> Call[ServiceList]:
     """The services of which the name or the id begins so (query.filter_params)."""
-    return _call("list", _services, prefix=name or None, **params)
+    return _call("list", _services, {"prefix": name or None, **params})
 
 
 def namesakes(name: str) -> Call[list[Record]]:
     """The entries of a name."""
-    return _call("list", lambda reply: list(reply["services"]), name=name)
+    return _call("list", lambda reply: list(reply["services"]), ListRequest(name=name))
 
 
 def snapshot() -> Call[Record]:
     """All services, the position at which they are so, and their `leases`."""
-    return _call("list", _with_leases, leases=True)
+    return _call("list", _with_leases, ListRequest(leases=True))
 
 
 def discover(
@@ -141,25 +150,24 @@ def discover(
     return _call(
         "discover",
         _service,
+        {"service_type": service_type, **params},
         {NoService.code: _none},
-        service_type=service_type,
-        **params,
     )
 
 
 def maintenance(params: Mapping[str, Any]) -> Call[list[Record]]:
     """Begin or end a maintenance (query.maintenance_params); the answer is all there are now."""
-    return _call("maintenance", lambda reply: list(reply["maintenance"]), **params)
+    return _call("maintenance", lambda reply: list(reply["maintenance"]), params)
 
 
 def health() -> Call[bool]:
     """Whether the registry says that it is well."""
-    return _call("health", lambda reply: reply.get("status") == "ok")
+    return _call("health", lambda reply: reply.get("status") == "ok", NoFields())
 
 
 def info(*, services: bool = True) -> Call[Record]:
     """What the server says about itself; with `services`, all records too."""
-    return _call("info", dict, services=services)
+    return _call("info", dict, InfoRequest(services=services))
 
 
 def backup(path: str, *, replace: bool = False) -> Call[Record]:
@@ -168,31 +176,39 @@ def backup(path: str, *, replace: bool = False) -> Call[Record]:
     return _call(
         "backup",
         lambda reply: {name: reply[name] for name in fields},
-        path=path,
-        replace=replace or None,
+        BackupRequest(path=path, replace=replace or None),
     )
 
 
 def terminate() -> Call[bool]:
     """Stop the server."""
-    return _call("terminate", _done)
+    return _call("terminate", _done, NoFields())
 
 
 def events(
     since: int | None, epoch: str | None, mark: str | None = None, limit: int | None = None
 ) -> Call[Record]:
     """The journal after `since` (docs/protocol.md, "events"); without it, just where it stands."""
-    return _call("events", dict, since=since, epoch=epoch, mark=mark, limit=limit)
+    return _call("events", dict, EventsRequest(since=since, epoch=epoch, mark=mark, limit=limit))
 
 
 def changes_since(since: int | None, epoch: str | None, mark: str | None = None) -> Call[Record]:
     """The journal after `since`, and the `leases` now."""
-    return _call("events", _with_leases, since=since, epoch=epoch, mark=mark, leases=True)
+    return _call(
+        "events",
+        _with_leases,
+        EventsRequest(since=since, epoch=epoch, mark=mark, leases=True),
+    )
 
 
-def _call(action: str, read: Any, otherwise: Any = None, /, **params: Any) -> Call[Any]:
-    given = {name: value for name, value in params.items() if value is not None}
-    return Call(action, given, read, otherwise or {})
+def _call(
+    action: str,
+    read: Callable[[Mapping[str, Any]], Any],
+    fields: Mapping[str, object],
+    otherwise: Otherwise = NO_OTHERWISE,
+) -> Call[Any]:
+    given = {name: value for name, value in fields.items() if value is not None}
+    return Call(action, given, read, otherwise)
 
 
 def _service(reply: Mapping[str, Any]) -> ServiceRecord:

@@ -24,7 +24,7 @@ from rsreg.errors import (
     StoreLost,
     UnknownAction,
 )
-from rsreg.protocol import messages, records, wire
+from rsreg.protocol import messages, records, requests, wire
 from rsreg.protocol.limits import MAX_EVENTS, MAX_LIST
 from rsreg.protocol.messages import Asker, MaintenanceRequest
 from rsreg.server.backends.base import EVENTS_SIZE
@@ -49,7 +49,8 @@ class Peer(Sender, Protocol):
         """Raise SlowDown if it can get no long reply now."""
 
 
-Handler = Callable[[Mapping[str, Any], Peer], Body | Deferred]
+#: Answers the requests of one action; each names the fields that it reads by the type of `request`.
+Handler = Callable[[Any, Peer], Body | Deferred]
 
 #: The actions that need the store.
 WRITES = frozenset({"register", "update", "deregister", "maintenance"})
@@ -141,7 +142,7 @@ class Dispatcher:
             peer.check_replies()
         return handler(request, peer)
 
-    def _register(self, request: Mapping[str, Any], peer: Peer) -> Body:
+    def _register(self, request: requests.RegisterRequest, peer: Peer) -> Body:
         if "service_info" not in request:
             raise InvalidRequest("Missing required field: service_info")
         info, extra = messages.read_service_info(request["service_info"])
@@ -174,7 +175,7 @@ class Dispatcher:
             "entry": self._registry.entry(service_id),
         }
 
-    def _update(self, request: Mapping[str, Any], peer: Peer) -> Body:
+    def _update(self, request: requests.UpdateRequest, peer: Peer) -> Body:
         service_id = _text(request, "service_id")
         if "service_info" not in request:
             raise InvalidRequest("Missing required field: service_info")
@@ -185,25 +186,25 @@ class Dispatcher:
         entry = self._registry.entry(service_id)
         return {"success": True, "message": "Service updated successfully", "entry": entry}
 
-    def _deregister(self, request: Mapping[str, Any], peer: Peer) -> Body:
+    def _deregister(self, request: requests.DeregisterRequest, peer: Peer) -> Body:
         service_id = _text(request, "service_id")
         token, request_number = wire.fingerprint(request), wire.request_number_of(request)
         self._registry.deregister(service_id, token, request_number, _requester(request, peer))
         return {"success": True, "message": "Service deregistered successfully"}
 
-    def _renew(self, request: Mapping[str, Any], peer: Peer) -> Body:
+    def _renew(self, request: requests.RenewRequest, peer: Peer) -> Body:
         report = messages.read_report(request.get("report"), self._wall())
         entry = self._registry.renew(_text(request, "service_id"), report, peer)
         return {"success": True, "message": "Service renewed successfully", "entry": entry}
 
-    def _get(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _get(self, request: requests.GetRequest, _peer: Peer) -> Body:
         service_id = _text(request, "service_id")
         body = {"success": True, "service": self._registry.get(service_id), **self._time()}
         if request.get("last_change") is True:
             body["last_change"] = self._registry.last_change(service_id)
         return body
 
-    def _list(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _list(self, request: requests.ListRequest, _peer: Peer) -> Body:
         everything = request.get("service_type") in (None, "")
         service_type = None if everything else _text(request, "service_type")
         services = self._registry.list_services(service_type, read_filter(request))
@@ -216,20 +217,20 @@ class Dispatcher:
             **self._leases(request),
         }
 
-    def _discover(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _discover(self, request: requests.DiscoverRequest, _peer: Peer) -> Body:
         asker = request.get("asker")
         service = self._registry.discover(
             _text(request, "service_type"),
             read_filter(request),
-            None if request.get("strategy") is None else _text(request, "strategy"),
+            _text_or_none(request, "strategy"),
             NOBODY if asker is None else messages.checked(asker, Asker, "asker."),
         )
         return {"success": True, "service": service, **self._time()}
 
-    def _health(self, _request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _health(self, _request: requests.NoFields, _peer: Peer) -> Body:
         return {"success": True, **self._state(), **self._time()}
 
-    def _info(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _info(self, request: requests.InfoRequest, _peer: Peer) -> Body:
         body = {
             "success": True,
             **self._state(),
@@ -245,13 +246,10 @@ class Dispatcher:
             _check_size(services)
         return body
 
-    def _events(self, request: Mapping[str, Any], _peer: Peer) -> Body:
+    def _events(self, request: requests.EventsRequest, _peer: Peer) -> Body:
         limit = min(MAX_EVENTS, _count(request, "limit", MAX_EVENTS))
         since = _count(request, "since", self._registry.seq)
-        epoch, mark = (
-            None if request.get(field) is None else _text(request, field)
-            for field in ("epoch", "mark")
-        )
+        epoch, mark = _text_or_none(request, "epoch"), _text_or_none(request, "mark")
         events, reset = self._registry.events_since(since, epoch, limit, mark)
         return {
             "success": True,
@@ -262,7 +260,7 @@ class Dispatcher:
             **self._leases(request),
         }
 
-    def _maintain(self, request: Mapping[str, Any], peer: Peer) -> Body:
+    def _maintain(self, request: requests.MaintenanceRequest, peer: Peer) -> Body:
         maintenance: MaintenanceRequest = messages.checked(request, MaintenanceRequest, "")
         since = int(self._wall())
         length = DEFAULT_MAINTENANCE if maintenance.seconds is None else maintenance.seconds
@@ -293,7 +291,7 @@ class Dispatcher:
     def _maintenance(self) -> list[Body]:
         return [each.body() for each in self._registry.maintenance.entries]
 
-    def _backup(self, request: Mapping[str, Any], peer: Peer) -> Deferred:
+    def _backup(self, request: requests.BackupRequest, peer: Peer) -> Deferred:
         _check_peer(peer, "backup", "rs_cs backup")
         target = Path(messages.checked(request.get("path"), messages.Path, "path"))
         replace = request.get("replace") is not None and messages.checked(
@@ -320,7 +318,7 @@ class Dispatcher:
         log.info("a copy of the store is in %s", display.printable(target))
         return {"success": True, "path": str(target), **asdict(copied)}
 
-    def _stop(self, _request: Mapping[str, Any], peer: Peer) -> Body:
+    def _stop(self, _request: requests.NoFields, peer: Peer) -> Body:
         _check_peer(peer, "terminate", "rs_cs stop")
         self._terminate()
         return {"success": True, "status": "terminating", **self._time()}
@@ -401,6 +399,10 @@ def _text(request: Mapping[str, Any], field: str) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"Invalid {field}: expected a string")
     return value
+
+
+def _text_or_none(request: Mapping[str, Any], field: str) -> str | None:
+    return None if request.get(field) is None else _text(request, field)
 
 
 def _count(request: Mapping[str, Any], field: str, default: int) -> int:

@@ -10,7 +10,8 @@ from rsreg.client.registration import owner
 from rsreg.config import MODES
 from rsreg.errors import ConfigurationError, JudgeFirst, OwnedByOther
 from rsreg.protocol import calls, wire
-from rsreg.protocol.calls import Call, CallSequence, Entry, Record
+from rsreg.protocol.calls import NO_OTHERWISE, Call, CallSequence, Entry, Otherwise, Record
+from rsreg.protocol.requests import RegisterRequest
 
 
 class Details(TypedDict, total=False):
@@ -233,19 +234,22 @@ def register(
 def _register(
     registration: Registration,
     report: Mapping[str, Any] | None = None,
-    otherwise: Any = None,
-    **more: Any,
+    otherwise: Otherwise = NO_OTHERWISE,
+    *,
+    judges: bool | None = None,
+    replaces: Mapping[str, Any] | None = None,
 ) -> Call[Any]:
     info = registration.info
     if registration.service_id is not None:
         info = {**info, "id": registration.service_id}
-    return calls.register(
-        info,
-        registration.ttl,
-        otherwise,
+    request = RegisterRequest(
+        service_info=info,
+        ttl=registration.ttl,
         report=report,
+        judges=judges,
+        replaces=replaces,
         # An entry that is to outlive this process has no owner; who registers it is sent even so.
         owner=owner.this_process() if registration.owner is None else None,
         force=registration.force or None,
-        **more,
     )
+    return calls.register(request, otherwise)
