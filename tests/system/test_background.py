@@ -302,7 +302,7 @@ def test_a_heartbeat_lasts_whatever_is_raised_in_it(
         driver.start_heartbeat(0.3)
         wait_until(lambda: len(calls) > 5)
         assert passing(client, "puna_cs")
-        said = [record for record in caplog.records if "trying on" in record.message]
+        said = [record for record in caplog.records if "retrying" in record.message]
         assert len(said) == 1, caplog.text
         assert "puna_cs" in said[0].message
 
@@ -382,9 +382,9 @@ def test_what_fails_is_said_once_until_all_is_well(caplog: pytest.LogCaptureFixt
     keep_on(step, stop, log, "it", pauses.append)
     assert caplog.messages == [
         "it failed, retrying: OSError('x')",
-        "it works again",
+        "it: all is well again",
         "it failed, retrying: OSError('z')",
-        "it works again",
+        "it: all is well again",
     ]
     assert len(pauses) == 3
     assert pauses[1] > pauses[0] / 2

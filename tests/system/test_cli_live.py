@@ -123,7 +123,7 @@ def test_a_heartbeat_tells_of_an_outage(process: ServerProcess) -> None:
     with Running(*words, "--heartbeat", "--json", RSREG_ENDPOINT=process.endpoint) as running:
         service_id = json.loads(running.line())["service_id"]
         process.kill()
-        assert "puna_cs: heartbeat failed, trying on" in running.remark()
+        assert "puna_cs: heartbeat failed, retrying" in running.remark()
         process.start()
         assert "puna_cs: the registry answers again" in running.remark()
         with RegistryClient(process.endpoint, timeout=10) as client:

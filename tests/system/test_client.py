@@ -438,7 +438,7 @@ def test_a_listener_says_that_the_registry_is_away_and_back(
     with RegistryClient(process.endpoint, timeout=0.5) as client:
         client.start_event_listener()
         process.kill()
-        wait_until(lambda: "no events for now" in caplog.text)
+        wait_until(lambda: "lost the event stream" in caplog.text)
         process.start()
         wait_until(lambda: "the registry answers again" in caplog.text)
         assert len(caplog.records) == 2, caplog.text

@@ -130,7 +130,7 @@ def test_a_registry_that_goes_away_is_waited_for(
         thread.start()
         wait_until(lambda: got == ["before"])
         process.kill()
-        wait_until(lambda: "no events for now" in caplog.text)
+        wait_until(lambda: "lost the event stream" in caplog.text)
         process.start()
         register("after")
         wait_until(lambda: got == ["before", "after"])

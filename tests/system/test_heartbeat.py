@@ -136,7 +136,7 @@ def test_services_come_back_in_full_to_an_empty_registry(
         before = client.get_service(service_id)
         client.start_heartbeat()
         process.kill()
-        wait_until(lambda: "trying on" in caplog.text)
+        wait_until(lambda: "retrying" in caplog.text)
         assert process.store is not None
         for file in process.store.parent.iterdir():
             file.unlink()
@@ -148,7 +148,7 @@ def test_services_come_back_in_full_to_an_empty_registry(
             del record["last_heartbeat"]
         assert after == before
         assert len(caplog.records) == 2, caplog.text
-        assert "puna_cs: heartbeat failed, trying on" in caplog.messages[0]
+        assert "puna_cs: heartbeat failed, retrying" in caplog.messages[0]
         assert f"it no longer knew {service_id}" in caplog.messages[1]
 
 
@@ -204,7 +204,7 @@ def test_a_refusal_in_the_background_is_said_once_and_tried_on(
             impatient.settings.timeout = 10
     said = [message for message in caplog.messages if "laser_cs:" in message]
     assert len(said) == 3, said
-    assert "not registered yet, trying on: no registry answers" in said[0]
+    assert "not registered yet, retrying: no registry answers" in said[0]
     assert "on egse3:5000" in said[1]
     assert "it is registered now" in said[2]
 

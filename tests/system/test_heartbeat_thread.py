@@ -222,7 +222,7 @@ def test_an_outage_is_two_lines_for_all(
         heartbeats = [beating(process.endpoint, name, 1, ids[name]) for name in names]
         try:
             process.kill()
-            wait_until(lambda: "trying on" in caplog.text)
+            wait_until(lambda: "retrying" in caplog.text)
             time.sleep(2)
             process.start()
             wait_until(lambda: "answers again" in caplog.text)
@@ -230,7 +230,7 @@ def test_an_outage_is_two_lines_for_all(
         finally:
             stop(*heartbeats)
     assert len(caplog.messages) == 2, caplog.text
-    assert "heartbeat failed, trying on: no registry answers" in caplog.messages[0]
+    assert "heartbeat failed, retrying: no registry answers" in caplog.messages[0]
     assert "and 19 more: the registry answers again after" in caplog.messages[1]
 
 

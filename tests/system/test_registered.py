@@ -242,7 +242,7 @@ def test_the_order_of_start_does_not_matter(
             assert client.list_services() == []
     said = [record.getMessage() for record in caplog.records if "puna_cs" in record.getMessage()]
     assert len(said) == 2, said
-    assert "not registered yet, trying on" in said[0]
+    assert "not registered yet, retrying" in said[0]
     assert "it is registered now" in said[1]
 
 

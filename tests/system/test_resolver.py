@@ -310,7 +310,7 @@ with client.registered("puna", port=5000, service_type="PUNA") as puna:
         said, quick = told(process)
         assert said.startswith("UnknownHost: there is no host 'registry.lab'")
         assert quick
-        assert "puna: not registered yet, trying on: there is no " in printed(process)
+        assert "puna: not registered yet, retrying: there is no " in printed(process)
         assert told(process) == [None]
         space.etc("hosts", "127.0.0.1 registry.lab\n")
         assert told(process) == ["puna", "puna"]

@@ -48,7 +48,7 @@ def nowhere() -> Iterator[str]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches ask twice a second, and are stale after one without an answer."""
     for module in (subscription, view):
-        monkeypatch.setattr(module, "SILENCE_MOST", 0.5)
+        monkeypatch.setattr(module, "PAUSE_MOST", 0.5)
     monkeypatch.setattr(view, "STALE_AFTER", 1.0)
 
 

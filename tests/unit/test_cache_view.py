@@ -520,7 +520,7 @@ def test_an_outage_with_another_registry_at_its_end_is_two_lines(
     for _ in range(3):
         harness.catch_up()
     assert [record.getMessage()[:24] for record in caplog.records] == [
-        "no events for now, tryin",
+        "lost the event stream, tryin",
         "the registry answers aga",
     ]
 

@@ -179,7 +179,7 @@ def test_an_outage_is_said_when_it_begins_and_when_it_is_over(
     follower: Subscription, caplog: pytest.LogCaptureFixture
 ) -> None:
     outage = [
-        "no events for now, trying on: away",
+        "lost the event stream, retrying: away",
         "the registry answers again; events go on from #5",
     ]
     for times in (1, 2):

@@ -1,4 +1,4 @@
-"""What a client answers by itself, and when it has to ask."""
+"""The cache of one client: what it answers, and when the client has to ask the registry."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ R = TypeVar("R")
 
 
 class ClientCache:
-    """The ServiceCache of one client, sync or async, which answers only what is beyond doubt.
+    """The ServiceCache of one client, blocking or asyncio, which answers only what is certain.
 
-    It starts in the background when it is first asked, so no call waits for it; until then, and
-    whenever it is not sure, the client asks the registry as it would without a cache. Threads may
-    share it.
+    It starts in the background with the first question, so no call waits for it. Until then, and
+    for all that is not certain, the client asks the registry, as it does without a cache. Threads
+    may share it.
     """
 
     def __init__(self, settings: ClientSettings, context: zmq.Context[Any] | None) -> None:
@@ -93,19 +93,19 @@ class ClientCache:
         return result if services and as_of > self._changed else None
 
     def changed(self) -> None:
-        """The client changed something: what the cache learned before is not to be answered.
+        """The client changed something: answer nothing that the cache learned before.
 
-        A reply does not say which event it made. So the cache is passed over until it has got the
-        answer to a question that it asked later than this.
+        A reply does not say which event it made. So the cache answers only after it has got the
+        answer to a request that it sent later than this.
         """
         self._changed = timing.steady()
 
     def open(self) -> None:
-        """Take questions again after a `close`."""
+        """Answer again after a `close`."""
         self._closed = False
 
     def close(self) -> None:
-        """Follow no longer; returns within a second."""
+        """Stop following the registry; returns within a second."""
         self._closed = True
         self._cache.stop()
 
@@ -120,7 +120,7 @@ class ClientCache:
 
     def _run(self) -> None:
         try:
-            # That the registry is away, the client's own questions say.
+            # The client's own requests report that the registry can't be reached.
             with Caught() as caught, contextlib.suppress(TransportError):
                 self._cache.start()
             self._tried(caught.error)
@@ -130,5 +130,5 @@ class ClientCache:
             self._starting.release()
 
     def _tried(self, error: BaseException | None) -> None:
-        """After a failure, a later question starts it again."""
+        """Note what a start raised, if anything: a later question starts the cache again."""
         self._next = timing.steady() + self._troubles.after(error)

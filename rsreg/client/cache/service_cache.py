@@ -1,4 +1,4 @@
-"""The cache that follows one registry and answers from what it knows."""
+"""ServiceCache: follows one registry, and answers from memory."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ from rsreg.transport.listener import EventListener, Handlers
 
 
 class ServiceCache:
-    """Knows all services of a registry, and answers in microseconds, without asking.
+    """Knows all services of a registry, and answers in microseconds, without a request.
 
-    It follows the events on a thread of its own (with a green context: a greenlet). `health` is
-    what is sure: a service whose lease may have ended is critical. `last_heartbeat` is from when
-    the service registered, or the cache listed it. Answers are the caller's, in any thread.
+    It follows the events on a thread of its own; with a green context, in a greenlet. `health` is
+    what is certain: a service whose lease may have ended is critical. `last_heartbeat` is from when
+    the service registered, or the cache listed it. Records are copies, for any thread.
 
-    `start` and `stop` it, or use it as a context manager, with `async with` in asyncio; the
-    endpoints are those of RegistryClient, `timeout` is for one question to the registry. Without an
-    answer for more than 10 s it answers no more: its methods raise Stale until the registry is
-    back. They raise Disconnected if it is not started. In a forked child it has to be started anew,
-    else it gets stale.
+    Call `start` and `stop`, or use it in a `with` block, in asyncio in `async with`. In a forked
+    child it has to be started anew, else it gets stale.
+
+    Args:
+        registry_req_endpoint: The registry, as in RegistryClient.
+        registry_sub_endpoint: Where it publishes events, as in RegistryClient.
+        timeout: The seconds that one request to the registry may take.
+        context: The ZeroMQ context to use; by default one of rsreg's own.
+
+    Raises:
+        ConfigurationError: An argument, or a variable of the environment, is not valid.
+        Disconnected: Of a question: the cache is not started.
+        Stale: Of a question: the registry has not answered for more than 10 s.
     """
 
     def __init__(
@@ -42,7 +50,7 @@ class ServiceCache:
         )
         self._context = context
         self._listener: EventListener | None = None
-        self._mirror: CacheView | None = None
+        self._view: CacheView | None = None
 
     def __repr__(self) -> str:
         return f"<ServiceCache on {self.settings.req_endpoint}>"
@@ -66,72 +74,88 @@ class ServiceCache:
         await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
-        """Follow from now on; returns when all services are known.
+        """Follow the registry from now on; returns when all services are known.
 
-        Raises RequestTimeout if the registry can't be reached.
+        Raises:
+            RequestTimeout: The registry can't be reached.
         """
         self.stop()
-        mirror = CacheView(timing.steady)
-        self._listener = EventListener(Handlers(), mirror, self.settings, self._context)
+        view = CacheView(timing.steady)
+        self._listener = EventListener(Handlers(), view, self.settings, self._context)
         try:
             self._listener.start()
         except RegistryError:
             self._listener = None
             raise
-        self._mirror = mirror
+        self._view = view
 
     def stop(self) -> None:
-        """Follow no longer; returns within a second."""
-        listener, self._listener, self._mirror = self._listener, None, None
+        """Stop following the registry; returns within a second."""
+        listener, self._listener, self._view = self._listener, None, None
         if listener is not None:
             listener.stop()
 
     @property
     def as_of(self) -> float:
-        """What happened before this moment of `timing.steady` is known; -inf: nothing is."""
-        mirror = self._mirror
-        return -math.inf if mirror is None else mirror.as_of
+        """All that happened before this moment of `timing.steady` is known; -inf: nothing is."""
+        view = self._view
+        return -math.inf if view is None else view.as_of
 
     @property
     def stale(self) -> float | None:
-        """Seconds since the registry last answered, if that is too long ago, else None.
+        """Seconds since the last answer of the registry, if they are too many; else None.
 
         Infinite for a cache that is not started.
         """
-        mirror = self._mirror
-        return math.inf if mirror is None else mirror.stale()
+        view = self._view
+        return math.inf if view is None else view.stale()
 
     def get_service(self, service_id: str) -> ServiceRecord | None:
-        """The record of one service, or None."""
+        """Return the record of one service.
+
+        Args:
+            service_id: Its id.
+
+        Returns:
+            The record, or None if there is no such service.
+        """
         return self._fresh().get(service_id)
 
     def list_services(
         self, service_type: str | None = None, *, mode: str | None = None
     ) -> ServiceList:
-        """The records of all services, or of those found under a type, passing or not.
+        """Return the records of services, passing or not.
 
-        Only those of a `mode`, "hardware" or "simulator", if one is given.
+        Args:
+            service_type: Only those found under this type.
+            mode: Only "hardware", or only a "simulator".
         """
         return self._fresh().list_services(service_type or None, config.checked_mode(mode))
 
     def discover_service(
         self, service_type: str, *, mode: str | None = None
     ) -> ServiceRecord | None:
-        """The record of one passing service of a type, a random one, or None.
+        """Return the record of one passing service of a type, a random one.
 
-        Without a `mode` it is a simulator only if no hardware of that type is registered at all.
+        Args:
+            service_type: The type.
+            mode: "hardware" or "simulator". Without one it is a simulator only if no hardware of
+                that type is registered at all.
+
+        Returns:
+            The record, or None if there is none.
         """
         return self._fresh().discover(service_type, config.checked_mode(mode))
 
     def _fresh(self) -> CacheView:
-        mirror = self._mirror
-        if mirror is None:
+        view = self._view
+        if view is None:
             raise Disconnected("this cache is not started", hint="call start() first")
-        age = mirror.stale()
+        age = view.stale()
         if age is not None:
             raise Stale(
                 f"no registry answers on {self.settings.req_endpoint}; what this cache knows is "
                 f"{age:.1f} s old",
                 hint="see whether the registry runs; the cache goes on asking for it by itself",
             )
-        return mirror
+        return view
