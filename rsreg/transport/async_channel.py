@@ -1,4 +1,4 @@
-"""The asyncio driver of an exchange: one DEALER, one call and one event loop at a time."""
+"""Carries calls to a registry in asyncio: one DEALER socket, one call, one event loop at a time."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class _LoopSocket:
 class AsyncChannel:
     """Carries calls to one endpoint, one at a time; opened when needed.
 
-    It goes over to another event loop with a call from there, if its own does not run any more;
-    RuntimeError is raised if that does.
+    With the first call from another event loop it goes over to that one. While the loop before
+    still runs, that raises a RuntimeError.
     """
 
     def __init__(self, endpoint: str, context: zmq.asyncio.Context) -> None:
@@ -54,7 +54,7 @@ class AsyncChannel:
         self._closed = False
 
     def close(self) -> None:
-        """Take no more calls; one that is under way comes to its end, and closes the socket."""
+        """Take no more calls; one under way comes to its end, and closes the socket."""
         self._closed = True
         held = self._held
         if held is not None and not (held.turn.locked() and held.loop.is_running()):
@@ -122,21 +122,21 @@ class AsyncChannel:
             return answer
 
     def _here(self) -> _LoopSocket:
-        """What belongs to the running loop.
+        """Return what belongs to the running loop.
 
-        What belongs to another one is given up, with the calls that wait there.
+        What belongs to another one is dropped, with the calls that wait there.
         """
         loop, held = asyncio.get_running_loop(), self._held
         if held is None or held.loop is not loop:
             if held is not None:
-                check_left(held.loop)
+                check_ended(held.loop)
                 held.drop()
             held = self._held = _LoopSocket(loop)
         return held
 
 
-def check_left(loop: asyncio.AbstractEventLoop) -> None:
-    """Raises RuntimeError if an event loop still runs: then nothing goes over to another."""
+def check_ended(loop: asyncio.AbstractEventLoop) -> None:
+    """Check that a client may leave an event loop; raises RuntimeError while that runs."""
     if loop.is_running():
         raise RuntimeError(
             "this AsyncRegistryClient is used in another event loop, which still runs: "

@@ -13,7 +13,7 @@ from rsreg import timing
 from rsreg.errors import RegistryError
 from rsreg.protocol.calls import Record
 from rsreg.system.background import Caught, Troubles, say
-from rsreg.transport.async_channel import check_left
+from rsreg.transport.async_channel import check_ended
 from rsreg.transport.async_event_stream import AsyncEventStream
 from rsreg.transport.listener import Handlers
 from rsreg.transport.subscription import EventConsumer, Subscription
@@ -64,7 +64,7 @@ class AsyncListener:
         run = self._run
         if run is None or run.is_here():
             return run is not None and not run.task.done()
-        check_left(run.task.get_loop())
+        check_ended(run.task.get_loop())
         run.stream.close()
         with contextlib.suppress(RuntimeError):
             # It is for the case that its loop goes on; a closed one says so.

@@ -1,4 +1,4 @@
-"""The blocking driver of an exchange: one DEALER, one call at a time."""
+"""Carries calls to a registry, blocking: one DEALER socket, one call at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rsreg.transport.resolver import Numeric
 
 T = TypeVar("T")
 
-#: Seconds after which a waiting thread looks whether it was told to stop.
+#: Seconds after which a waiting thread looks whether it has to stop.
 STOP_LATENCY = 0.2
 
 
@@ -49,9 +49,9 @@ class Channel:
             self.reopened(0.0)
 
     def reopened(self, timeout: float) -> bool:
-        """Open the socket if it is not; whether it was not.
+        """Open the socket if it is not open; True if it was not.
 
-        To find its host may take `timeout` seconds; raises UnknownHost, RequestTimeout,
+        To find its host may take `timeout` seconds. Raises UnknownHost, RequestTimeout,
         Disconnected, ConfigurationError.
         """
         if self._socket is not None:
@@ -67,13 +67,13 @@ class Channel:
             socket.close()
 
     def __del__(self) -> None:
-        # A client in a one-line script is forgotten, not closed; that is no fault to warn of.
+        # A one-line script does not close its client; that deserves no warning.
         self.close()
 
     def run(self, call: Call[T], timeout: float) -> T:
-        """The call's answer, or what `exchange` raises; Disconnected if the socket fails.
+        """Return the answer to a call; raises as `exchange`, and Disconnected if the socket fails.
 
-        Whatever else ends it, nothing of it is sent later.
+        Whatever else ends the call, nothing of it is sent later.
         """
         steps = self.steps(call, timeout)
         try:
@@ -86,9 +86,9 @@ class Channel:
     def steps(
         self, call: Call[T], timeout: float, moment: float = math.inf
     ) -> Generator[None, None, T]:
-        """What `run` does, for who has more to do: gives way after each `moment` seconds in vain.
+        """Do what `run` does, but yield after each `moment` seconds without an answer.
 
-        Closed before its end, it gives the call up.
+        To close the generator gives the call up.
         """
         try:
             if self._socket is None:
@@ -133,7 +133,7 @@ class Channel:
 def find(
     endpoint: str, timeout: float, context: zmq.Context[Any] | None, stop: Stop | None = None
 ) -> Numeric:
-    """Where to connect to for an endpoint, within `timeout` seconds; other greenlets go on.
+    """Find the address of an endpoint within `timeout` seconds; other greenlets go on.
 
     Raises UnknownHost, RequestTimeout; Disconnected once `stop` is set.
     """
@@ -155,9 +155,9 @@ def readable(socket: Any, seconds: float, stop: Stop | None) -> bool:
         return bool(socket.poll(math.ceil(seconds * 1000)))
     until = timing.steady() + seconds
     while not stop.is_set():
-        left = until - timing.steady()
-        if socket.poll(math.ceil(max(0.0, min(left, STOP_LATENCY)) * 1000)):
+        seconds_left = until - timing.steady()
+        if socket.poll(math.ceil(max(0.0, min(seconds_left, STOP_LATENCY)) * 1000)):
             return True
-        if left <= 0:
+        if seconds_left <= 0:
             return False
     raise Disconnected("the client was closed while a call was waiting")

@@ -22,7 +22,7 @@ from rsreg.transport.resolver import Finding
 
 T = TypeVar("T")
 
-#: What libzmq tells of a connection when it has to try again.
+#: Monitor events of a connection that libzmq has to try again.
 _TROUBLE = (
     zmq.EVENT_CONNECT_RETRIED
     | zmq.EVENT_DISCONNECTED
@@ -31,20 +31,22 @@ _TROUBLE = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 _EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _TROUBLE
-#: Seconds that a service that says nothing is waited for, before the next one is tried beside it.
+#: Seconds without an answer of one service, before the next one is tried beside it.
 _HEAD_START = 0.5
-#: Seconds between two looks at those that are waited for beside the latest one.
+#: Seconds between two looks at the other services that are tried beside the latest one.
 _LOOK = 0.02
-#: Services that are waited for at once, and named in an error, at most.
+#: Services that are tried at once, and named in an error, at most.
 _AT_ONCE, _NAMED = 8, 5
 
 
-def check(kind: int, timeout: float) -> None:
-    """Raises ConfigurationError where there is no such connection."""
-    if isinstance(kind, bool) or kind not in [each.value for each in zmq.SocketType]:
-        raise ConfigurationError(f"not a kind of socket: {kind!r}", hint="write zmq.REQ or zmq.SUB")
+def check(socket_type: int, timeout: float) -> None:
+    """Check the arguments of `connect_to`; raises ConfigurationError."""
+    if isinstance(socket_type, bool) or socket_type not in [each.value for each in zmq.SocketType]:
+        raise ConfigurationError(
+            f"not a type of socket: {socket_type!r}", hint="write zmq.REQ or zmq.SUB"
+        )
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise ConfigurationError(f"a timeout is a number of seconds, not {timeout!r}")
+        raise ConfigurationError(f"timeout is a number of seconds, not {timeout!r}")
     check_timeout(timeout)
 
 
@@ -66,7 +68,7 @@ Others = Callable[[float], Steps[list[ServiceRecord]]]
 def others(
     first: ServiceRecord, known: Iterable[ServiceRecord], mode: str | None
 ) -> list[ServiceRecord]:
-    """Which of the services of a type are as good as the one that was discovered.
+    """Return the other services of a type that may be meant, in random order.
 
     Without a `mode` a simulator is one only if there is no hardware at all, passing or not.
     """
@@ -82,24 +84,25 @@ def others(
 
 
 class _Attempt:
-    """A socket on its way to one service, and the monitor that tells how it gets on.
+    """A socket that connects to one service, and the monitor of its connection.
 
-    To connect never fails by itself, also where nobody listens; what is sent would wait forever.
+    To connect a ZeroMQ socket never fails, also where nobody listens; what is sent would wait
+    forever.
     """
 
     def __init__(
-        self, context: zmq.Context[Any], kind: int, name: str, endpoint: str, timeout: float
+        self, context: zmq.Context[Any], socket_type: int, name: str, endpoint: str, timeout: float
     ) -> None:
         self.there = False
-        #: Whether another one should be tried, and whether this one is to be waited for no more.
+        #: Whether to try another service beside this one, and whether to give up this one.
         self.trouble, self.lost = False, False
         self._who = f"{name} can't be reached on {endpoint}"
         self._timeout = timeout
-        self._kind = zmq.SocketType(kind).name
+        self._socket_type = zmq.SocketType(socket_type).name
         self._listens = False
         self._why: RegistryError | None = None
         self._finding: Finding | None = Finding(endpoint, timeout)
-        self.socket = sockets.peer(context, kind, timeout)
+        self.socket = sockets.peer(context, socket_type, timeout)
         try:
             self.monitor: Any = sockets.monitor(self.socket, _EVENTS)
         except BaseException:
@@ -107,7 +110,7 @@ class _Attempt:
             raise
 
     def pause(self) -> float:
-        """Connect, once its address is found; seconds after which to call this again."""
+        """Connect once its address is found; returns the seconds after which to call this again."""
         pause = self._finding.pause() if self._finding is not None else math.inf
         if not pause:
             self._connect()
@@ -122,8 +125,8 @@ class _Attempt:
             self._why = error
             self.give_up()
 
-    def told(self, message: list[bytes]) -> None:
-        """Take in a message of the monitor."""
+    def on_monitor_message(self, message: list[bytes]) -> None:
+        """Note what the monitor tells of the connection."""
         # zmq.utils.monitor would load asyncio.
         (event,) = struct.unpack_from("=H", message[0])
         self.there = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -131,16 +134,16 @@ class _Attempt:
         self.trouble = self.trouble or bool(event & _TROUBLE)
 
     def failure(self) -> Unreachable:
-        """What is wrong, when the time is over."""
+        """Return the error to raise when the time is over."""
         if self._finding is not None:
             self._connect()
         if self._why is not None:
             return Unreachable(f"{self._who}: {self._why}", hint=self._why.hint)
         if self._listens:
             return Unreachable(
-                f"{self._who}: what listens there is no ZeroMQ socket that a {self._kind} goes "
-                "with",
-                hint="see which of the service's ports is meant, and which kind of socket it has",
+                f"{self._who}: what listens there is no ZeroMQ socket that a {self._socket_type} "
+                "goes with",
+                hint="see which of the service's ports is meant, and which type of socket it has",
             )
         return Unreachable(
             f"{self._who}: nothing there takes a connection within {self._timeout:g} s",
@@ -149,7 +152,7 @@ class _Attempt:
         )
 
     def give_up(self) -> None:
-        """Wait for it no more."""
+        """Give this service up."""
         self.trouble = self.lost = True
         self.close(keep=False)
 
@@ -163,49 +166,50 @@ class _Attempt:
 
 
 class _Race:
-    """Who of several services answers first. One is tried, and has all the time if it is alone.
+    """Connects to the service that answers first of several.
 
-    The next one is tried beside it as soon as it is in trouble, or was silent for a while.
+    One is tried, and has all the time if it is the only one. The next is tried beside it as soon as
+    the first is in trouble, or has not answered for a while.
     """
 
     def __init__(
         self,
         context: zmq.Context[Any],
-        kind: int,
+        socket_type: int,
         endpoint: str | None,
         timeout: float,
         others: Others,
     ) -> None:
         self._context = context
         self._others = others
-        self._kind = kind
+        self._socket_type = socket_type
         self._endpoint = endpoint
         self._timeout = timeout
         self._until = timing.steady() + timeout
-        #: Until when the latest one is waited for alone.
+        #: Until when no other service is tried beside the latest one.
         self._alone = -math.inf
         self._attempts: list[_Attempt] = []
         self._unfit: ConfigurationError | None = None
 
     def run(self, first: ServiceRecord) -> Steps[Any]:
         """See `racing`."""
-        won: _Attempt | None = None
-        following, asked = [first], False
+        winner: _Attempt | None = None
+        candidates, asked_for_others = [first], False
         try:
-            while won is None:
-                more = bool(following) or not asked
+            while winner is None:
+                more = bool(candidates) or not asked_for_others
                 if more and (self._in_trouble() or timing.steady() >= self._alone):
-                    if following:
-                        self._try(following.pop(), len(following))
+                    if candidates:
+                        self._try(candidates.pop(), len(candidates))
                     else:
-                        following = yield from self._others(timing.left(self._until) / 2)
-                        asked = True
+                        candidates = yield from self._others(timing.left(self._until) / 2)
+                        asked_for_others = True
                     continue
-                won = yield from self._look(self._alone if more else math.inf)
-            return won.socket
+                winner = yield from self._look(self._alone if more else math.inf)
+            return winner.socket
         finally:
             for each in self._attempts:
-                each.close(keep=each is won)
+                each.close(keep=each is winner)
 
     def _in_trouble(self) -> bool:
         return not self._attempts or self._attempts[-1].trouble
@@ -221,7 +225,7 @@ class _Race:
             waiting[0].give_up()
         left = timing.left(self._until)
         self._attempts.append(
-            _Attempt(self._context, self._kind, service["name"], address, self._timeout)
+            _Attempt(self._context, self._socket_type, service["name"], address, self._timeout)
         )
         self._alone = timing.steady() + min(_HEAD_START, left / (others + 2))
 
@@ -229,17 +233,17 @@ class _Race:
         return [each for each in self._attempts if not each.lost]
 
     def _look(self, until: float) -> Steps[_Attempt | None]:
-        """Look once at all that are waited for, at the latest of them until then at most."""
+        """Look once at all that are tried; wait for the latest of them, at most until then."""
         waiting, left = self._waiting(), timing.left(self._until)
         if not waiting or not left:
             raise self._failure()
         for each in waiting:
             latest = each is waiting[-1]
-            patience = (left if len(waiting) == 1 else _LOOK) if latest else 0.0
-            seconds = min(patience, timing.left(until), each.pause())
+            longest = (left if len(waiting) == 1 else _LOOK) if latest else 0.0
+            seconds = min(longest, timing.left(until), each.pause())
             message = None if each.lost else (yield Receive(each.monitor, seconds))
             if message is not None:
-                each.told(message)
+                each.on_monitor_message(message)
             if each.there:
                 return each
         return None
@@ -259,7 +263,7 @@ class _Race:
 
 def racing(
     context: zmq.Context[Any],
-    kind: int,
+    socket_type: int,
     first: ServiceRecord,
     endpoint: str | None,
     timeout: float,
@@ -269,4 +273,4 @@ def racing(
 
     One without that `endpoint` is passed over. Raises Unreachable, ConfigurationError.
     """
-    return _Race(context, kind, endpoint, timeout, others).run(first)
+    return _Race(context, socket_type, endpoint, timeout, others).run(first)

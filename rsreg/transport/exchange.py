@@ -101,8 +101,8 @@ def _reply(
         reply = wire.read_reply(received)
         if reply is not None and reply.pop("request_id", None) == request_id:
             return reply
-        left = until - clock()
-        received = (yield Step(None, left, request_id)) if left > 0 else None
+        seconds_left = until - clock()
+        received = (yield Step(None, seconds_left, request_id)) if seconds_left > 0 else None
     return None
 
 
@@ -110,8 +110,8 @@ def _pause(
     request_id: str, until: float, clock: Clock
 ) -> Generator[Step, list[bytes] | None, None]:
     """Wait until a moment, whatever comes: another copy of the request may be refused as well."""
-    while (left := until - clock()) > 0:
-        yield Step(None, left, request_id)
+    while (seconds_left := until - clock()) > 0:
+        yield Step(None, seconds_left, request_id)
 
 
 def _again(reply: Mapping[str, Any], now: float, end: float) -> float | None:
