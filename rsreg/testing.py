@@ -87,10 +87,17 @@ def serving(*args: Any, **options: Any) -> Iterator[RegistryServer]:
 
 
 class LocalRegistry:
-    """A registry for a test, as a context manager: in this process, in memory, on free ports.
+    """A registry for a test, for `with`: in this process, in memory, on free ports.
 
-    Its time stands still until the test lets it pass: no lease ends because a test was slow.
-    `options` are those of RegistryServer. The pytest fixture `registry` is one of these.
+    Its time stands still until the test calls `advance`: no lease ends because a test was slow. The
+    pytest fixture `registry` is one of these.
+
+    Args:
+        **options: Those of RegistryServer.
+
+    Attributes:
+        server: The RegistryServer.
+        clock: What the server takes for the time, in seconds since the epoch.
     """
 
     server: RegistryServer
@@ -126,29 +133,39 @@ class LocalRegistry:
         return f"tcp://127.0.0.1:{self.server.pub_port}"
 
     def client(self, **options: Any) -> RegistryClient:
-        """A client of it, with the options of RegistryClient; it is closed at the end."""
+        """Make a client of this registry; it is closed at the end of the block.
+
+        Args:
+            **options: Those of RegistryClient.
+        """
         client = RegistryClient(self.endpoint, **{"timeout": _PATIENCE, **options})
         self._stack.callback(client.close)
         return client
 
     def advance(self, seconds: float) -> None:
-        """Let time pass for the registry, without a wait; the services whose lease ended are gone.
+        """Let time pass for the registry, without a wait; services whose lease ended are gone then.
 
-        Heartbeats are sent in real time: a lease of 30 s ends with `advance(30)`, however alive its
-        owner is. That registers again at its next heartbeat.
+        Heartbeats are sent in real time: a lease of 30 s ends with `advance(30)` although its owner
+        is alive. The next heartbeat registers the service again.
+
+        Args:
+            seconds: How much time passes, 0 or more.
+
+        Raises:
+            ConfigurationError: The seconds are not valid.
         """
         if not 0 <= seconds < float("inf"):
-            raise ConfigurationError(f"time does not pass by {seconds} seconds")
-        advance(self.clock, seconds, self._news)
+            raise ConfigurationError(f"time can't advance by {seconds} seconds")
+        let_pass(self.clock, seconds, self._changes)
         before = None
         # Leases are judged after the replies were sent, many of them in slices: only when nothing
         # lapsed or went between two answers, nothing is left to do.
         while True:
-            news = self._news()
-            if news["seq"] == before and 0 not in news["leases"]["ends"].values():
+            changes = self._changes()
+            if changes["seq"] == before and 0 not in changes["leases"]["ends"].values():
                 return
-            before = news["seq"]
+            before = changes["seq"]
             time.sleep(_LOOK)
 
-    def _news(self) -> Record:
+    def _changes(self) -> Record:
         return self._channel.run(calls.changes_since(None, None), _PATIENCE)

@@ -39,24 +39,24 @@ class InteractiveClient(RegistryClient):
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
         try:
-            return self._meant(name, ("type", "name"))
+            return self._named_by(name, ("type", "name"))
         except KeyError as error:
             raise AttributeError(*error.args) from None
 
     def __getitem__(self, name: str) -> Services | ServiceRecord:
-        return self._meant(name, ("type", "name", "id"))
+        return self._named_by(name, ("type", "name", "id"))
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *filter(records.is_attribute, self._names())]
 
     def __repr__(self) -> str:
-        services = self._there()
+        services = self._listed_or_error()
         if isinstance(services, str):
             return services
         return "\n".join([self._title(services), *_table(services)])
 
     def _repr_html_(self) -> str:
-        services = self._there()
+        services = self._listed_or_error()
         if isinstance(services, str):
             return f"<pre>{display.as_html(services)}</pre>"
         shown = services._repr_html_() if services else ""
@@ -65,8 +65,8 @@ class InteractiveClient(RegistryClient):
     def _ipython_key_completions_(self) -> list[str]:
         return [name for name in self._names() if name.isprintable()]
 
-    def _there(self) -> ServiceList | str:
-        """All services, or why they can't be told: to show something must never fail."""
+    def _listed_or_error(self) -> ServiceList | str:
+        """Return all services, or the error as text: to show the client must never fail."""
         try:
             return self.list_services()
         # A RuntimeError: it is shown, by a debugger perhaps, in the middle of a call.
@@ -75,32 +75,32 @@ class InteractiveClient(RegistryClient):
             return f"registry {where} can't be reached: {display.printable(error)}"
 
     def _names(self) -> list[str]:
-        """The types and names of the services; none if the registry does not answer at once."""
+        """Return the types and names of all services; none without an answer at once."""
         try:
             services = self._ask(calls.list_services(), config.COMPLETION_TIMEOUT)
         except (RegistryError, RuntimeError):
             return []
         return sorted({name for one in services for name in (*_types(one), one["name"])})
 
-    def _meant(self, word: str, meanings: Sequence[str]) -> Services | ServiceRecord:
-        """What a word means by these; raises KeyError if nothing, or not one thing."""
+    def _named_by(self, word: str, meanings: Sequence[str]) -> Services | ServiceRecord:
+        """Return what a word means; raises KeyError for nothing, or several things."""
         services = self.list_services()
-        found = {meaning: _fitting(services, meaning, word) for meaning in meanings}
+        found = {meaning: _matches(services, meaning, word) for meaning in meanings}
         of_type = found["type"]
         others = {one["id"]: one for meaning in meanings[1:] for one in found[meaning]}
         if not of_type and not others:
-            raise KeyError(self._nothing(word))
+            raise KeyError(self._not_found(word))
         if of_type and others.keys() <= {one["id"] for one in of_type}:
             return Services(word, of_type)
         if not of_type and len(others) == 1:
             return next(iter(others.values()))
-        raise KeyError(_unclear(word, found))
+        raise KeyError(_ambiguity(word, found))
 
     def _title(self, services: ServiceList) -> str:
         plural = "" if len(services) == 1 else "s"
         return f"registry {self.settings.req_endpoint}, {len(services) or 'no'} service{plural}"
 
-    def _nothing(self, name: str) -> str:
+    def _not_found(self, name: str) -> str:
         return (
             f"neither a type nor a service {display.printable(name)!r} is registered on "
             f"{self.settings.req_endpoint}"
@@ -108,17 +108,17 @@ class InteractiveClient(RegistryClient):
 
 
 class Services:
-    """The services of a type, as they were when they were asked for.
+    """The services of a type, as they were when the registry was asked.
 
-    Their names are attributes, or keys, and ids are keys too. Where there is just one, so are its
-    fields and its `endpoint`, which go before names. To go through it, or `len()` it, gives all of
-    them.
+    Their names are attributes and keys; their ids are keys too. If there is only one service, its
+    fields and its `endpoint` are attributes too, and go before names. A loop over it, and `len`,
+    are about all of them.
     """
 
-    __slots__ = ("_kind", "_services")
+    __slots__ = ("_service_type", "_services")
 
-    def __init__(self, kind: str, services: Iterable[ServiceRecord]) -> None:
-        self._kind = kind
+    def __init__(self, service_type: str, services: Iterable[ServiceRecord]) -> None:
+        self._service_type = service_type
         self._services = ServiceList(services)
 
     def __getattr__(self, name: str) -> Any:
@@ -133,8 +133,8 @@ class Services:
             return named[0]
         names = ", ".join(sorted(display.printable(one["name"]) for one in self._services))
         raise AttributeError(
-            f"{display.printable(self._kind)!r} are {len(self._services)} services: {names}; "
-            f"say which of them"
+            f"{display.printable(self._service_type)!r} are {len(self._services)} services: "
+            f"{names}; say which of them"
         )
 
     def __getitem__(self, name: str) -> ServiceRecord:
@@ -164,32 +164,32 @@ class Services:
         return [name for one in self for name in (one["name"], one["id"]) if name.isprintable()]
 
 
-def _fitting(services: ServiceList, meaning: str, word: str) -> list[ServiceRecord]:
-    """The services that a word means if it is a type, a name or an id."""
+def _matches(services: ServiceList, meaning: str, word: str) -> list[ServiceRecord]:
+    """Return the services that a word means, as a type, as a name or as an id."""
     if meaning == "type":
         return [one for one in services if word in _types(one)]
     return [one for one in services if one[meaning] == word]
 
 
-def _unclear(word: str, found: Mapping[str, Sequence[ServiceRecord]]) -> str:
-    """What to say of a word that means different services, and how to name each of them."""
-    said = [
-        f"the {meaning} of {', '.join(map(_shown, meant[:_MENTIONED]))}"
+def _ambiguity(word: str, found: Mapping[str, Sequence[ServiceRecord]]) -> str:
+    """Describe a word that means different services, and how to name each of them."""
+    meanings = [
+        f"the {meaning} of {', '.join(map(_describe, meant[:_MENTIONED]))}"
         + (f" and {len(meant) - _MENTIONED} more" if len(meant) > _MENTIONED else "")
         for meaning, meant in found.items()
         if meant
     ]
     how = "reg.get_service(ID)" if found.get("id") else "reg[ID]"
     kept = display.printable(word)
-    return f"{kept!r} is {', and '.join(said)}: say which one with {how}, or change a name"
+    return f"{kept!r} is {', and '.join(meanings)}: say which one with {how}, or change a name"
 
 
-def _shown(service: ServiceRecord) -> str:
+def _describe(service: ServiceRecord) -> str:
     return display.printable(f"{service['name']} at {service.endpoint} (id {service['id']!r})")
 
 
 def _is_field(services: ServiceList, name: str) -> bool:
-    """Whether it is something that a record says."""
+    """True if a name is a field, or an attribute, of a record."""
     return (
         name in messages.FIELDS
         or hasattr(ServiceRecord, name)

@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Run:
-    """What listens in one event loop."""
+    """A listening task, in one event loop."""
 
-    follower: Subscription
+    subscription: Subscription
     stream: AsyncEventStream
     task: asyncio.Task[None]
 
     def is_here(self) -> bool:
-        """Whether that is the loop that runs now."""
+        """True if that loop runs now."""
         return self.task.get_loop() is asyncio.get_running_loop()
 
 
@@ -51,13 +51,13 @@ class AsyncListener:
     async def start(self) -> None:
         """Listen from now on; raises RegistryError."""
         await self.stop()
-        follower = Subscription(timing.steady)
-        stream = self._open_stream(follower)
+        subscription = Subscription(timing.steady)
+        stream = self._open_stream(subscription)
         await self._hand_on(await stream.open())
-        self._run = _Run(follower, stream, asyncio.create_task(self._listen(stream)))
+        self._run = _Run(subscription, stream, asyncio.create_task(self._listen(stream)))
 
     def go_on(self) -> bool:
-        """Listen in the running loop, if it was started in another; whether it listens.
+        """Go over to the running loop, if it was started in another one; True if it listens.
 
         Raises RuntimeError if that one still runs.
         """
@@ -69,13 +69,13 @@ class AsyncListener:
         with contextlib.suppress(RuntimeError):
             # It is for the case that its loop goes on; a closed one says so.
             run.task.cancel()
-        stream = self._open_stream(run.follower)
-        task = asyncio.create_task(self._resume(stream, run.follower))
-        self._run = _Run(run.follower, stream, task)
+        stream = self._open_stream(run.subscription)
+        task = asyncio.create_task(self._resume(stream, run.subscription))
+        self._run = _Run(run.subscription, stream, task)
         return True
 
     async def stop(self) -> None:
-        """Listen no longer; a handler may call it too."""
+        """Stop listening; a handler may call it too."""
         self.go_on()
         run, self._run = self._run, None
         if run is not None:
@@ -83,11 +83,11 @@ class AsyncListener:
             if run.task is not asyncio.current_task():
                 await asyncio.wait([run.task])
 
-    async def _resume(self, stream: AsyncEventStream, follower: Subscription) -> None:
+    async def _resume(self, stream: AsyncEventStream, subscription: Subscription) -> None:
         try:
             await self._hand_on(await stream.open())
         except RegistryError as error:
-            follower.on_failure(error)
+            subscription.on_failure(error)
         await self._listen(stream)
 
     async def _listen(self, stream: AsyncEventStream) -> None:
@@ -103,11 +103,11 @@ class AsyncListener:
 
     async def _hand_on(self, events: list[Record]) -> None:
         for event in events:
-            for handler, said in self._handlers.wanted(event):
+            for handler, argument in self._handlers.calls_for(event):
                 with Caught() as caught:
-                    result = handler(said)
+                    result = handler(argument)
                     if inspect.isawaitable(result):
                         await result
                 if (error := caught.error) is not None:
-                    kind = event["type"]
-                    say(log, logging.ERROR, "a handler of %r events failed", kind, exc_info=error)
+                    text = "a handler of %r events failed"
+                    say(log, logging.ERROR, text, event["type"], exc_info=error)

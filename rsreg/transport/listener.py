@@ -30,7 +30,7 @@ Handler = Callable[[Record], Any]
 
 
 class Handlers:
-    """Who wants to hear of which events."""
+    """The handlers of a client, by the type of event that they are for."""
 
     def __init__(self) -> None:
         self._of_type: dict[str, list[Handler]] = {}
@@ -47,8 +47,8 @@ class Handlers:
         """Have `handler` called with each whole event."""
         self._of_any.append(handler)
 
-    def wanted(self, event: Record) -> list[tuple[Handler, Record]]:
-        """Whom to call for an event, and with what."""
+    def calls_for(self, event: Record) -> list[tuple[Handler, Record]]:
+        """Return the handlers to call for an event, each with its argument."""
         of_type = self._of_type.get(event["type"], [])
         return [(handler, event) for handler in self._of_any] + [
             (handler, event["data"]) for handler in of_type
@@ -58,21 +58,21 @@ class Handlers:
 class EventListener:
     """Hands the events of a stream to handlers, on a thread of its own.
 
-    With a green context it is a greenlet of the hub that starts it, else a real OS thread, also in
-    a monkey-patched process. What a handler raises is logged, and no other handler's business.
+    With a green context that is a greenlet of the hub that starts it, else a real OS thread, also
+    in a monkey-patched process. What a handler raises is logged, and stops no other handler.
     """
 
     def __init__(
         self,
         handlers: Handlers,
-        follower: Subscription,
+        subscription: Subscription,
         settings: ClientSettings,
         context: zmq.Context[Any] | None,
     ) -> None:
         self._handlers = handlers
         self._context = context
         self._stop = threads.Stop()
-        self._stream = EventStream(follower, settings, context, self._stop)
+        self._stream = EventStream(subscription, settings, context, self._stop)
         self._runs_on: int | None = None
         self._thread: Any = None
 
@@ -102,13 +102,13 @@ class EventListener:
 
     def _hand_on(self, events: list[Record]) -> None:
         for event in events:
-            for handler, said in self._handlers.wanted(event):
+            for handler, argument in self._handlers.calls_for(event):
                 # On a thread sys.exit would end nothing but this listener.
                 with Caught(Exception, SystemExit) as caught:
-                    handler(said)
+                    handler(argument)
                 if (error := caught.error) is not None:
-                    kind = event["type"]
-                    say(log, logging.ERROR, "a handler of %r events failed", kind, exc_info=error)
+                    text = "a handler of %r events failed"
+                    say(log, logging.ERROR, text, event["type"], exc_info=error)
 
 
 def spawn(context: object, target: Callable[[], None]) -> Any:
@@ -124,7 +124,7 @@ def spawn(context: object, target: Callable[[], None]) -> Any:
 
 
 def pause_for(context: object, stop: threads.Stop) -> Callable[[float], object]:
-    """What waits some seconds where `spawn` runs its target; on a thread until `stop`."""
+    """Return what waits some seconds where `spawn` runs its target; on a thread until `stop`."""
     if sockets.is_green(context):
         import gevent
 

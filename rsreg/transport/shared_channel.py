@@ -1,4 +1,4 @@
-"""The driver of many exchanges at once: one DEALER, which one thread uses."""
+"""Carries many requests at once: one DEALER socket, used by one thread."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rsreg.system.background import Caught
 from rsreg.transport import resolver, sockets
 from rsreg.transport.exchange import Step
 
-#: What is driven: an exchange, or a conversation.
+#: A request, or several: an exchange, or a conversation.
 Flow = Generator[Step, "list[bytes] | None", Any]
-#: Called with the result of a flow, or with what ended it.
+#: Called with the result of a flow, or with the error that ended it.
 Done = Callable[[Any, "BaseException | None"], None]
 
 #: Flows under way at once, at most: a server that has 200 replies for one peer, which does not
@@ -35,21 +35,21 @@ _PAUSE = 0.02
 
 
 class Talk:
-    """One flow, and the request that it is at: until when it waits, and when it was sent."""
+    """A flow, with its current request: until when it waits, and when it was sent."""
 
     def __init__(self, flow: Flow, done: Done) -> None:
         self.flow = flow
         self.done = done
         self.request_id = ""
         self.until = math.inf
-        #: The first and the last time that it was sent, counted over all that is sent.
+        #: The numbers of its first and its last sending, counted over all flows.
         self.first = self.last = -1
 
 
 class SharedChannel:
     """Carries many flows to one endpoint; they wait for each other only beyond `MOST`.
 
-    What a `done` raises is the business of who called. The socket is opened when it is needed.
+    What a `done` raises goes to the caller of `step`. The socket is opened when it is needed.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -60,16 +60,16 @@ class SharedChannel:
         self._waiting: deque[Talk] = deque()
         self._ends: list[tuple[float, int, Talk]] = []
         self._count = itertools.count()
-        #: The last of what was sent that was answered: all before it has left the socket.
+        #: The number of the last request that was answered: all before it have left the socket.
         self._through = -1
 
     @property
     def busy(self) -> bool:
-        """Whether there is something to send, or an answer to wait for."""
+        """True if there is something to send, or an answer to wait for."""
         return bool(self._under_way or self._waiting)
 
     def open(self) -> bool:
-        """Open the socket as soon as its host is found; whether it is open.
+        """Open the socket once its host is found; True if it is open.
 
         Raises UnknownHost, RequestTimeout, Disconnected; ConfigurationError for the endpoint.
         """
@@ -91,7 +91,7 @@ class SharedChannel:
             self._socket = None
 
     def begin(self, talk: Talk) -> None:
-        """Begin a flow, as soon as there is room."""
+        """Begin a flow, as soon as fewer than `MOST` are under way."""
         self._waiting.append(talk)
         self._fill()
 
@@ -105,7 +105,7 @@ class SharedChannel:
         self._fill()
 
     def step(self, seconds: float) -> None:
-        """Wait at most `seconds` for answers, hand on what came, and what did not come in time."""
+        """Wait at most `seconds` for answers; continue the flows with them, or after their time."""
         if self._ends:
             seconds = min(seconds, self._ends[0][0] - timing.steady())
         for frames in self._received(max(0.0, seconds)):
@@ -127,7 +127,7 @@ class SharedChannel:
             self._go_on(self._waiting.popleft(), None)
 
     def _ready(self) -> bool:
-        """Whether the socket is open. If it can't be, that is the end of all flows there are."""
+        """Open the socket; True if it is open. An error ends all flows."""
         try:
             return self.open()
         except RegistryError as error:
@@ -138,7 +138,7 @@ class SharedChannel:
             return False
 
     def _go_on(self, talk: Talk, received: list[bytes] | None) -> None:
-        """Do what the flow wants after it got this, or nothing in time."""
+        """Continue a flow with an answer, or with None after its time."""
         self._under_way.pop(talk.request_id, None)
         with Caught() as caught:
             try:
