@@ -85,16 +85,16 @@ class InteractiveClient(RegistryClient):
     def _named_by(self, word: str, meanings: Sequence[str]) -> Services | ServiceRecord:
         """Return what a word means; raises KeyError for nothing, or several things."""
         services = self.list_services()
-        found = {meaning: _matches(services, meaning, word) for meaning in meanings}
-        of_type = found["type"]
-        others = {one["id"]: one for meaning in meanings[1:] for one in found[meaning]}
+        meant = {meaning: _matches(services, meaning, word) for meaning in meanings}
+        of_type = meant["type"]
+        others = {one["id"]: one for meaning in meanings[1:] for one in meant[meaning]}
         if not of_type and not others:
             raise KeyError(self._not_found(word))
         if of_type and others.keys() <= {one["id"] for one in of_type}:
             return Services(word, of_type)
         if not of_type and len(others) == 1:
             return next(iter(others.values()))
-        raise KeyError(_ambiguity(word, found))
+        raise KeyError(_ambiguity(word, meant))
 
     def _title(self, services: ServiceList) -> str:
         plural = "" if len(services) == 1 else "s"
@@ -138,10 +138,10 @@ class Services:
         )
 
     def __getitem__(self, name: str) -> ServiceRecord:
-        found = [one for one in self._services if name in (one["name"], one["id"])]
-        if len(found) != 1:
-            raise KeyError(f"{len(found) or 'no'} services {display.printable(name)!r} are here")
-        return found[0]
+        matches = [one for one in self._services if name in (one["name"], one["id"])]
+        if len(matches) != 1:
+            raise KeyError(f"{len(matches) or 'no'} services {display.printable(name)!r} are here")
+        return matches[0]
 
     def __iter__(self) -> Iterator[ServiceRecord]:
         return iter(self._services)
@@ -171,15 +171,15 @@ def _matches(services: ServiceList, meaning: str, word: str) -> list[ServiceReco
     return [one for one in services if one[meaning] == word]
 
 
-def _ambiguity(word: str, found: Mapping[str, Sequence[ServiceRecord]]) -> str:
+def _ambiguity(word: str, services: Mapping[str, Sequence[ServiceRecord]]) -> str:
     """Describe a word that means different services, and how to name each of them."""
     meanings = [
         f"the {meaning} of {', '.join(map(_describe, meant[:_MENTIONED]))}"
         + (f" and {len(meant) - _MENTIONED} more" if len(meant) > _MENTIONED else "")
-        for meaning, meant in found.items()
+        for meaning, meant in services.items()
         if meant
     ]
-    how = "reg.get_service(ID)" if found.get("id") else "reg[ID]"
+    how = "reg.get_service(ID)" if services.get("id") else "reg[ID]"
     kept = display.printable(word)
     return f"{kept!r} is {', and '.join(meanings)}: say which one with {how}, or change a name"
 

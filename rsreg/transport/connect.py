@@ -66,13 +66,13 @@ Others = Callable[[float], Steps[list[ServiceRecord]]]
 
 
 def others(
-    first: ServiceRecord, known: Iterable[ServiceRecord], mode: str | None
+    first: ServiceRecord, services: Iterable[ServiceRecord], mode: str | None
 ) -> list[ServiceRecord]:
     """Return the other services of a type that may be meant, in random order.
 
     Without a `mode` a simulator is one only if there is no hardware at all, passing or not.
     """
-    services = list(known)
+    services = list(services)
     if mode is None and any(records.mode_of(each) != SIMULATOR for each in [first, *services]):
         services = [each for each in services if records.mode_of(each) != SIMULATOR]
     random.shuffle(services)
@@ -192,7 +192,7 @@ class _Race:
         self._unfit: ConfigurationError | None = None
 
     def run(self, first: ServiceRecord) -> Steps[Any]:
-        """See `racing`."""
+        """Connect to `first` or one of the others; see `racing`."""
         winner: _Attempt | None = None
         candidates, asked_for_others = [first], False
         try:
@@ -255,9 +255,10 @@ class _Race:
         if len(failures) == 1:
             return failures[0]
         more = "; …" if len(failures) > _NAMED else ""
-        said = "; ".join(map(str, failures[:_NAMED]))
+        reasons = "; ".join(map(str, failures[:_NAMED]))
         return Unreachable(
-            f"none of {len(failures)} services can be reached: {said}{more}", hint=failures[0].hint
+            f"none of {len(failures)} services can be reached: {reasons}{more}",
+            hint=failures[0].hint,
         )
 
 

@@ -26,7 +26,7 @@ _PAUSE_FIRST, _PAUSE_MOST = 0.001, 0.05
 #: Seconds for which an answer is good; one that took long, for so many times as long: whoever asked
 #: for it may have given up, and comes again.
 _FRESH, _FRESH_TIMES = 1.0, 3.0
-#: Seconds that a new answer is waited for where an older one is known.
+#: Seconds that a new answer is waited for where an older one is earlier.
 _PATIENCE = 0.5
 #: Names that are remembered, about.
 _MOST = 1000
@@ -125,11 +125,11 @@ class _LookUp:
         return timing.steady() > self._ended + _FRESH + _FRESH_TIMES * (self._ended - self._began)
 
     def _run(self) -> None:
-        kind, name = (AF_INET6 if self.host.startswith("[") else AF_INET), self.host.strip("[]")
+        family, name = (AF_INET6 if self.host.startswith("[") else AF_INET), self.host.strip("[]")
         look_up = threads.original("socket", "getaddrinfo")
         try:
-            found = str(look_up(name, None, kind, SOCK_STREAM)[0][4][0])
-            self.address = f"[{found}]" if kind == AF_INET6 else found
+            address = str(look_up(name, None, family, SOCK_STREAM)[0][4][0])
+            self.address = f"[{address}]" if family == AF_INET6 else address
         except (OSError, ValueError, LookupError) as error:
             self.error = error
         finally:
@@ -148,14 +148,14 @@ class _LookUps:
     def find(self, host: str) -> _LookUp:
         """One that is under way, or whose answer is good, else a new one."""
         with self._lock:
-            known = self._by_host.get(host)
-            if known is not None and not known.outdated:
-                return known
+            earlier = self._by_host.get(host)
+            if earlier is not None and not earlier.outdated:
+                return earlier
             if len(self._by_host) >= _MOST:
                 self._by_host = {
                     name: each for name, each in self._by_host.items() if not each.outdated
                 }
-            older = None if known is None else known.address or known.older
+            older = None if earlier is None else earlier.address or earlier.older
             self._by_host[host] = _LookUp(host, older)
             return self._by_host[host]
 

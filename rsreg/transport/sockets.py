@@ -47,8 +47,8 @@ def own_context(use: str = "calls") -> zmq.Context[Any]:
     It is not `zmq.Context.instance()`, so that a program may terminate that one when it likes.
     Raises Disconnected if there can be none.
     """
-    found = _own.get((os.getpid(), use))
-    return _started(use) if found is None else found
+    context = _own.get((os.getpid(), use))
+    return _started(use) if context is None else context
 
 
 def _started(use: str) -> zmq.Context[Any]:
@@ -74,7 +74,7 @@ def _started(use: str) -> zmq.Context[Any]:
 
 
 def failed(what: str, error: OSError | zmq.ZMQError) -> Disconnected:
-    """What to raise for an error of a socket, or of the system."""
+    """Return what to raise for an error of a socket, or of the system."""
     hint = None
     if error.errno in (errno.EMFILE, errno.ENFILE):
         hint = (
@@ -86,32 +86,32 @@ def failed(what: str, error: OSError | zmq.ZMQError) -> Disconnected:
     return Disconnected(f"{what}: {error}", hint=hint)
 
 
-def _opened(context: zmq.Context[Any], kind: int) -> Any:
+def _opened(context: zmq.Context[Any], socket_type: int) -> Any:
     """A socket of a client; raises Disconnected if there can be no more of them."""
     try:
-        return context.socket(kind)
+        return context.socket(socket_type)
     except (zmq.ZMQError, OSError) as error:
         raise failed("no socket can be opened", error) from error
 
 
 def is_green(context: object) -> bool:
-    """Whether a context is one of `zmq.green`, told without importing it."""
+    """True if a context is one of `zmq.green`, without importing that."""
     return any(cls.__module__.startswith("zmq.green") for cls in type(context).__mro__)
 
 
 def dealer(context: zmq.Context[Any], endpoint: Numeric) -> Any:
-    """A client's socket for requests. It sets no identity: two of one get each other's mail."""
-    socket = _asking(context, zmq.DEALER)
+    """Open a client's socket for requests. It sets no identity: with two of one, replies mix up."""
+    socket = _for_registry(context, zmq.DEALER)
     connect(socket, endpoint)
     return socket
 
 
 def subscriber(context: zmq.Context[Any]) -> Any:
-    """A client's socket for events, all types: a gap in `seq` shows only to who gets them all.
+    """Open a client's socket for events, of all types: else each gap in `seq` might be a loss.
 
     It is not connected yet.
     """
-    socket = _asking(context, zmq.SUB)
+    socket = _for_registry(context, zmq.SUB)
     socket.subscribe(b"")
     return socket
 
@@ -119,7 +119,7 @@ def subscriber(context: zmq.Context[Any]) -> Any:
 def connect(socket: Any, endpoint: Numeric) -> None:
     """Have a socket connect; raises ConfigurationError, with the socket closed.
 
-    A name would be looked up on libzmq's thread, and stop all sockets there: see `names`.
+    A name would be looked up on libzmq's thread, and stop all sockets there: see `resolver`.
     """
     # Only where it is asked for: a name that has addresses of both kinds is mostly served on IPv4.
     socket.ipv6 = "[" in endpoint
@@ -130,20 +130,20 @@ def connect(socket: Any, endpoint: Numeric) -> None:
         raise ConfigurationError(f"can't connect to {endpoint!r}: {error}") from error
 
 
-def peer(context: zmq.Context[Any], kind: int, timeout: float) -> Any:
+def peer(context: zmq.Context[Any], socket_type: int, timeout: float) -> Any:
     """A socket with which a client talks to a service; it is not connected yet.
 
     To send and to receive take `timeout` seconds at most (green sockets have no such option),
     nothing is queued for a service that is not there, and a REQ socket never takes a late reply for
     the answer to a later request.
     """
-    socket = _opened(context, kind)
+    socket = _opened(context, socket_type)
     _guard(socket)
     _reconnect(socket)
     socket.immediate = 1
     if not is_green(context):
         socket.rcvtimeo = socket.sndtimeo = math.ceil(timeout * 1000)
-    if kind == zmq.REQ:
+    if socket_type == zmq.REQ:
         socket.req_relaxed = 1
         socket.req_correlate = 1
     return socket
@@ -200,16 +200,16 @@ def told_of_connections(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
     address = f"inproc://connections-{socket.fileno()}"
     events = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
     socket.monitor(address, events)
-    told: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR, socket_class=zmq.Socket)
-    told.linger = 0
+    monitor: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR, socket_class=zmq.Socket)
+    monitor.linger = 0
     # No bound: while it is full, libzmq's thread would wait, and with it all connections.
-    told.rcvhwm = 0
-    told.connect(address)
-    return told
+    monitor.rcvhwm = 0
+    monitor.connect(address)
+    return monitor
 
 
-def _asking(context: zmq.Context[Any], kind: int) -> Any:
-    socket = _opened(context, kind)
+def _for_registry(context: zmq.Context[Any], socket_type: int) -> Any:
+    socket = _opened(context, socket_type)
     _guard(socket)
     _reconnect(socket)
     socket.maxmsgsize = MAX_REPLY

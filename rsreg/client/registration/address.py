@@ -49,27 +49,27 @@ class Finder:
         self.network = None if network is None else _network(network)
         self.endpoint = endpoint
         self._target: tuple[int, Any] | None = None
-        #: Whether the registry takes only connections of its own machine, once it is known.
+        #: Whether the registry takes only connections of its own machine; None until it is asked.
         self._for_itself: bool | None = None
 
     def find(
         self, timeout: float = DEFAULT_TIMEOUT, context: zmq.Context[Any] | None = None
     ) -> CallSequence[str]:
-        """The address now; the registry is asked once if it has to say something.
+        """Find the address as it is now; asks the registry once, if its bind address matters.
 
-        To find where the registry is may take `timeout` seconds; other greenlets of a green
-        `context` go on meanwhile. Raises Disconnected without a route, ConfigurationError without
+        To find the registry's host may take `timeout` seconds; other greenlets of a green `context`
+        go on meanwhile. Raises Disconnected without a route, ConfigurationError without
         an address in `network`.
         """
         if self.network is not None:
             return _local_in(self.network)
-        found = self._route(timeout, context)
-        if not ipaddress.ip_address(found).is_loopback:
-            return found
+        host = self._route(timeout, context)
+        if not ipaddress.ip_address(host).is_loopback:
+            return host
         if self._for_itself is None:
             about = yield calls.info(services=False)
             self._for_itself = _is_loopback(str(about.get("bind", "*")))
-        return found if self._for_itself else _outward() or found
+        return host if self._for_itself else _outward() or host
 
     def _route(self, timeout: float, context: zmq.Context[Any] | None) -> str:
         """The local address of the route to the registry."""
@@ -87,7 +87,7 @@ class Finder:
 
 
 def own_host() -> str:
-    """What is advertised where nothing is found out: `RSREG_ADVERTISE`, or this host's name.
+    """Return what is advertised where no route is looked for: `RSREG_ADVERTISE`, or the host name.
 
     Raises ConfigurationError without an address in the network that it says.
     """
@@ -96,7 +96,7 @@ def own_host() -> str:
 
 
 def bound_to(bound: Any) -> tuple[str | None, int]:
-    """The host and the port that a ZeroMQ socket is bound to; no host if it takes any address.
+    """Return the host and the port that a ZeroMQ socket is bound to; no host for any address.
 
     Raises ConfigurationError for anything else.
     """
@@ -133,26 +133,26 @@ def _network(text: str) -> Network:
 def _local_in(network: Network) -> str:
     inside = next(iter(network.hosts()))
     try:
-        found = _source(AF_INET if network.version == 4 else AF_INET6, (str(inside), 9))
+        host = _source(AF_INET if network.version == 4 else AF_INET6, (str(inside), 9))
     except OSError:
-        found = None
-    if found is None or ipaddress.ip_address(found) not in network:
+        host = None
+    if host is None or ipaddress.ip_address(host) not in network:
         raise ConfigurationError(
             f"this machine has no address in {network}",
-            hint="say a network that it is in with advertise=, or the host itself with host=",
+            hint="give a network that it is in with advertise=, or the host itself with host=",
         )
-    return found
+    return host
 
 
 def _outward() -> str | None:
     """The address of the default route, else of the first interface that has one; or None."""
-    for kind, target in _ELSEWHERE.items():
+    for family, target in _ELSEWHERE.items():
         try:
-            found = _source(kind, (target, 9))
+            host = _source(family, (target, 9))
         except OSError:
             continue
-        if not ipaddress.ip_address(found).is_loopback:
-            return found
+        if not ipaddress.ip_address(host).is_loopback:
+            return host
     return next(_of_interfaces(), None)
 
 
@@ -163,27 +163,27 @@ def _of_interfaces() -> Iterator[str]:
     """
     import psutil
 
-    found = [
+    addresses = [
         ipaddress.IPv4Address(one.address)
         for ones in psutil.net_if_addrs().values()
         for one in ones
         if one.family == AF_INET
     ]
-    others = (one for one in found if not one.is_loopback)
+    others = (one for one in addresses if not one.is_loopback)
     return map(str, sorted(others, key=lambda one: one.is_link_local))
 
 
 def _target(endpoint: Numeric) -> tuple[int, Any]:
-    """The kind of an address, and the address as a socket takes it."""
+    """Return the family of an address, and the address as a socket takes it."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    kind = AF_INET6 if host.startswith("[") else AF_INET
-    found = getaddrinfo(host.strip("[]"), int(port), kind, SOCK_DGRAM, 0, AI_NUMERICHOST)
-    return kind, found[0][4]
+    family = AF_INET6 if host.startswith("[") else AF_INET
+    results = getaddrinfo(host.strip("[]"), int(port), family, SOCK_DGRAM, 0, AI_NUMERICHOST)
+    return family, results[0][4]
 
 
-def _source(kind: int, target: Any) -> str:
+def _source(family: int, target: Any) -> str:
     """The address from which this machine would send to another; raises OSError without a route."""
-    asking = socket(kind, SOCK_DGRAM)
+    asking = socket(family, SOCK_DGRAM)
     try:
         asking.connect(target)
         return str(asking.getsockname()[0]).partition("%")[0]

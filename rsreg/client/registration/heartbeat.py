@@ -151,8 +151,8 @@ class HeartbeatRules:
         if fingerprint and fingerprint != service.fingerprint:
             yield from self._compare(service_id, fingerprint)
         if changes := service.pending_update:
-            told = yield calls.update(service_id, changes, service.registration.asker)
-            service.on_updated(changes, told)
+            fingerprint = yield calls.update(service_id, changes, service.registration.asker)
+            service.on_updated(changes, fingerprint)
         return ""
 
     def _compare(self, service_id: str, fingerprint: str) -> CallSequence[None]:

@@ -77,17 +77,19 @@ class _Seen(NamedTuple):
 
 def _look() -> dict[str, Any]:
     pid = os.getpid()
-    found = {
+    fields = {
         "host": socket.gethostname(),
         "pid": pid,
         "user": _user(),
         "program": (sys.argv[0] if sys.argv and sys.argv[0] else sys.executable) or "python",
     }
-    found |= _of_linux(pid) if sys.platform == "linux" else _of_others()
-    seen = _seen(pid) if "namespace" in found else None
+    fields |= _of_linux(pid) if sys.platform == "linux" else _of_others()
+    seen = _seen(pid) if "namespace" in fields else None
     if seen is not None:
-        found["started"] = seen.started
-    return {key: _plain(value) if isinstance(value, str) else value for key, value in found.items()}
+        fields["started"] = seen.started
+    return {
+        key: _plain(value) if isinstance(value, str) else value for key, value in fields.items()
+    }
 
 
 def _of_linux(pid: int) -> dict[str, Any]:

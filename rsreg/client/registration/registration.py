@@ -220,8 +220,8 @@ def registering(
     if isinstance(answer, list):
         dead = registration.left_behind(answer)
         answer = yield _register(registration, report, replaces=dead or None)
-    known: Entry = answer
-    return known
+    entry: Entry = answer
+    return entry
 
 
 def register(
