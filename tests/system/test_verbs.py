@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from rsreg import AsyncRegistryClient, RegistryClient
+from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
 from rsreg.client import verbs
 from tests.helpers import ROOT
+from rsreg.client.registration.async_registered import AsyncRegistered
+from rsreg.client.registration.registered import Registered
 
 WRONG = ROOT / "tests" / "programs" / "wrong_calls.py"
 
@@ -40,7 +42,9 @@ def test_a_method_has_the_same_signature_in_both_clients(name: str) -> None:
         assert dict(sync) == dict(asynchronous)
 
 
-@pytest.mark.parametrize("cls", [RegistryClient, AsyncRegistryClient])
+@pytest.mark.parametrize(
+    "cls", [RegistryClient, AsyncRegistryClient, Registered, AsyncRegistered, ServiceCache]
+)
 def test_each_method_tells_all_of_its_arguments(cls: type) -> None:
     for name, method in methods(cls).items():
         text = inspect.getdoc(method) or ""
