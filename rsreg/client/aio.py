@@ -67,7 +67,7 @@ def for_async_with(
     @functools.wraps(method)
     def make(self: AsyncRegistryClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncRegistered:
         plan = make_plan(self.settings, *args, **kwargs)
-        return AsyncRegistered(Registered(plan, self._session.own, self._session.changed))
+        return AsyncRegistered(Registered(plan, self._session.own, self._session.on_change))
 
     signature = inspect.signature(method).replace(return_annotation=AsyncRegistered.__name__)
     make.__dict__["__signature__"] = signature
@@ -329,7 +329,7 @@ class AsyncRegistryClient:
             finally:
                 # After a timeout too: the change may have happened.
                 if changes:
-                    self._session.changed()
+                    self._session.on_change()
         if isinstance(instruction, RunBlocking):
             return await asyncio.to_thread(instruction.function)
         if isinstance(instruction, Receive):
@@ -346,5 +346,5 @@ class AsyncRegistryClient:
         self._listener.go_on()
         return await self._channel.run(call, timeout)
 
-    def _stream(self, listening: EventConsumer) -> AsyncEventStream:
-        return AsyncEventStream(listening, self.settings, self._context, self._closed)
+    def _stream(self, consumer: EventConsumer) -> AsyncEventStream:
+        return AsyncEventStream(consumer, self.settings, self._context, self._closed)

@@ -38,10 +38,10 @@ class Session:
         if self.cache is not None:
             self.cache = ClientCache(self.settings, None)
 
-    def changed(self) -> None:
+    def on_change(self) -> None:
         """The client may have changed the registry: what the cache knows is too old now."""
         if self.cache is not None:
-            self.cache.changed()
+            self.cache.on_change()
 
     def own_id(self, service_id: str | None) -> str | None:
         """Return the id, or without one that of what the client registered last, if anything."""

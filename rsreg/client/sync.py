@@ -317,7 +317,7 @@ class RegistryClient:
             reclaim=reclaim,
             **fields,
         )
-        return Registered(plan, self._session.own, self._session.changed)
+        return Registered(plan, self._session.own, self._session.on_change)
 
     def update(self, *, force: bool = False, **changes: Unpack[UpdateFields]) -> bool:
         """Change what was registered last; fields that are not given stay as they are.
@@ -750,7 +750,7 @@ class RegistryClient:
             finally:
                 # After a timeout too: the change may have happened.
                 if instruction.changes:
-                    self._session.changed()
+                    self._session.on_change()
         if isinstance(instruction, RunBlocking):
             return instruction.function()
         if isinstance(instruction, Receive):
@@ -771,10 +771,10 @@ class RegistryClient:
         self._after_fork()
         return self._session.own.of_last()
 
-    def _stream(self, listening: EventConsumer) -> EventStream:
+    def _stream(self, consumer: EventConsumer) -> EventStream:
         self._after_fork()
         context = self._session.own.context
-        return EventStream(listening, self.settings, context, self._connection.closed)
+        return EventStream(consumer, self.settings, context, self._connection.closed)
 
     def _after_fork(self) -> None:
         """Forget, in a forked child, everything of the parent's; nothing is closed."""

@@ -39,7 +39,7 @@ class ClientCache:
             settings.req_endpoint, settings.sub_endpoint, settings.timeout, context=context
         )
         self._context = context
-        self._changed = -math.inf
+        self._changed_at = -math.inf
         self._closed = False
         self._starting = threads.new_lock()
         self._troubles = Troubles(log, "the start of the cache")
@@ -90,15 +90,15 @@ class ClientCache:
         for service in services:
             if service is None or service["health"] != PASSING:
                 return None
-        return result if services and as_of > self._changed else None
+        return result if services and as_of > self._changed_at else None
 
-    def changed(self) -> None:
+    def on_change(self) -> None:
         """The client changed something: answer nothing that the cache learned before.
 
         A reply does not say which event it made. So the cache answers only after it has got the
         answer to a request that it sent later than this.
         """
-        self._changed = timing.steady()
+        self._changed_at = timing.steady()
 
     def open(self) -> None:
         """Answer again after a `close`."""
