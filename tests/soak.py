@@ -153,9 +153,9 @@ class Soak:
     def _read_log(self) -> None:
         for text in self._log_read.read().splitlines():
             stamp, _, said = text.partition(" ")
-            if "stood still" in said:
+            if "the server was blocked" in said:
                 end = float(stamp) - self._wall
-                lasted = float(said.partition("stood still for ")[2].partition(" s")[0])
+                lasted = float(said.partition("was blocked for ")[2].partition(" s")[0])
                 self.outages.append(Outage("stall", end - lasted - 0.3, end + 0.01, end - 0.05))
                 self.counts["stalls that the server noticed"] += 1
             elif "Traceback" in said or "Error" in text:

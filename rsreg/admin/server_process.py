@@ -80,7 +80,7 @@ def run(
 
     log_to_stderr(settings.log_level, log_file)
     if log_file is not None and (problem := private_files.open_to_others(log_file.path)):
-        log.warning("the log is not the registry's alone: %s", problem)
+        log.warning("other users can access the log: %s", problem)
     journal = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
     backend = (
         InMemoryBackend(**journal)

@@ -195,7 +195,7 @@ class _Waiting:
         try:
             return result.result()
         except concurrent.futures.CancelledError as error:
-            raise StoreError("the backend was cancelled") from error
+            raise StoreError("the call of the backend was cancelled") from error
 
 
 async def _result(awaitable: Awaitable[Any]) -> Any:

@@ -150,7 +150,7 @@ class Dispatcher:
         if requested_ttl is None and request["service_info"].get("ttl") is not None:
             raise InvalidRequest(
                 "Invalid service_info.ttl: it means nothing here",
-                hint="a ttl stands beside the service_info, not in it",
+                hint="put the ttl beside the service_info, not into it",
             )
         ttl = DEFAULT_TTL if requested_ttl is None else messages.read_ttl(requested_ttl)
         judges = request.get("judges") is True
@@ -276,11 +276,11 @@ class Dispatcher:
         )
         if sum(each is not None for each in entry.target) != 1:
             raise InvalidRequest(
-                "A maintenance is of one service, one service_type or one host",
-                hint="name just one of them",
+                "A maintenance needs exactly one target",
+                hint="give exactly one of service, service_type, host",
             )
         if maintenance.forever and maintenance.seconds is not None:
-            raise InvalidRequest("A maintenance is forever, or for some seconds, not both")
+            raise InvalidRequest("A maintenance has either seconds or forever, not both")
         self._registry.rates.flap(peer.address, self._registry.maintenance.covered(entry))
         change = (
             self._registry.maintenance.start if maintenance.on else self._registry.maintenance.end
@@ -314,7 +314,7 @@ class Dispatcher:
         try:
             copied = self._registry.copy_store(target, replace=replace)
         except StoreError as error:
-            raise BackupFailed(f"There is no backup: {error}", hint=error.hint) from error
+            raise BackupFailed(f"The backup failed: {error}", hint=error.hint) from error
         log.info("a copy of the store is in %s", display.printable(target))
         return {"success": True, "path": str(target), **asdict(copied)}
 

@@ -116,7 +116,7 @@ def read_limits(bounds: Mapping[str, int], gateways: Iterable[str] = ()) -> Limi
     for name in given:
         if name not in WORDS:
             raise ConfigurationError(
-                f"no limit: {dashed(name)!r}", hint="the limits are " + ", ".join(names())
+                f"unknown limit {dashed(name)!r}", hint="the limits are " + ", ".join(names())
             )
     return Limits(**given, gateways=tuple(gateways))
 
@@ -168,7 +168,7 @@ class Rate:
 
 @lru_cache(_ADDRESSES)
 def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine, and of no network."""
+    """Return whether an address is of this machine, and of no network."""
     ip = _read(address)
     return ip is not None and ip.is_loopback
 
@@ -193,5 +193,5 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise ConfigurationError(
-            f"no address and no network: {text!r}", hint="write 10.3.0.1 or 10.3.0.0/24"
+            f"neither an address nor a network: {text!r}", hint="write 10.3.0.1 or 10.3.0.0/24"
         ) from None

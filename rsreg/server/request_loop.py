@@ -139,7 +139,8 @@ class RequestLoop:
     def _notice_stall(self, now: float) -> None:
         if now - self._awake > TICK + STALL:
             log.warning(
-                "the server stood still for %.1f s: every lease starts afresh", now - self._awake
+                "the server was blocked for %.1f s; all leases were extended by their ttl",
+                now - self._awake,
             )
             self._registry.grant_grace()
         self._awake = now

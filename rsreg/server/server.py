@@ -271,7 +271,7 @@ class RegistryServer:
         """One of them is over: before a stop that is a fault, and the end of the server."""
         if self._stop.is_set():
             return
-        self._failure = greenlet.exception or RuntimeError("it returned")
+        self._failure = greenlet.exception or RuntimeError("it ended too early")
         log.critical("%s failed; the server ends", greenlet.name, exc_info=greenlet.exc_info)
         self.request_stop()
 
@@ -320,7 +320,7 @@ def check_backend(backend: object, *, coroutines: bool = False) -> None:
     missing = [method for method in needed if not callable(getattr(backend, method, None))]
     if missing:
         raise ConfigurationError(
-            f"{name} is no backend: it has no {', '.join(missing)}",
+            f"{name} is not a backend: it lacks {', '.join(missing)}",
             hint="rsreg.RegistryBackend says what a backend has; one made for CGSE's server is "
             "another thing",
         )

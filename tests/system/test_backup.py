@@ -156,7 +156,7 @@ def test_where_nothing_can_be_written_there_is_no_backup(
         tmp_path / "lab",
         tmp_path / ("x" * 300),
     ):
-        with pytest.raises(BackupFailed, match=r"^There is no backup: "):
+        with pytest.raises(BackupFailed, match=r"^The backup failed: "):
             client.backup(path)
     for wrong in ("", "\0", "x" * 5_000):
         with pytest.raises(InvalidRequest, match=r"path"), raw(client) as ask:
@@ -184,7 +184,7 @@ def test_a_registry_in_memory_has_nothing_to_copy(tmp_path: Path) -> None:
     with (
         serving(backend=InMemoryBackend()) as server,
         RegistryClient(server.endpoint, timeout=20) as client,
-        pytest.raises(BackupFailed, match="a registry in memory keeps nothing") as caught,
+        pytest.raises(BackupFailed, match="a registry in memory can't be copied") as caught,
     ):
         client.backup(tmp_path / "copy.db")
     assert "--db" in str(caught.value.hint)
@@ -535,7 +535,7 @@ def test_the_commands(client: RegistryClient, process: ServerProcess, tmp_path: 
     done = rs_cs("backup", "copy.db", **there)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"error: There is no backup: {tmp_path / 'copy.db'} exists already",
+        f"error: The backup failed: {tmp_path / 'copy.db'} exists already",
         "hint:  choose another name, or have it replaced (--replace)",
     ]
     refused = json.loads(rs_cs("backup", "copy.db", "--json", **there).stdout)

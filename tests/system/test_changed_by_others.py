@@ -171,7 +171,9 @@ def test_told_otherwise_it_only_tells(
         check_alarm(line)
         assert line.endswith("it is left so")
         assert host_of(client) == "66.6.6.6"
-        with pytest.raises(OwnedByOther, match=r"hexapod on 66\.6\.6\.6:5000 is of pid 66 of eve"):
+        with pytest.raises(
+            OwnedByOther, match=r"hexapod on 66\.6\.6\.6:5000 belongs to pid 66 of eve"
+        ):
             client.update(port=5001)
         assert client.update(force=True, port=5001)
 

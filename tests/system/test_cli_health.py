@@ -164,7 +164,7 @@ def test_conditions(endpoint: str, client: RegistryClient) -> None:
     done = rs_cs(*ask, "--named", "log", **here)
     assert (done.returncode, "its endpoints are: 'monitoring'" in done.stderr) == (2, True)
     done = rs_cs("discover", "CAM", "--strategy", "best", **here)
-    assert (done.returncode, "Invalid strategy: no 'best' here" in done.stderr) == (1, True)
+    assert (done.returncode, "Invalid strategy: 'best' is unknown" in done.stderr) == (1, True)
     done = rs_cs("list", "--where", "version", **here)
     assert (done.returncode, "'version' is not KEY=VALUE." in done.stderr) == (2, True)
 

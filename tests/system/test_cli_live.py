@@ -67,7 +67,7 @@ def test_what_a_living_process_registered_is_removed_by_force(
     ):
         done = rs_cs(*words, **here)
         assert (done.returncode, done.stdout) == (1, "")
-        assert f"puna_cs on egse3:5000 is of pid {os.getpid()} of " in done.stderr
+        assert f"puna_cs on egse3:5000 belongs to pid {os.getpid()} of " in done.stderr
         assert "--force" in done.stderr
         assert client.get_service(service_id) is not None
     shown = rs_cs("get", "puna_cs", **here).stdout
@@ -83,7 +83,7 @@ def test_the_maintenance_of_somebody_else_takes_force(
     here: dict[str, Any] = {"RSREG_ENDPOINT": endpoint}
     done = rs_cs("maintenance", "off", "--host", "egse3", **here)
     assert done.returncode == 1
-    assert "of kim on 127.0.0.1, until 20" in done.stderr
+    assert "belongs to kim on 127.0.0.1, until 20" in done.stderr
     assert data("maintenance", "off", "--host", "egse3", "--force", **here)["maintenance"] == []
 
 

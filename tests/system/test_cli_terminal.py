@@ -167,7 +167,7 @@ def test_the_maintenance_of_somebody_else_is_asked_about(
         asked = terminal.until("[y/N]")
         terminal.type("n\n")
         assert terminal.end()[0] == 1
-    for said in ("of kim on 127.0.0.1", "people in the beam path", "End it nevertheless?"):
+    for said in ("belongs to kim on 127.0.0.1", "people in the beam path", "End it nevertheless?"):
         assert said in asked
     assert client.server_status()["maintenance"]
     words = ("maintenance", "on", "--host", "egse3", "--for", "1min")

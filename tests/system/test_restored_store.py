@@ -190,7 +190,7 @@ def test_a_file_of_which_it_is_not_known_whether_it_goes_on_has_a_new_epoch(
     lock.unlink() if text is None else lock.write_bytes(text)
     caplog.set_level("INFO")
     assert epoch_of(path) != harness.registry.epoch
-    assert "does not go on where a server here ended" in caplog.text
+    assert "does not continue where a server here ended" in caplog.text
 
 
 def test_a_new_file_says_nothing_of_that(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

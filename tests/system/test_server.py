@@ -628,7 +628,7 @@ def test_a_strategy_of_ones_own_is_asked_for_by_its_name() -> None:
         names = [client.discover_service("PUNA", strategy="oldest") for _ in range(20)]
         assert {found and found["name"] for found in names} == {"puna_1"}
         assert len({str(client.discover_service("PUNA")) for _ in range(100)}) > 1
-        with pytest.raises(InvalidRequest, match="Invalid strategy: no 'newest' here"):
+        with pytest.raises(InvalidRequest, match="Invalid strategy: 'newest' is unknown"):
             client.discover_service("PUNA", strategy="newest")
 
 

@@ -29,11 +29,11 @@ def test_the_one_table_has_all_of_them_with_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("bounds", "gateways", "why"),
     [
-        ({"servcies": 1}, (), "no limit: 'servcies'"),
+        ({"servcies": 1}, (), "unknown limit 'servcies'"),
         ({"tags": 0}, (), "the limit tags is a whole number from 1 up, not 0"),
         ({"tags": True}, (), "the limit tags is a whole number from 1 up, not True"),
-        ({}, ("lab1",), "no address and no network: 'lab1'"),
-        ({}, ("10.0.0.0/33",), "no address and no network"),
+        ({}, ("lab1",), "neither an address nor a network: 'lab1'"),
+        ({}, ("10.0.0.0/33",), "neither an address nor a network"),
     ],
 )
 def test_wrong_ones_are_named(bounds: dict[str, int], gateways: tuple[str, ...], why: str) -> None:

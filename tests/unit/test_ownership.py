@@ -76,7 +76,7 @@ def test_the_entry_of_a_living_process_is_its_own(
     assert harness.commit() == []
     assert harness.picture() == before
     assert str(refusal.value).startswith(
-        "puna on 10.0.0.5:5000 is of pid 611 of rik on lab1, since"
+        "puna on 10.0.0.5:5000 belongs to pid 611 of rik on lab1, since"
     )
     assert str(refusal.value).endswith(f"registered from {HERE}")
     assert "--force" in str(refusal.value.hint)
@@ -483,7 +483,7 @@ def test_a_driver_with_an_id_of_its_own_comes_back_at_once(
     with RegistryClient(server.endpoint, timeout=10) as client:
         with python_process(DRIVER, server.endpoint) as first:
             assert printed(first) == "registered"
-            with pytest.raises(OwnedByOther, match=f"is of pid {first.pid} "):
+            with pytest.raises(OwnedByOther, match=f"belongs to pid {first.pid} "):
                 client.register(name, "127.0.0.1", 5001, service_id="puna")
             first.kill()
         assert client.register(name, "127.0.0.1", 5001, service_id="puna") == "puna"

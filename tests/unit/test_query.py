@@ -236,7 +236,7 @@ def test_maintenance(client: RegistryClient) -> None:
     )
     assert len(client.maintenance(False, service="puna")) == 1
     assert client.discover_service("PUNA") is None
-    with pytest.raises(OwnedByOther, match=r"of rik on 127\.0\.0\.1, until somebody ends"):
+    with pytest.raises(OwnedByOther, match=r"belongs to rik on 127\.0\.0\.1, until somebody ends"):
         client.maintenance(False, host="egse3")
     assert client.maintenance(False, host="egse3", by="rik") == []
     assert client.discover_service("PUNA") is not None

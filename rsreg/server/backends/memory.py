@@ -59,6 +59,6 @@ class InMemoryBackend(TableBackend):
     def copy(self, target: Path, *, replace: bool) -> Copied:
         """Raise StoreError: there is nothing to copy that a server could start from."""
         raise StoreError(
-            "a registry in memory keeps nothing that could be copied",
+            "a registry in memory can't be copied",
             hint="start it with a file (--db)",
         )

@@ -251,15 +251,15 @@ class SQLiteBackend(TableBackend):
         will get the numbers that followers know already.
         """
         assert self._lock is not None
-        noted = self._lock.saved
+        saved = self._lock.saved
         with refusing(f"can't read {self.describe()}"):
             epoch, seq = self._epoch(), self.journal.newest
-        if not (seq == 0 if noted is None else self._holds(noted)):
+        if not (seq == 0 if saved is None else self._holds(saved)):
             # A copy that is used for the first time is no surprise.
             log.log(
-                logging.INFO if noted is None else logging.WARNING,
-                "%s does not go on where a server here ended, it is a copy perhaps: whoever "
-                "follows its events is told to list anew",
+                logging.INFO if saved is None else logging.WARNING,
+                "%s does not continue where a server here ended, it may be a copy: a new epoch "
+                "begins, so that clients that follow its events list all services again",
                 self.path,
             )
             epoch = new_epoch()

@@ -90,7 +90,7 @@ def check_contents(database: Any, name: str) -> int:
 def warn_of_others(path: Path) -> None:
     """Warn if other users can read or write the store."""
     if problem := private_files.open_to_others(path.parent, path, Path(f"{path}.lock")):
-        log.warning("the store is not the registry's alone: %s", problem)
+        log.warning("other users can access the store: %s", problem)
 
 
 def is_same(one: Path, other: Path) -> bool:

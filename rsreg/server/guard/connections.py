@@ -176,7 +176,7 @@ class Connections:
             if not still:
                 self._timer.stop()
         except Exception:
-            log.exception("addresses are barred")
+            log.exception("the addresses that are barred could not be changed")
 
     def _bar(self, addresses: set[str]) -> bool:
         works = [self._descriptors.bar(number, addresses) for number in self._listeners]

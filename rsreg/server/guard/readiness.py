@@ -107,7 +107,7 @@ class SocketReader:
         except zmq.Again:
             return False
         except Exception:
-            log.exception("a message from within could not be read")
+            log.exception("a message of libzmq could not be read")
         return True
 
     def close(self) -> None:

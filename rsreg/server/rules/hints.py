@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from rsreg import display
+from rsreg.protocol.health import MAINTENANCE
 from rsreg.server.rules.selection import Filter
 from rsreg.server.view.live_view import LiveView
 
@@ -41,7 +42,7 @@ class Hints:
         reasons = []
         for lease in islice(self._view.of_type(service_type), _MENTIONED):
             service = lease.service
-            what = f"is {lease.health}"
+            what = "is in maintenance" if lease.health == MAINTENANCE else f"is {lease.health}"
             if lease.discoverable:
                 what = conditions.against(service.body()) or f"is a {service.mode}"
             reasons.append(f"{service.name} on {service.host}:{service.port} {what}")

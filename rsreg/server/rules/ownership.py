@@ -47,8 +47,8 @@ def check_entry(lease: Lease, who: Requester) -> None:
     if process is None or not lease.alive or process == records.process_key(who.owner) or who.force:
         return
     raise OwnedByOther(
-        f"{service.name} on {service.host}:{service.port} is of {holder_of(service)}",
-        hint="stop that process; or say force (rs_cs: --force) to do it nevertheless",
+        f"{service.name} on {service.host}:{service.port} belongs to {holder_of(service)}",
+        hint="stop that process; or use force (rs_cs: --force) to do it nevertheless",
         details={
             "service_id": service.id,
             "owner": service.owner,
@@ -66,9 +66,9 @@ def check_maintenance(entries: Iterable[Maintenance], new: Maintenance, *, force
         if (entry.by, entry.says) != (new.by, new.says):
             until = "somebody ends it" if entry.until is None else _moment(entry.until)
             raise OwnedByOther(
-                f"This maintenance is of {entry.says} on {entry.by}, until {until}: "
-                f"{entry.reason or 'no reason was said'}",
-                hint="ask them; or say force (rs_cs: --force) to do it nevertheless",
+                f"This maintenance belongs to {entry.says} on {entry.by}, until {until}: "
+                f"{entry.reason or 'no reason was given'}",
+                hint="ask them; or use force (rs_cs: --force) to do it nevertheless",
                 details={"maintenance": entry.body()},
             )
 

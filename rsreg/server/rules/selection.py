@@ -136,7 +136,7 @@ class Strategies:
                 raise ConfigurationError(f"there is a strategy {name!r} already")
             self._by_name[name] = _own(strategy)
         if isinstance(default, str) and default not in self._by_name:
-            raise ConfigurationError(f"no strategy {default!r}", hint=self._hint())
+            raise ConfigurationError(f"unknown strategy {default!r}", hint=self._hint())
         self._default = self._by_name[default] if isinstance(default, str) else _own(default)
 
     def by(self, strategy: str | None) -> Choose:
@@ -146,7 +146,7 @@ class Strategies:
         if strategy not in self._by_name:
             near = display.near(strategy, self._by_name)
             raise InvalidRequest(
-                f"Invalid strategy: no {strategy!r} here",
+                f"Invalid strategy: {strategy!r} is unknown",
                 hint=(f"{display.did_you_mean(near)}; " if near else "") + self._hint(),
             )
         return self._by_name[strategy]
