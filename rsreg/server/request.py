@@ -9,7 +9,7 @@ import zmq
 from rsreg.protocol import wire
 from rsreg.server.guard.connections import number_of
 from rsreg.server.guard.descriptors import plain
-from rsreg.server.guard.unread_replies import Replies
+from rsreg.server.guard.unread_replies import UnreadReplies
 
 
 class Request(NamedTuple):
@@ -18,7 +18,7 @@ class Request(NamedTuple):
     socket: zmq.Socket[bytes]
     envelope: wire.Envelope
     identity: zmq.Frame
-    replies: Replies
+    replies: UnreadReplies
 
     @property
     def connection(self) -> tuple[object, bytes]:

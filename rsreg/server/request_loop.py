@@ -17,11 +17,11 @@ from rsreg.server.backends.stored import Event
 from rsreg.server.deferred import Deferred
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.connections import number_of
-from rsreg.server.guard.endless_messages import Unfinished
+from rsreg.server.guard.endless_messages import EndlessMessages
 from rsreg.server.guard.fair_queue import FairQueue
 from rsreg.server.guard.log_limiter import LogLimiter
 from rsreg.server.guard.readiness import Readiness, readable
-from rsreg.server.guard.unread_replies import LONG, Replies
+from rsreg.server.guard.unread_replies import LONG, UnreadReplies
 from rsreg.server.publisher import Publish
 from rsreg.server.request import Request
 from rsreg.server.rules.registry import Registry
@@ -59,8 +59,8 @@ class RequestLoop:
         clock: Clock,
         cgse_reply: bytes = wire.CGSE_REPLY,
         *,
-        replies: Replies,
-        unfinished: Unfinished,
+        replies: UnreadReplies,
+        unfinished: EndlessMessages,
     ) -> None:
         #: Replies that could not be delivered: the client was gone, or does not read.
         self.dropped = 0

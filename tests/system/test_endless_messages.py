@@ -14,6 +14,7 @@ from rsreg.server.guard.endless_messages import Unfinished, own_memory
 from tests import zmtp
 from tests.helpers import ManualClock, ServerProcess, wait_until
 from tests.usage import memory
+from rsreg.server.guard.endless_messages import EndlessMessages, own_memory
 
 MIB = 1024 * 1024
 
@@ -26,7 +27,7 @@ class Kernel:
         self.memory = 50 * MIB
         self.came: dict[int, int] = {}
         self.cut: list[int] = []
-        self.unfinished = Unfinished(self, self.clock, lambda: self.memory)
+        self.unfinished = EndlessMessages(self, self.clock, lambda: self.memory)
 
     def numbers(self) -> Iterable[int]:
         return list(self.came)

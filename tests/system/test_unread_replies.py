@@ -13,7 +13,7 @@ import zmq
 from rsreg import InMemoryBackend, RegistryServer
 from rsreg.errors import SlowDown
 from rsreg.server.guard.descriptors import Descriptors
-from rsreg.server.guard.unread_replies import Replies
+from rsreg.server.guard.unread_replies import UnreadReplies
 from rsreg.server.limits import Limits
 from tests.attacks import begun_at_once
 from tests.helpers import ManualClock, raw_socket, received, serving, wait_until
@@ -36,8 +36,8 @@ class RepliesHarness:
 
     def __init__(self, **limits: Any) -> None:
         self.clock = ManualClock()
-        self.descriptors = ManualDescriptors()
-        self.replies = Replies(Limits(**limits), self.descriptors, self.clock)
+        self.hands = Hands()
+        self.replies = UnreadReplies(Limits(**limits), self.hands, self.clock)
 
     def refused(self, address: str = "10.0.0.1") -> str | None:
         """Which limit is reached, if any; asked as the dispatcher does it."""

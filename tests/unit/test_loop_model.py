@@ -16,8 +16,8 @@ from rsreg import InMemoryBackend, RegistryBackend
 from rsreg.server.backends.stored import Event
 from rsreg.server.dispatch import Dispatcher
 from rsreg.server.guard.descriptors import Descriptors
-from rsreg.server.guard.endless_messages import Unfinished
-from rsreg.server.guard.unread_replies import Replies
+from rsreg.server.guard.endless_messages import EndlessMessages
+from rsreg.server.guard.unread_replies import UnreadReplies
 from rsreg.server.limits import Limits
 from rsreg.server.reaper import Reaper
 from rsreg.server.request_loop import MAX_BATCH, STALL, TICK, RequestLoop
@@ -89,8 +89,8 @@ class LoopHarness:
             dispatcher,
             publish,
             self.clock,
-            replies=Replies(Limits(), Descriptors(), self.clock),
-            unfinished=Unfinished(Nobody(), self.clock),
+            replies=UnreadReplies(Limits(), Descriptors(), self.clock),
+            unfinished=EndlessMessages(Nobody(), self.clock),
         )
         self.reaper = Reaper(self.registry, publish, 1)
         self.model = Model({}, [], {})

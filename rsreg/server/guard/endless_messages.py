@@ -42,7 +42,7 @@ class OpenConnections(Protocol):
         """Cut one."""
 
 
-class Unfinished:
+class EndlessMessages:
     """Watches connections on which much came, and hears of each message that had an end.
 
     The request loop has it look at the memory, so that an idle server is not woken for that. While

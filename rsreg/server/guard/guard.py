@@ -8,9 +8,9 @@ from rsreg import timing
 from rsreg.protocol.calls import Record
 from rsreg.server.guard.connections import Connections
 from rsreg.server.guard.descriptors import Descriptors
-from rsreg.server.guard.endless_messages import Unfinished
+from rsreg.server.guard.endless_messages import EndlessMessages
 from rsreg.server.guard.topics import TopicCounts
-from rsreg.server.guard.unread_replies import Replies
+from rsreg.server.guard.unread_replies import UnreadReplies
 from rsreg.server.limits import Limits
 from rsreg.timing import Clock
 
@@ -20,9 +20,9 @@ class Guard:
 
     def __init__(self, limits: Limits, clock: Clock = timing.steady) -> None:
         descriptors = Descriptors()
-        self.replies = Replies(limits, descriptors, clock)
+        self.replies = UnreadReplies(limits, descriptors, clock)
         self.connections = Connections(limits, descriptors, clock)
-        self.unfinished = Unfinished(self.connections, clock)
+        self.unfinished = EndlessMessages(self.connections, clock)
         self._limits = limits
         self._clock = clock
         self._topics: list[TopicCounts] = []

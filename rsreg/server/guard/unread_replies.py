@@ -55,7 +55,7 @@ class _Address:
     looked: float = -1.0
 
 
-class Replies:
+class UnreadReplies:
     """Counts long replies, and refuses questions of an address that does not read its answers.
 
     The first long reply to a connection is not counted by the second: many may begin at once.

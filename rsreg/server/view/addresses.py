@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rsreg.server.backends.stored import Service
 from rsreg.server.view.lease import Lease
-from rsreg.server.view.lease_index import Index
+from rsreg.server.view.lease_index import LeaseIndex
 
 #: Leases at one address that are looked through at once; behind a gateway there may be many.
 _LOOKED_AT = 64
@@ -16,7 +16,7 @@ class Addresses:
     """The leases of living processes by host and port."""
 
     def __init__(self) -> None:
-        self._at: Index[tuple[str, int]] = Index()
+        self._at: LeaseIndex[tuple[str, int]] = LeaseIndex()
 
     def add(self, lease: Lease) -> bool:
         """Its process is alive; whether there are others at its addresses."""

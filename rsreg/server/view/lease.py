@@ -38,7 +38,7 @@ class Lease:
     over. `health` is the result of the last `evaluate`, `announced` the health that subscribers
     know of, `last_chosen` says when round-robin chose it last. `doubt` is why its process is taken
     for dead although the lease holds, until it is heard of again; `rival` is the name of a service
-    of another process that is at its address, too; `housed`: the view has it as alive.
+    of another process that is at its address, too; `at_addresses`: the view has it as alive.
     """
 
     service: Service
@@ -49,7 +49,7 @@ class Lease:
     doubt: str | None = None
     report_until: float = math.inf
     rival: str | None = field(init=False, default=None)
-    housed: bool = field(init=False, default=False)
+    at_addresses: bool = field(init=False, default=False)
     lapsed: bool = field(init=False, default=False)
     health: str = field(init=False, default=NOT_EVALUATED)
     announced: str = field(init=False, default=PASSING)

@@ -10,7 +10,7 @@ from rsreg.server.view.lease import Lease
 K = TypeVar("K", bound=Hashable)
 
 
-class Index(Generic[K]):
+class LeaseIndex(Generic[K]):
     """The leases of each key, in the order in which they were added.
 
     A key of one lease holds the lease itself: a container for each would cost more than all else.

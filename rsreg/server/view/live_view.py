@@ -13,7 +13,7 @@ from rsreg.protocol.messages import Report
 from rsreg.server.backends.stored import Maintenance, Service
 from rsreg.server.view.addresses import Addresses
 from rsreg.server.view.lease import NOT_EVALUATED, Lease
-from rsreg.server.view.lease_index import Index
+from rsreg.server.view.lease_index import LeaseIndex
 from rsreg.server.view.maintenance import MaintenanceIndex
 from rsreg.server.view.shares import Shares
 from rsreg.server.view.type_index import TypeIndex
@@ -36,9 +36,9 @@ class LiveView:
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
         self._types = TypeIndex()
-        self._names: Index[str] = Index()
+        self._names: LeaseIndex[str] = LeaseIndex()
         #: Those of a name that no other may have.
-        self._exclusive: Index[str] = Index()
+        self._exclusive: LeaseIndex[str] = LeaseIndex()
         self._addresses = Addresses()
         #: What each address registered.
         self.shares = Shares()
@@ -149,7 +149,7 @@ class LiveView:
             self._exclusive.remove(service.name, lease)
         self._types.remove(lease)
         self.shares.remove(lease)
-        self._house(lease, alive=False)
+        self._place_at_addresses(lease, alive=False)
 
     def ending(self, before: float) -> list[Lease]:
         """The leases that end before a moment. It looks at all of them once a second at most."""
@@ -238,14 +238,14 @@ class LiveView:
 
     def _reindex(self, lease: Lease) -> None:
         """Something that its health depends on may have changed: have it right everywhere."""
-        self._house(lease, alive=lease.alive)
+        self._place_at_addresses(lease, alive=lease.alive)
         self._evaluate(lease)
 
-    def _house(self, lease: Lease, *, alive: bool) -> None:
+    def _place_at_addresses(self, lease: Lease, *, alive: bool) -> None:
         """It is at its addresses from now on, or no longer: its neighbours there may see that."""
-        if lease.housed == alive:
+        if lease.at_addresses == alive:
             return
-        lease.housed = alive
+        lease.at_addresses = alive
         lease.rival = None
         if not (self._addresses.add if alive else self._addresses.remove)(lease):
             return
