@@ -156,7 +156,7 @@ class LocalRegistry:
         """
         if not 0 <= seconds < float("inf"):
             raise ConfigurationError(f"time can't advance by {seconds} seconds")
-        let_pass(self.clock, seconds, self._changes)
+        advance(self.clock, seconds, self._changes)
         before = None
         # Leases are judged after the replies were sent, many of them in slices: only when nothing
         # lapsed or went between two answers, nothing is left to do.

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsreg import RegistryClient
-from rsreg.server.guard.endless_messages import Unfinished, own_memory
+from rsreg.server.guard.endless_messages import EndlessMessages, own_memory
 from tests import zmtp
 from tests.helpers import ManualClock, ServerProcess, wait_until
 from tests.usage import memory
-from rsreg.server.guard.endless_messages import EndlessMessages, own_memory
 
 MIB = 1024 * 1024
 

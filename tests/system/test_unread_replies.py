@@ -36,8 +36,8 @@ class RepliesHarness:
 
     def __init__(self, **limits: Any) -> None:
         self.clock = ManualClock()
-        self.hands = Hands()
-        self.replies = UnreadReplies(Limits(**limits), self.hands, self.clock)
+        self.descriptors = ManualDescriptors()
+        self.replies = UnreadReplies(Limits(**limits), self.descriptors, self.clock)
 
     def refused(self, address: str = "10.0.0.1") -> str | None:
         """Which limit is reached, if any; asked as the dispatcher does it."""

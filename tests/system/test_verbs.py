@@ -13,9 +13,9 @@ import pytest
 
 from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
 from rsreg.client import verbs
-from tests.helpers import ROOT
 from rsreg.client.registration.async_registered import AsyncRegistered
 from rsreg.client.registration.registered import Registered
+from tests.helpers import ROOT
 
 WRONG = ROOT / "tests" / "programs" / "wrong_calls.py"
 

@@ -206,7 +206,7 @@ def test_strategies_of_ones_own_have_names() -> None:
     assert harness.discover("A") == two
     assert harness.discover("A", "first") == one
     assert {harness.discover("A", "random") for _ in range(60)} == {one, two}
-    with pytest.raises(InvalidRequest, match="Invalid strategy: no 'best' here") as refusal:
+    with pytest.raises(InvalidRequest, match="Invalid strategy: 'best' is unknown") as refusal:
         harness.discover("A", "best")
     assert str(refusal.value.hint).endswith("same-host, first, last")
     with pytest.raises(InvalidRequest, match="Invalid strategy"):
@@ -217,5 +217,5 @@ def test_strategies_of_ones_own_have_names() -> None:
 def test_wrong_strategies_are_refused_at_the_start() -> None:
     with pytest.raises(ConfigurationError, match="there is a strategy 'random' already"):
         Strategies("random", {"random": lambda services: services[0]})
-    with pytest.raises(ConfigurationError, match="no strategy 'best'"):
+    with pytest.raises(ConfigurationError, match="unknown strategy 'best'"):
         Strategies("best", {})
