@@ -1,4 +1,4 @@
-"""The server as a process: run here until a signal, started in the background, stopped.
+"""Runs the server in this process, starts it in the background, stops it, restores its store.
 
 Loads gevent and the database only in the process that serves.
 """
@@ -63,11 +63,20 @@ class EndedAtOnce(RegistryError):
 def run(
     settings: ServerSettings, ready: Callable[[Record], None], log_file: LogFile | None = None
 ) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP; a second SIGINT kills, `nohup` is respected.
+    """Serve in this process until SIGTERM, SIGINT or SIGHUP, and log to stderr.
 
-    Once it serves, `ready` gets what `info` would say, and the `endpoint`. Logs to stderr, which
-    may be a `log_file`. Raises what `RegistryServer.start` raises, and RegistryError if a fault
-    ended the server.
+    A second SIGINT ends the process at once. Under `nohup` SIGHUP is ignored.
+
+    Args:
+        settings: What to start the server with.
+        ready: Called once the server serves, with the reply to `info` and the `endpoint`.
+        log_file: The file that stderr is, if its size is to be limited.
+
+    Raises:
+        PortInUse: Another program has a port.
+        StoreError: The store can't be opened.
+        ConfigurationError: A setting is wrong, or this system can run no server.
+        RegistryError: A fault ended the server.
     """
     if sys.platform == "win32":
         raise config.no_server_here()
@@ -130,10 +139,20 @@ def start(server: RegistryServer) -> None:
 def start_in_background(
     settings: ServerSettings, log_file: Path | None = None, timeout: float = DEFAULT_PATIENCE
 ) -> Record:
-    """Start a server that outlives this process; what it says about itself, once it answers.
+    """Start a server that outlives this process, and wait until it answers.
 
-    Beside that the `endpoint` and the `log_file`, to which is appended; the default is in the
-    folder of the settings. Raises what hindered the start as `run` would here.
+    Args:
+        settings: What to start the server with.
+        log_file: Where it logs; None for a file in the folder of the settings. An existing file is
+            continued.
+        timeout: Seconds that the start may take.
+
+    Returns:
+        The reply of the server to `info`, with its `endpoint` and its `log_file`.
+
+    Raises:
+        EndedAtOnce: The server ended without an answer.
+        RegistryError: The server did not start in time, or what `run` raises.
     """
     if sys.platform == "win32":
         raise config.no_server_here()
@@ -159,7 +178,7 @@ def start_in_background(
 
 
 def _launch(settings: ServerSettings, log_file: Path, file: BinaryIO, timeout: float) -> Record:
-    """Start it with the log that was opened; see `start_in_background`."""
+    """Start the server with the log that was opened; see `start_in_background`."""
     if sys.platform == "win32":
         raise config.no_server_here()
     words = [__name__, settings.to_json(), str(log_file)]
@@ -196,9 +215,15 @@ def _launch(settings: ServerSettings, log_file: Path, file: BinaryIO, timeout: f
 
 
 def stop(client: RegistryClient, timeout: float = DEFAULT_PATIENCE) -> None:
-    """Stop the client's server, which has to be on this machine, and wait until its port is free.
+    """Stop a server on this machine, and wait until its port is free.
 
-    Raises what `terminate_registry_server` raises, and RegistryError if it takes too long.
+    Args:
+        client: A client of the server.
+        timeout: Seconds until the port has to be free.
+
+    Raises:
+        RegistryError: The port is not free in time, or what
+            `RegistryClient.terminate_registry_server` raises.
     """
     client.terminate_registry_server()
     host, _, port = client.settings.req_endpoint.removeprefix("tcp://").rpartition(":")
@@ -213,11 +238,21 @@ def stop(client: RegistryClient, timeout: float = DEFAULT_PATIENCE) -> None:
 
 
 def restore(copy: Path, db: str | None = None, state_dir: str | None = None) -> Record:
-    """Put a copy in the place of the store of a server that is stopped; what was put where.
+    """Replace the store of a server that is stopped by a copy.
 
-    `store` is the file, `kept` the name that the old one has now, None without one; `services` and
-    `seq`, the number of its last event, are those of the copy. `db` and `state_dir` are as in
-    ServerSettings. Raises StoreInUse, StoreError.
+    Args:
+        copy: The copy; it stays as it is.
+        db: The file of the store, as in ServerSettings.
+        state_dir: The folder of the default file, as in ServerSettings.
+
+    Returns:
+        `store`, the file; `kept`, the name that the old file has now, None if there was none;
+        `services` and `seq`, the number of services and the last event of the copy.
+
+    Raises:
+        StoreInUse: A server runs on the store.
+        StoreError: The copy is not a copy of a registry's store, or can't be read.
+        ConfigurationError: `db` is not a file.
     """
     from rsreg.server.backends import restore
 
@@ -290,7 +325,7 @@ class _SafeFormatter(logging.Formatter):
 
 
 def _allow_many_connections() -> None:
-    """Each client holds a file descriptor; the usual limit of 1024 is for interactive programs."""
+    """Raise the limit of open files: each client holds one, and 1024 are usual."""
     if sys.platform == "win32":
         return
     import resource
@@ -302,7 +337,7 @@ def _allow_many_connections() -> None:
 
 
 def _database(db: str | None, state_dir: str | None) -> Path:
-    """The file of the server, whose folder is there; raises ConfigurationError if it can't be."""
+    """Return the file of the store, and make its folder; raises ConfigurationError."""
     from rsreg.system import private_files
 
     if db is not None:
@@ -323,7 +358,7 @@ def _state(settings: ServerSettings) -> Path:
 
 
 def _first_answer(launcher: subprocess.Popen[bytes], timeout: float) -> Record | None:
-    """What a server says when it serves, or why it does not: {} if it ended, None if it waits."""
+    """Return a server's first answer: {} if it ended without one, None if it is late."""
     assert launcher.stdout is not None
     if not select.select([launcher.stdout], [], [], timeout)[0]:
         return None
@@ -332,7 +367,7 @@ def _first_answer(launcher: subprocess.Popen[bytes], timeout: float) -> Record |
 
 
 def _serve_detached(settings: ServerSettings, log_file: Path) -> None:
-    """What `start_in_background` runs: tells on stdout how it went, then keeps only the log."""
+    """Serve in the background: answer on stdout how the start went, then only log."""
     if sys.platform == "win32":
         raise config.no_server_here()
     from rsreg.system.log_file import LogFile

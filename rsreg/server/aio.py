@@ -1,4 +1,4 @@
-"""The async face of the server: the gevent server on a thread of its own, awaited from asyncio.
+"""AsyncRegistryServer: the gevent server on a thread of its own, for asyncio programs.
 
 Not for a process that gevent has monkey-patched: asyncio and the hub would share a thread there.
 """
@@ -90,10 +90,21 @@ class AsyncRegistryBackend(Protocol):
 
 
 class AsyncRegistryServer:
-    """RegistryServer for asyncio programs; the arguments and `options` are its.
+    """RegistryServer for asyncio programs; it runs in a thread of its own.
 
-    The `backend` may be an AsyncRegistryBackend. `enforce_unique_service_types` is CGSE's name of
-    `unique_service_types`, as an argument and as an attribute, which may be set while it serves.
+    The attribute `enforce_unique_service_types` may be set while it serves.
+
+    Args:
+        req_port: The port of requests, as of RegistryServer; so are the next ones.
+        pub_port: The port of events.
+        hb_port: The port for heartbeats of CGSE's clients.
+        backend: A RegistryBackend or an AsyncRegistryBackend.
+        cleanup_interval: Seconds between two looks for services whose ttl is over.
+        enforce_unique_service_types: CGSE's name of `unique_service_types`.
+        options: Further arguments of RegistryServer.
+
+    Raises:
+        ConfigurationError: An argument is wrong, or this system can run no server.
     """
 
     def __init__(
@@ -138,7 +149,10 @@ class AsyncRegistryServer:
         self.server.registry.unique_service_types = enforce
 
     async def start(self) -> None:
-        """Serve until `stop`, or until the task is cancelled; raises what RegistryServer raises."""
+        """Serve until `stop` is called, or the task is cancelled.
+
+        Raises what `RegistryServer.serve_forever` raises.
+        """
         if self._backend is not None:
             self._backend.loop = asyncio.get_running_loop()
         serving = asyncio.ensure_future(asyncio.to_thread(self._serve))
@@ -150,7 +164,7 @@ class AsyncRegistryServer:
             raise
 
     def stop(self) -> None:
-        """Have it stop soon; from any thread."""
+        """Ask the server to stop soon; may be called from any thread."""
         self.server.request_stop()
 
     def _serve(self) -> None:

@@ -28,6 +28,6 @@ class Caretaker:
             self.step()
 
     def step(self) -> None:
-        """One look."""
+        """Look once."""
         self._registry.tend_store()
         self._look()

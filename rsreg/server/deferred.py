@@ -42,5 +42,5 @@ class Deferred:
 
 
 def failed() -> Body:
-    """The reply where the fault is the registry's own."""
+    """Return the reply to a request that failed by a fault of the registry itself."""
     return InternalError("The registry failed; its log says why").body()

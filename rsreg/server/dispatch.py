@@ -43,7 +43,7 @@ class Peer(Sender, Protocol):
     """Who sent a request. Few actions need to know, so each is found out only when it is asked."""
 
     def is_this_machine(self) -> bool:
-        """Whether that surely is the machine that the registry runs on."""
+        """Return whether that surely is the machine that the registry runs on."""
 
     def check_replies(self) -> None:
         """Raise SlowDown if it can get no long reply now."""
@@ -96,7 +96,7 @@ class Dispatcher:
     def answer(
         self, payload: bytes, peer: Peer, failure: StoreError | None = None
     ) -> Body | Deferred:
-        """The reply to a request from `peer`; with a `failure` of the store, no change is made.
+        """Return the reply to a request from `peer`; after a `failure` of the store, no write.
 
         A Deferred is to be started once all changes so far are committed.
         """
@@ -119,7 +119,7 @@ class Dispatcher:
         return body
 
     def refuse(self, payload: bytes, error: ServerError) -> Body:
-        """The reply that refuses a request before it is looked at."""
+        """Return the reply that refuses a request before it is looked at."""
         try:
             request_id = wire.request_id_of(wire.read_request(payload))
         except ServerError as worse:
@@ -331,7 +331,7 @@ class Dispatcher:
         return state if trouble.hint is None else {**state, "hint": trouble.hint}
 
     def _time(self) -> Body:
-        """By which clients reckon ages: their own clocks may be anywhere."""
+        """Return the registry's time, for ages: the clocks of clients may be wrong."""
         return {"timestamp": int(self._wall())}
 
     def _position(self) -> Body:
@@ -347,7 +347,7 @@ class Dispatcher:
 
 
 def _fitting(events: Sequence[Event]) -> Sequence[Event]:
-    """As many of the first events as go into one reply: at least one.
+    """Return as many of the first events as go into one reply: at least one.
 
     A client takes no message of any size, and a slow line none soon.
     """
@@ -369,7 +369,7 @@ def _check_size(services: msgspec.Raw) -> None:
 
 
 def _replaced(request: Mapping[str, Any]) -> dict[str, object] | None:
-    """The owners of the entries that a `register` replaces, by id, as they came."""
+    """Return the owners of the entries that a `register` replaces, by id, as they came."""
     replaces: dict[str, object] | None = request.get("replaces")
     if replaces is not None:
         messages.checked(replaces, messages.Replaced, "replaces")
@@ -411,7 +411,7 @@ def _count(request: Mapping[str, Any], field: str, default: int) -> int:
 
 
 def _check_peer(peer: Peer, action: str, command: str) -> None:
-    """Some actions are for who is logged in on the registry's own machine."""
+    """Refuse what only users of the registry's own machine may ask for."""
     if not peer.is_this_machine():
         raise Forbidden(
             f"{action} is taken only from the machine that the registry runs on",

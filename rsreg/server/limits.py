@@ -75,15 +75,15 @@ class Limits:
             _network(gateway)
 
     def body(self) -> dict[str, Any]:
-        """All of them, as `info` shows them."""
+        """Return all of them, as `info` shows them."""
         return {**asdict(self), "gateways": list(self.gateways)}
 
     def is_gateway(self, address: str) -> bool:
-        """Whether many machines may be behind an address, so that its bounds don't hold."""
+        """Return whether many machines may be behind an address, so that its bounds don't hold."""
         return bool(self.gateways) and _among(address, self.gateways)
 
     def reached(self, name: str, address: str | None = None) -> LimitReached:
-        """The error that something would be beyond a bound; of an `address`, where it is one's."""
+        """Return the error for what is beyond a bound; of an `address`, where it has its own."""
         return LimitReached(
             f"The limit of {WORDS[name]} is {getattr(self, name)}",
             hint=self._hint(name, address),
@@ -91,7 +91,7 @@ class Limits:
         )
 
     def slow_down(self, name: str, address: str, seconds: float) -> SlowDown:
-        """The error that a request may come again in so many seconds."""
+        """Return the error that a request may come again in so many seconds."""
         return SlowDown(
             f"The limit of {WORDS[name]} is {getattr(self, name)}",
             hint=self._hint(name, address),
@@ -111,7 +111,7 @@ class Limits:
 
 
 def read_limits(bounds: Mapping[str, int], gateways: Iterable[str] = ()) -> Limits:
-    """Limits by their names, with dashes or not; ConfigurationError for one that is none."""
+    """Return limits by their names, with dashes or not; ConfigurationError for one that is none."""
     given = {name.replace("-", "_"): bound for name, bound in bounds.items()}
     for name in given:
         if name not in WORDS:
@@ -122,12 +122,12 @@ def read_limits(bounds: Mapping[str, int], gateways: Iterable[str] = ()) -> Limi
 
 
 def names() -> list[str]:
-    """The names of all limits, as they are given on the command line."""
+    """Return the names of all limits, as they are given on the command line."""
     return [dashed(field.name) for field in fields(Limits) if field.name in WORDS]
 
 
 def dashed(name: str) -> str:
-    """The name of a limit as it is given on the command line."""
+    """Return the name of a limit as it is given on the command line."""
     return name.replace("_", "-")
 
 
@@ -146,11 +146,11 @@ class Rate:
         self._swept = 0.0
 
     def wait(self, address: str, now: float) -> float:
-        """The seconds until an address may do it once more, 0 for now."""
+        """Return the seconds until an address may do it once more, 0 for now."""
         return max(0.0, (1 - self._now_left(address, now)) / self._per_second)
 
     def take(self, address: str, now: float, cost: float = 1.0) -> None:
-        """It was done."""
+        """Count that an address did it."""
         self._left[address] = (self._now_left(address, now) - cost, now)
         if now >= self._swept + BURST:
             self._swept = now
@@ -180,7 +180,7 @@ def _among(address: str, gateways: tuple[str, ...]) -> bool:
 
 
 def _read(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address, without its interface; one of IPv4 as such, however it is written."""
+    """Return an address, without its interface; one of IPv4 as such, however it is written."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

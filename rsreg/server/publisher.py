@@ -68,6 +68,6 @@ class Publisher:
             self.step()
 
     def _send(self, event: Event) -> None:
-        """A subscriber whose queue is full misses it and sees a gap in `seq`."""
+        """Send an event; a subscriber whose queue is full misses it and sees a gap in `seq`."""
         log.info("%s %s", event.type, printable(event.service_id))
         self._socket.send_multipart([event.type.encode(), event.body], zmq.DONTWAIT)

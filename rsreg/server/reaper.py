@@ -30,7 +30,7 @@ class Reaper:
             self.step()
 
     def step(self) -> None:
-        """One pass. What the store refuses to remove stays, critical, for the next."""
+        """Remove what has lapsed; what the store refuses to remove stays for the next pass."""
         with contextlib.suppress(StoreError):
             while self._registry.expire(EXPIRE_BATCH):
                 self._publish(self._registry.commit())

@@ -39,7 +39,7 @@ class Request(NamedTuple):
         return number_of(self.identity)
 
     def is_this_machine(self) -> bool:
-        """Whether it surely was sent from the machine that we run on."""
+        """Return whether it surely was sent from the machine that we run on."""
         ends = self.replies.descriptors.look(self.number)
         # Another address is that of a later connection, which has the number now.
         return ends is not None and ends.peer == self.address and ends.is_this_machine

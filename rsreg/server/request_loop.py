@@ -97,7 +97,7 @@ class RequestLoop:
         self._ready.close()
 
     def wait_for_threads(self, timeout: float) -> None:
-        """Wait for those that work on replies, which nobody gets any more."""
+        """Wait for the threads that still work on replies, which nobody gets any more."""
         gevent.wait(self._threads, timeout=timeout)
 
     def step(self) -> bool:
@@ -154,14 +154,14 @@ class RequestLoop:
         self._waiting.append((request, reply))
 
     def _worked_on(self) -> list[tuple[Request, bytes]]:
-        """The requests whose replies are there, with these."""
+        """Return the requests whose replies are ready by now, with these."""
         done = [(one, wire.encode(reply.body)) for one, reply in self._waiting if reply.body]
         if done:
             self._waiting = [one for one in self._waiting if not one[1].body]
         return done
 
     def _serve(self) -> tuple[_Batch, bool]:
-        """A batch in order of arrival, with its replies, and whether it left every socket empty.
+        """Answer a batch in order of arrival; return it, and whether all sockets are empty.
 
         One answer that takes long ends it, for a socket; those that take long again, or seem to,
         are given after the others, one at a time.
@@ -202,7 +202,7 @@ class RequestLoop:
         return envelope and Request(socket, envelope, identity, self._replies)
 
     def _has_to_wait(self, request: Request, batch: _Batch) -> bool:
-        """Whether a request was put among those that wait, or was refused for want of room."""
+        """Return whether a request was put into the queue, or was refused since that is full."""
         payload, connection = request.envelope.payload, request.connection
         if len(payload) > MAX_REQUEST or not (
             wire.looks_long(payload) or self._queue.are_due(connection)
@@ -214,7 +214,7 @@ class RequestLoop:
         return True
 
     def _reply(self, request: Request, batch: _Batch) -> bool:
-        """Answer a request; whether that took long."""
+        """Answer a request; return whether that took long."""
         reply = self._answer(request, None)
         batch.append((request, reply))
         before, self._answered = self._answered, self._clock()

@@ -57,18 +57,30 @@ class _Bound(NamedTuple):
 
 
 class RegistryServer:
-    """The registry as a gevent server: `start()`, `serve_forever()`, `stop()`, `started`.
+    """The registry as a gevent server.
 
-    `req_port` answers requests, `pub_port` publishes events, `hb_port` takes the heartbeats of
-    CGSE's clients: without one it is 4244 beside the default request port, none beside another.
-    Port 0 is a free one; the attributes hold the real ports once it is started. `backend` is an
-    SQLiteBackend on the default file unless given. `cleanup_interval` is in seconds. `bind` is the
-    local address, `*` for all of IPv4, `::` for all. `unique_service_types` allows one service of
-    each type. `strategy`, a function or a name, chooses in discovery where the question names none;
-    `strategies` are more that a question may name. `cgse_reply` is `REP` for CGSE's clients of
-    mid-2025. `limits` are how much one peer, and all together, may take.
+    A server belongs to the hub of the thread that starts it. It patches nothing and installs no
+    signal handler. `req_port`, `pub_port` and `hb_port` hold the real ports once it is started.
 
-    It belongs to the hub of the thread that starts it. Patches nothing, installs no signal handler.
+    Args:
+        req_port: The port of requests; 0 is a free one, as for the other ports.
+        pub_port: The port of events.
+        hb_port: The port for heartbeats of CGSE's clients. None is 4244 beside the default request
+            port, and no such port beside another.
+        backend: Where services and events are stored; an SQLiteBackend on the default file if
+            None.
+        cleanup_interval: Seconds between two looks for services whose ttl is over; above 0.
+        bind: The local address to listen on, `*` for all of IPv4, `::` for all.
+        unique_service_types: Refuse a second service of a type.
+        strategy: Chooses in discovery where the question names no strategy; a name or a function.
+        strategies: More strategies that a question may name, by their names.
+        cgse_reply: The first frame of replies to CGSE's clients, `REP` for those of mid-2025.
+        limits: How much one peer, and all together, may take.
+        clock: A monotonic clock in seconds, which rules the leases.
+        wall: The time of day, in seconds after 1970.
+
+    Raises:
+        ConfigurationError: An argument is wrong, or this system can run no server.
     """
 
     def __init__(
@@ -140,9 +152,14 @@ class RegistryServer:
         return f"{_ANY.get(self._host, self._host)}:{self.req_port}"
 
     def start(self) -> None:
-        """Bind, open the store, and serve from now on; returns at once.
+        """Bind the ports, open the store, and serve from now on; return at once.
 
-        Raises PortInUse or StoreError, and then holds nothing. A server is started once.
+        A server is started once. If the start fails, no port and no file stays open.
+
+        Raises:
+            PortInUse: Another program has a port.
+            ConfigurationError: This machine can't listen on the address.
+            StoreError: The store can't be opened.
         """
         if self._context is not None:
             return
@@ -184,14 +201,17 @@ class RegistryServer:
         )
 
     def serve_forever(self) -> None:
-        """Start, unless it is, and serve until stopped; raises the fault if one ended it."""
+        """Start the server if it is not started, and serve until it is stopped.
+
+        Raises what `start` raises, and the error that ended the server, if one did.
+        """
         self.start()
         self._stopped.wait()
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
-        """End in order, within 2 s: answers are delivered, the times of heartbeats stored."""
+        """Stop within 2 s: deliver the last answers, and store the times of the last heartbeats."""
         if self._context is None or self._stop.is_set():
             return
         self._stop.set()
@@ -212,7 +232,7 @@ class RegistryServer:
         self._stopped.set()
 
     def request_stop(self) -> None:
-        """Have it stop soon; from any thread, greenlet or signal handler."""
+        """Ask the server to stop soon; may be called from any thread or signal handler."""
         self._stop_asked = True
         if self._wake is not None and not self._stop.is_set():
             self._wake.send()
@@ -268,7 +288,7 @@ class RegistryServer:
         self._greenlets.append(greenlet)
 
     def _ended(self, greenlet: Any) -> None:
-        """One of them is over: before a stop that is a fault, and the end of the server."""
+        """End the server if one of its greenlets has ended before a stop."""
         if self._stop.is_set():
             return
         self._failure = greenlet.exception or RuntimeError("it ended too early")
@@ -276,7 +296,7 @@ class RegistryServer:
         self.request_stop()
 
     def about(self) -> Body:
-        """What it says about itself (docs/protocol.md, "info")."""
+        """Return what the server says about itself (docs/protocol.md, "info")."""
         about: Body = {
             "req_port": self.req_port,
             "pub_port": self.pub_port,

@@ -45,10 +45,18 @@ class RegistryBackend(Protocol):
     """
 
     def initialize(self) -> object:
-        """Open the store, make it if it is not there; a second call does nothing."""
+        """Open the store; make it if it is not there. A second call does nothing.
+
+        Raises:
+            StoreError: The store can't be opened.
+        """
 
     def load(self) -> Stored:
-        """All that is stored."""
+        """Return all that is stored.
+
+        Raises:
+            StoreError: The store can't be read.
+        """
 
     def commit(
         self,
@@ -56,32 +64,50 @@ class RegistryBackend(Protocol):
         events: Sequence[Event],
         maintenance: Sequence[Maintenance] | None = None,
     ) -> None:
-        """Make `changes`, `events` and `maintenance` durable, all or nothing.
+        """Make changes durable, all or nothing.
 
-        `changes` maps ids to the services as they now are, None: gone. `maintenance` is all there
-        is of it from now on, None: as before. After the return they survive a crash, as far as
-        this store survives one.
+        After the return they survive a crash, as far as this store survives one.
+
+        Args:
+            changes: The ids of services, and the services as they are now; None: gone.
+            events: The events of these changes, to be added to the journal.
+            maintenance: All entries of maintenance from now on; None: they are as before.
+
+        Raises:
+            StoreError: Nothing was stored.
         """
 
     def events(self, since: int, limit: int) -> list[Event]:
-        """At most `limit` events with a `seq` above `since`, oldest first; fewer if they are large.
+        """Return events of the journal, oldest first; at least one, if there are any.
 
-        There is at least one, if there are any. A first one above `since + 1` tells that the
-        journal no longer reaches back that far.
+        If the first has a number above `since + 1`, the journal no longer reaches back that far.
+
+        Args:
+            since: The number (`seq`) of the last event before those wanted.
+            limit: The most that are returned; fewer if they are large.
+
+        Raises:
+            StoreError: The store can't be read.
         """
 
     def touch(self, heartbeats: Mapping[str, int]) -> None:
-        """Store the time of the last heartbeat of each id.
+        """Store the times of the last heartbeats.
 
         Called at a clean stop, and, also without any, to see whether a store that failed can be
         written again.
+
+        Args:
+            heartbeats: The ids of services, and the times in seconds after 1970.
+
+        Raises:
+            StoreError: The store can't be written.
         """
 
     def close(self) -> object:
         """Close the store; a second call does nothing."""
 
     def describe(self) -> str:
-        """Where it is, for people."""
+        """Return where the store is, for people."""
 
 
 @runtime_checkable

@@ -124,7 +124,7 @@ def _keep(store: Path) -> Path | None:
 
 
 def _unused(name: str) -> Path:
-    """A name that nothing has, nor anything that would belong to it."""
+    """Return a name that nothing has, nor anything that would belong to it."""
     tried, number = name, 1
     while any(os.path.lexists(f"{tried}{end}") for end in ("", *_BESIDE)):
         number += 1

@@ -1,4 +1,4 @@
-"""How much of the past is kept: so many events, and so many bytes; the oldest go first. No I/O."""
+"""Retention: how many events, and bytes of them, the journal keeps. No I/O."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Retention:
         return self._parts[-1].last if self._parts else 0
 
     def body(self) -> dict[str, int]:
-        """What is kept, and the most that may be, as the protocol shows it."""
+        """Return what is kept, and the most that may be, as the protocol shows it."""
         return {
             "events": self.events,
             "bytes": self.bytes,
@@ -55,7 +55,7 @@ class Retention:
         }
 
     def copy(self) -> Retention:
-        """The same, to be changed without a change of this one."""
+        """Return a copy, which can be changed without a change of this one."""
         other = Retention(self.limit, self.size)
         other.events, other.bytes, other._parts = self.events, self.bytes, self._parts.copy()
         return other

@@ -12,7 +12,7 @@ from rsreg.server.backends.stored import Event, Service
 
 
 def service_row(service: Service) -> tuple[Any, ...]:
-    """In the order of `tables.columns`; its announced health comes with the events."""
+    """Return a row in the order of `tables.columns`; the announced health is set later."""
     return (
         service.id,
         service.name,
@@ -81,7 +81,7 @@ def json_text(value: Any) -> str:
 
 
 def event_row(event: Event) -> tuple[Any, ...]:
-    """In the order of `tables.columns`."""
+    """Return a row in the order of `tables.columns`."""
     return (
         event.seq,
         event.type,

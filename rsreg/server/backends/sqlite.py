@@ -209,7 +209,7 @@ class SQLiteBackend(TableBackend):
             raise
 
     def _verify(self, path: Path) -> str | None:
-        """What is wrong with the file, for a server that would be started now; see StoreFiles."""
+        """Return what a server that starts now would find wrong with the file, or None."""
         _, newest, mark = self._newest
         with contextlib.closing(sqlite_copy.read_only(path)) as fresh:
             verdict = fresh.execute(QUICK_CHECK).fetchone()[0]
@@ -270,7 +270,7 @@ class SQLiteBackend(TableBackend):
         self._lock.begin(self._newest)
 
     def _holds(self, position: Position) -> bool:
-        """Whether the journal has come to a position, and still has its event."""
+        """Return whether the journal has come to a position, and still has its event."""
         if position.epoch != self._epoch() or position.seq > self.journal.newest:
             return False
         if position.seq == 0:

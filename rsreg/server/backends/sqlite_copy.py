@@ -47,7 +47,7 @@ def check_header(path: Path) -> None:
 
 
 def read_only(path: Path) -> sqlite3.Connection:
-    """A connection that reads a database, and leaves nothing beside it."""
+    """Return a connection that reads a database, and leaves nothing beside it."""
     beside = any(os.path.exists(f"{path}{end}") for end in ("-wal", "-journal"))
     alone = "" if beside else "&immutable=1"
     return sqlite3.connect(

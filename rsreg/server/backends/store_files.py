@@ -1,4 +1,4 @@
-"""Whether the files of an open store still are where they were, and as they were left."""
+"""StoreFiles: checks that the files of an open store are where they were, and unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StoreFiles:
         self.remember()
 
     def check(self) -> None:
-        """Look at database and log, as often as each change: some microseconds.
+        """Check database and log, before each change: this takes some microseconds.
 
         What `check_all` found is raised again, until it finds something else.
         """
@@ -53,7 +53,7 @@ class StoreFiles:
             self._check_contents(contents)
 
     def check_all(self) -> None:
-        """Look at everything, and whether it may be written."""
+        """Check all files, and whether they may be written."""
         self._lost = None
         try:
             self._look_at_all()
@@ -102,7 +102,7 @@ class StoreFiles:
         return _state(status)
 
     def _check_contents(self, contents: _Contents) -> None:
-        """Somebody else wrote: another program that may, or one that broke it."""
+        """Check what another program wrote."""
         if self._wrong is not None and self._wrong[0] == contents:
             raise _again(self._wrong[1])
         try:
@@ -124,7 +124,7 @@ class StoreFiles:
 
 
 def _again(error: StoreLost) -> StoreLost:
-    """The same error; one that is raised again and again would remember each time."""
+    """Return the same error anew: one that is raised twice would remember both times."""
     return StoreLost(str(error), hint=error.hint)
 
 

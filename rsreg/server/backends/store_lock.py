@@ -61,19 +61,19 @@ class FileLock:
         self._write(b"" if self.saved is None else _noted(self.saved))
 
     def _check_ours(self, path: Path) -> None:
-        """Other programs, too, call files of theirs "something.lock"; beside a store it is ours."""
+        """Refuse a "something.lock" of another program; beside a store it is ours."""
         # A power cut may leave zeros of a lock.
         begins = os.pread(self.file, len(_BEGINS), 0).strip(b"\0")
         if not path.exists() and begins not in (b"", _BEGINS):
             raise private_files.UnsafeFile(f"{path}.lock is a file of another program")
 
     def begin(self, position: Position) -> None:
-        """The journal stands there from now on; it is on the disk after the return."""
+        """Save the position from which the journal goes on; it is on the disk then."""
         self._write(_noted(position))
         os.fsync(self.file)
 
     def save(self, position: Position) -> None:
-        """The journal has come to a position; never fails, since the change is durable already.
+        """Save the position of the journal; never fails, since the change is durable already.
 
         Not synced: one that is lost with the power is still in the journal.
         """
@@ -95,7 +95,7 @@ class FileLock:
 
 
 def _noted(position: Position) -> bytes:
-    """Always as long, so that one takes the place of another as a whole."""
+    """Return a position as text of a fixed length, so that each replaces the last one."""
     return b"%-20s %20d %-20s\n" % (
         position.epoch.encode(),
         position.seq,
@@ -143,7 +143,7 @@ def _claim(path: Path) -> socket.socket | None:
 
 
 def _listener(name: str) -> tuple[int, int] | None:
-    """Process and user that have a name; None if there is none any more."""
+    """Return process and user that have a name; None if there is none any more."""
     if sys.platform != "linux":
         return None
     with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):

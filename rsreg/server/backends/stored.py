@@ -35,12 +35,12 @@ class Maintenance(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.service, self.service_type, self.host
 
     def body(self) -> dict[str, Any]:
-        """All of it, as in replies."""
+        """Return all fields, as in replies."""
         targets = {"service": self.service, "service_type": self.service_type, "host": self.host}
         return {key: value for key, value in targets.items() if value is not None} | self.terms()
 
     def terms(self) -> dict[str, Any]:
-        """Why, by whom, and how long, as in a service's record."""
+        """Return the reason, the author and the length, as in a service's record."""
         return {
             "reason": self.reason,
             "by": self.by,
@@ -95,7 +95,7 @@ class Service(Struct, frozen=True, kw_only=True):
         return kinds_of(self.type, self.tags, self.metadata)
 
     def addresses(self) -> Collection[tuple[str, int]]:
-        """The hosts and ports at which it says that it is, in one spelling.
+        """Return the hosts and ports at which it says that it is, in one spelling.
 
         A loopback host is another one on each machine. Ports in the metadata do not count: they may
         be those of a broker or a database that several services use.
@@ -108,7 +108,7 @@ class Service(Struct, frozen=True, kw_only=True):
         return {(host, port) for port in (self.port, *self.extra["endpoints"].values())}
 
     def is_of_another_process(self, other: Service) -> bool:
-        """Whether two services are surely of two processes: both say which theirs is."""
+        """Return whether two services are surely of two processes: both say which theirs is."""
         mine, others = process_key(self.owner), process_key(other.owner)
         return mine is not None and others is not None and mine != others
 
@@ -119,7 +119,7 @@ class Service(Struct, frozen=True, kw_only=True):
         return effective if isinstance(effective, str) else None
 
     def body(self) -> dict[str, Any]:
-        """The record on the wire, but for what the registry itself fills in."""
+        """Return the record as replies have it, but for what the registry itself fills in."""
         return {
             "id": self.id,
             "name": self.name,

@@ -162,7 +162,7 @@ class TableBackend:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing of what is written meanwhile; a StoreError says why it is nothing."""
+        """Run the block as one transaction; a StoreError says why nothing was written."""
         self._before_writing()
         try:
             with refusing(f"can't write {self.describe()}"), self._database.manual_commit():
@@ -221,7 +221,7 @@ def new_epoch() -> str:
 
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """RequestNumber what the database raises into a StoreError that says what could not be done."""
+    """Turn what the database raises into a StoreError that says what could not be done."""
     try:
         yield
     except (peewee.PeeweeException, sqlite3.Error, msgspec.DecodeError) as error:

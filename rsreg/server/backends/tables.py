@@ -49,7 +49,7 @@ class Meta(Model):
 
 
 def columns(table: type[Model]) -> str:
-    """The names of its columns, in the order above."""
+    """Return the names of its columns, in the order above."""
     return ", ".join(table._meta.sorted_field_names)
 
 

@@ -1,4 +1,4 @@
-"""Who is connected to the sockets of a server, who has to go, and who may not come yet.
+"""Connections: counts the connections of each address, cuts some, and bars addresses.
 
 libzmq tells of each connection only when it has accepted it. So an address that comes too often is
 barred by the kernel until its rate has paid for all that came; where that can't be, it is cut.
@@ -54,14 +54,14 @@ class Table:
         return iter(self._whose)
 
     def add(self, number: int, address: str) -> int:
-        """One has begun; how many its address has now. A known number is used anew."""
+        """Count a new connection; return how many its address has. A known number is used anew."""
         self.remove(number)
         self._whose[number] = address
         self._counts[address] += 1
         return self._counts[address]
 
     def remove(self, number: int) -> None:
-        """One has ended, if it was known."""
+        """Forget a connection that has ended, if it was known."""
         address = self._whose.pop(number, None)
         if address is not None:
             self._counts[address] -= 1
@@ -95,7 +95,7 @@ class Connections:
             reader.look()
 
     def watch(self, socket: zmq.Socket[bytes], ended: Callable[[int], None]) -> Table:
-        """Watch a server's socket; before it is bound. `ended` gets the number of what ended."""
+        """Watch a server's socket, before it is bound; `ended` gets the number of what ended."""
         told = sockets.told_of_connections(socket)
         table = Table()
 
@@ -136,11 +136,11 @@ class Connections:
         return is_loopback(address) or self._limits.is_gateway(address)
 
     def numbers(self) -> list[int]:
-        """The descriptors of all."""
+        """Return the descriptors of all connections."""
         return [number for table in self._tables for number in table]
 
     def received(self, number: int) -> int | None:
-        """Bytes that came on one so far; None if it is over, or nobody can tell."""
+        """Return bytes that came on one so far; None if it is over, or nobody can tell."""
         return self._descriptors.received(number)
 
     def _comes_too_often(self, address: str) -> bool:
@@ -154,7 +154,7 @@ class Connections:
         return False
 
     def _is_barred(self, address: str, now: float) -> bool:
-        """Bar an address, unless it is; whether that works."""
+        """Bar an address, unless it is; return whether that works."""
         if address in self._barred:
             return True
         if len(self._barred) == packet_filter.MOST or not self._bar({*self._barred, address}):
@@ -167,7 +167,7 @@ class Connections:
         return True
 
     def _look(self) -> None:
-        """Let those come whose rate allows it again."""
+        """Admit the addresses again whose rate allows it."""
         try:
             now = self._clock()
             still = {address for address in self._barred if self._rate.wait(address, now)}
@@ -209,7 +209,7 @@ class Connections:
 
 
 def number_of(frame: zmq.Frame) -> int:
-    """The descriptor of the connection it came on, which may have ended; -1 if it is not known."""
+    """Return the descriptor of the connection it came on, also an ended one; -1: not known."""
     try:
         return int(frame.get(zmq.SRCFD))
     except zmq.ZMQError:

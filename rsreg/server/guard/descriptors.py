@@ -53,7 +53,7 @@ class Descriptors:
         self._copy = os.dup(self._null)
 
     def look(self, number: int) -> Ends | None:
-        """The ends of a connection; None if there is none."""
+        """Return the ends of a connection; None if there is none."""
         with suppress(OSError), self._duplicate(number) as connection:
             return _ends(connection)
         return None
@@ -66,7 +66,7 @@ class Descriptors:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def unsent(self, number: int, peer: str | None = None) -> int | None:
-        """The bytes that the kernel has yet to send on a connection; None while it takes no more.
+        """Return the bytes that the kernel has yet to send; None while it takes no more.
 
         0 if the connection is over, or with another `peer` than this. Where a system can't tell,
         all counts as sent: Linux and macOS can.
@@ -80,7 +80,7 @@ class Descriptors:
         return 0
 
     def received(self, number: int) -> int | None:
-        """Bytes that came on a connection so far; None if there is none, or nobody can tell."""
+        """Return the bytes that came on a connection so far; None if that is not known."""
         if not sys.platform.startswith("linux"):
             return None
         with suppress(OSError, struct.error), self._duplicate(number) as connection:
@@ -95,7 +95,7 @@ class Descriptors:
         return False
 
     def close(self) -> None:
-        """Look at nothing more."""
+        """Release the descriptors."""
         os.close(self._copy)
         os.close(self._null)
 
@@ -121,7 +121,7 @@ def _ends(connection: socket.socket) -> Ends:
 
 
 def plain(address: str) -> str:
-    """An address in one spelling.
+    """Return an address in one spelling.
 
     That is without the interface that ZeroMQ, or Python, may add to it, and one of IPv4 as it is
     written there, also where it came by a socket of IPv6.

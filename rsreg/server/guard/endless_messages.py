@@ -33,13 +33,13 @@ class OpenConnections(Protocol):
     """The connections that there are."""
 
     def numbers(self) -> Iterable[int]:
-        """Their descriptors."""
+        """Return their descriptors."""
 
     def received(self, number: int) -> int | None:
-        """Bytes that came on one so far; None if it is over, or nobody can tell."""
+        """Return the bytes that came on one so far; None if it is over, or that is not known."""
 
     def end(self, number: int, why: str) -> None:
-        """Cut one."""
+        """Cut a connection."""
 
 
 class EndlessMessages:
@@ -65,7 +65,7 @@ class EndlessMessages:
         self.watched: dict[int, tuple[int, float]] = {}
 
     def heard(self, number: int) -> None:
-        """A whole message came on a connection."""
+        """Note that a whole message came on a connection."""
         self.watched.pop(number, None)
 
     def run(self, stop: Flag) -> None:
@@ -82,7 +82,7 @@ class EndlessMessages:
             self.step()
 
     def step(self) -> None:
-        """One look."""
+        """Look once."""
         if self.watched:
             self._look_again()
         if not self._to_look_at and self._memory() > self._calm + _GROWTH:
@@ -118,7 +118,7 @@ class EndlessMessages:
 
 
 def own_memory() -> int:
-    """Bytes of memory that this process has; 0 where that can't be told."""
+    """Return bytes of memory that this process has; 0 where that can't be told."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as file:
             return int(file.read(64).split()[1]) * os.sysconf("SC_PAGE_SIZE")

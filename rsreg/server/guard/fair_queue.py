@@ -34,7 +34,7 @@ class FairQueue(Generic[T]):
         return self._count
 
     def are_due(self, connection: Hashable) -> bool:
-        """Whether a request of a connection has to wait for its turn, if there is room."""
+        """Return whether a request of a connection has to wait for its turn, if there is room."""
         return connection in self._lanes or connection in self._slow
 
     def add(self, connection: Hashable, request: T, served: float) -> bool:
@@ -48,7 +48,7 @@ class FairQueue(Generic[T]):
         return True
 
     def take(self) -> T | None:
-        """The next request, and then it is the turn of the others."""
+        """Return the next request, or None; then it is the turn of the others."""
         if not self._lanes:
             return None
         connection, lane = next(iter(self._lanes.items()))
@@ -61,7 +61,7 @@ class FairQueue(Generic[T]):
         return request
 
     def answered(self, connection: Hashable, *, slow: bool) -> None:
-        """How it was to answer a connection."""
+        """Note how long it took to answer a connection."""
         if not slow:
             self._slow.pop(connection, None)
             self.remembered = bool(self._slow or self._lanes)
@@ -72,5 +72,5 @@ class FairQueue(Generic[T]):
         self.remembered = True
 
     def served(self, moment: float) -> float:
-        """Up to when all that came was served, if nothing but these waits at `moment`."""
+        """Return up to when all that came was served, if nothing but these waits at `moment`."""
         return min((lane[0][1] for lane in self._lanes.values()), default=moment)

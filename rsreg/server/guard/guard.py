@@ -39,13 +39,13 @@ class Guard:
         return topics
 
     def look(self) -> None:
-        """Look whether there is anything to read, though nothing told so."""
+        """Read what has come, though no event of the sockets told so."""
         self.connections.look()
         for topics in self._topics:
             topics.look()
 
     def body(self) -> Record:
-        """What `info` shows of it."""
+        """Return what `info` shows of it."""
         self.connections.look()
         return {
             "connections": len(self.connections),

@@ -44,7 +44,7 @@ def bar(listener: socket.socket, addresses: Collection[str]) -> bool:
 
 
 def program(addresses: Collection[str]) -> bytes:
-    """A program of classic BPF that drops what comes from these addresses."""
+    """Return a program of classic BPF that drops what comes from these addresses."""
     fours, sixes = b"", b""
     for address in addresses:
         ip = ipaddress.ip_address(address)

@@ -22,7 +22,7 @@ _READABLE = int(zmq.POLLIN)
 
 
 def readable(socket: zmq.Socket[bytes]) -> bool:
-    """Whether there is a message. Half the price of the exception that a look in vain costs."""
+    """Return whether there is a message: half as dear as the exception of a vain read."""
     return bool(int(socket.getsockopt(zmq.EVENTS)) & _READABLE)
 
 

@@ -1,4 +1,4 @@
-"""How many subscriptions each connection has: each costs memory, and time at each event."""
+"""TopicCounts: limits the subscriptions of a connection, which cost memory, and time per event."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TopicCounts:
         self.close = self._reader.close
 
     def _ended(self, number: int) -> None:
-        """A connection is over."""
+        """Forget a connection that is over."""
         self._topics.pop(number, None)
         self._rate.forget(str(number))
 
@@ -57,7 +57,7 @@ class TopicCounts:
             self._count_unknown()
 
     def _count_unknown(self) -> None:
-        """One more of somebody unknown: if it is too many, all go of whom nothing is known.
+        """Count a subscription of an unknown connection; if too many, cut all unknown ones.
 
         Whether one ended is not counted: it may be that of somebody else.
         """

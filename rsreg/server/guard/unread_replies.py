@@ -1,4 +1,4 @@
-"""How much of the replies waits to be read by each address, and how much it got of late.
+"""UnreadReplies: limits the bytes of replies that wait to be read by each address.
 
 libzmq counts the replies that it keeps for a connection, not their bytes. It keeps none while the
 kernel takes more; so what the kernel has not sent yet, and what is very new, is all that waits.
@@ -39,7 +39,7 @@ class _Connection:
         return self.older + self.newer
 
     def sent(self, size: int, now: float) -> None:
-        """So many bytes more; with none, only time has passed."""
+        """Add bytes that were sent; with none, only note that time has passed."""
         if now >= self.since + _MOMENT:
             self.older, self.newer, self.since = self.waiting, 0, now
         self.newer += size
@@ -88,12 +88,12 @@ class UnreadReplies:
         self.suspects.discard(address)
 
     def too_many(self, address: str) -> SlowDown:
-        """The error that a connection asked too much before it got its long answers."""
+        """Return the error that a connection asked too much before it got its long answers."""
         seconds = self._turn(address, self._clock())
         return self._limits.slow_down("reply_bytes_per_second", address, seconds)
 
     def may_send(self, address: str) -> bool:
-        """Whether a long reply may be sent after all, also one that nobody checked before."""
+        """Return whether a long reply may be sent after all, also one not checked before."""
         if self._waits(address) <= 2 * self._limits.waiting_bytes:
             return True
         try:
@@ -103,7 +103,7 @@ class UnreadReplies:
         return True
 
     def sent(self, number: int, address: str, size: int) -> None:
-        """A long reply was sent on a connection."""
+        """Count a long reply that was sent on a connection."""
         if self._limits.is_gateway(address):
             return
         now = self._clock()
@@ -120,7 +120,7 @@ class UnreadReplies:
             self.suspects.add(address)
 
     def ended(self, number: int) -> None:
-        """A connection is over."""
+        """Forget a connection that is over."""
         one = self._connections.pop(number, None)
         total = None if one is None else self._addresses.get(one.address)
         if one is not None and total is not None:
@@ -149,7 +149,7 @@ class UnreadReplies:
                 one.older = unsent
 
     def _unsent(self) -> int | None:
-        """What the kernel has yet to send to anybody: to peers of ZMTP 1 and 2, who are unknown."""
+        """Return what the kernel has yet to send to anybody: peers of ZMTP 1 and 2 are unknown."""
         total = 0
         for number in chain.from_iterable(self.all):
             unsent = self.descriptors.unsent(number)
@@ -159,7 +159,7 @@ class UnreadReplies:
         return total
 
     def _turn(self, address: str, now: float) -> float:
-        """In how many seconds one that is refused is to come again: one after the other."""
+        """Return in how many seconds one that is refused is to come again: one after the other."""
         total = self._addresses.setdefault(address, _Address())
         total.next_turn = min(max(now + _MOMENT, total.next_turn + _APART), now + _LAST)
         return total.next_turn - now

@@ -52,13 +52,13 @@ class Condition:
             self._comparisons = [_read(key, wanted, part) for part in _parts(key, wanted)]
 
     def __call__(self, value: Any) -> bool:
-        """Whether it holds of a value; nothing but null holds of what is not there."""
+        """Return whether it holds of a value; nothing but null holds of what is not there."""
         if not self._comparisons:
             return same(value, self._wanted)
         return all(one.holds(value) for one in self._comparisons)
 
     def against(self, value: Any) -> str | None:
-        """Why it does not hold of a value, in words after "which"; None if it holds."""
+        """Return why it does not hold of a value, in words after "which"; None if it holds."""
         if self(value):
             return None
         for one in self._comparisons:
@@ -68,7 +68,7 @@ class Condition:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same: 8 and 8.0 and "8", true and "true", but not true and 1."""
+    """Return whether two values are the same: 8, 8.0 and "8", true and "true", not true and 1."""
     if isinstance(one, str) != isinstance(other, str):
         text, value = (one, other) if isinstance(one, str) else (other, one)
         return _alike(_decoded(text), value)
@@ -101,11 +101,11 @@ class _Comparison:
         return self._number is not None or self._versions is not None
 
     def compares(self, value: Any) -> bool:
-        """Whether it can be compared with a value."""
+        """Return whether it can be compared with a value."""
         return value is None or self.is_equality or self._ordered(value) is not None
 
     def holds(self, value: Any) -> bool:
-        """Whether it holds of a value; never of one that is not there, or can't be compared."""
+        """Return whether it holds of a value; never of none, or of one that can't be compared."""
         if value is None:
             return False
         ordered = self._ordered(value)
@@ -114,7 +114,7 @@ class _Comparison:
         return bool(ordered)
 
     def _ordered(self, value: Any) -> bool | None:
-        """The comparison of two numbers, or else of two versions; None if they are neither."""
+        """Return how two numbers compare, or else two versions; None if they are neither."""
         if self._number is not None and _is_number(value):
             return _ORDERS[self._sign](value, self._number)
         version = None if self._versions is None else _version(value)
@@ -127,7 +127,7 @@ class _Comparison:
 
 
 def number(text: str) -> Number | None:
-    """The number that a text is in JSON, or None."""
+    """Return the number that a text is in JSON, or None."""
     parts = _NUMBER.fullmatch(text) if len(text) <= MAX_TEXT else None
     if parts is None:
         return None
@@ -173,7 +173,7 @@ def _versions(sign: str, operand: str) -> SpecifierSet | None:
 
 
 def _version(value: Any) -> Version | None:
-    """The version that a text is, or a number is when it is written."""
+    """Return the version that a text is, or a number is when it is written."""
     # A number of thousands of digits is not even written: Python may refuse to.
     if _is_number(value) and abs(value) < _MOST:
         value = str(value)
@@ -191,7 +191,7 @@ def _read_version(text: str) -> Version | None:
 
 
 def _decoded(text: str) -> Any:
-    """What a text is in JSON, or the text."""
+    """Return what a text is in JSON, or the text."""
     value = number(text)
     if value is not None:
         return value
@@ -208,7 +208,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same; to Python true is 1."""
+    """Return whether two JSON values are the same; to Python true is 1."""
     if one != other:
         return False
     if isinstance(one, list) and isinstance(other, list):

@@ -158,7 +158,7 @@ class Journal:
         return Position(self.epoch, self.seq, self.mark)
 
     def events_since(self, since: int, mark: str | None, limit: int) -> list[Event] | None:
-        """At most `limit` events after `since`, staged ones too.
+        """Return at most `limit` events after `since`, staged ones too.
 
         None if the journal can't tell: it does not reach back that far, or its event `since` has
         another mark than `mark`, where one is given. Raises Unavailable.
@@ -173,7 +173,7 @@ class Journal:
         return events or None
 
     def _journal(self, since: int, limit: int) -> list[Event]:
-        """The events right after `since`, none if the first of them is gone."""
+        """Return the events right after `since`, none if the first of them is gone."""
         events: list[Event] = []
         stored = self.seq - len(self._staged)
         if since < stored:
@@ -193,7 +193,7 @@ class Journal:
         return {lease.service.id: lease.last_heartbeat for lease in leases}
 
     def _set_trouble(self, trouble: StoreError | None) -> None:
-        """An outage of the store is two lines in the log, however many changes are refused."""
+        """Note whether the store works; an outage is two lines in the log."""
         if trouble is not None and self.trouble is None:
             log.error("the store failed, changes are refused: %s", trouble)
         elif trouble is None and self.trouble is not None:
@@ -203,7 +203,7 @@ class Journal:
     # -- requests that came before
 
     def answered(self, token: str | None) -> str | None:
-        """The service that a request with this token was about, if the journal knows it."""
+        """Return the service that a request with this token was about, if the journal knows it."""
         return None if token is None else self._answered.get(token)
 
     def overtaken(self, service_id: str | None, request_number: RequestNumber | None) -> bool:
@@ -347,11 +347,11 @@ class _Memory(Generic[T]):
         self._entries = dict(entries)
 
     def get(self, key: str) -> T | None:
-        """What is known, or None."""
+        """Return what is known, or None."""
         return self._entries.get(key)
 
     def put(self, key: str, value: T) -> Callable[[], None]:
-        """Know something from now on, as the newest; the answer undoes that."""
+        """Know something from now on, as the newest; return how to undo that."""
         before = self._entries.pop(key, None)
         self._entries[key] = value
         return partial(self._put_back, key, before)
@@ -368,7 +368,7 @@ class _Memory(Generic[T]):
 
 
 def _without_computed(service: Service) -> Service:
-    """The same; earlier versions kept fields that now the registry itself fills in."""
+    """Return the service without fields that the registry itself now fills in."""
     if COMPUTED.isdisjoint(service.extra):
         return service
     extra = {field: value for field, value in service.extra.items() if field not in COMPUTED}

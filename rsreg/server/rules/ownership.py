@@ -1,4 +1,4 @@
-"""Who asks for a change, and whose it is to make.
+"""Requester, who asks for a change; and whether an entry is theirs to change.
 
 An entry is for its own process to change as long as that lives; a maintenance for who began it.
 Others have to say `force`. This keeps accidents away, and nobody who is set on it: it has no keys.
@@ -28,12 +28,12 @@ class Requester(NamedTuple):
     force: bool = False
 
     def named(self) -> dict[str, str | None]:
-        """As events name it."""
+        """Return the fields that name it in events."""
         by = {"by": self.address}
         return {**by, "says": self.says} if self.says else by
 
     def is_where(self, service: Service) -> bool:
-        """Whether it asks from where a service was registered, as far as that is known."""
+        """Return whether it asks from where a service was registered, as far as that is known."""
         return service.registered_by in (None, self.address)
 
 
@@ -74,7 +74,7 @@ def check_maintenance(entries: Iterable[Maintenance], new: Maintenance, *, force
 
 
 def holder_of(service: Service) -> str:
-    """Who registered a service, as far as that is known."""
+    """Return who registered a service, as far as that is known."""
     owner = service.owner or {}
     who = [records.describe_process(owner, "another program")]
     if owner.get("started"):

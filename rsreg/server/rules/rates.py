@@ -1,4 +1,4 @@
-"""What each address did lately, and whether it may go on: the limits that are rates."""
+"""Rates: limits how often each address may change something."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class Registry:
     # -- questions
 
     def get(self, service_id: str) -> msgspec.Raw:
-        """The record of a service; raises UnknownService."""
+        """Return the record of a service; raises UnknownService."""
         lease = self._view.get(service_id)
         if lease is None:
             raise UnknownService(
@@ -163,7 +163,7 @@ class Registry:
         return msgspec.Raw(lease.record())
 
     def last_change(self, service_id: str) -> dict[str, str | None] | None:
-        """Who registered or updated a service last, as events name them; None: not known."""
+        """Return who registered or updated a service last, as events do; None: not known."""
         lease = self._view.get(service_id)
         return None if lease is None or lease.changed is None else Requester(*lease.changed).named()
 
@@ -189,7 +189,7 @@ class Registry:
         return joined(leases)
 
     def counts(self) -> dict[str, int]:
-        """How many services there are, how many of them are simulators, and of each health."""
+        """Return how many services there are, how many simulators, and how many of each health."""
         simulators = sum(lease.service.mode == SIMULATOR for lease in self._view.all())
         healths = Counter(lease.health for lease in self._view.all())
         return {"services": len(self), "simulators": simulators, **healths}
@@ -220,7 +220,7 @@ class Registry:
     def events_since(
         self, since: int, epoch: str | None, limit: int, mark: str | None = None
     ) -> tuple[list[Event], bool]:
-        """Events after `since`, and whether the subscriber has to list anew.
+        """Return events after `since`, and whether the subscriber has to list anew.
 
         It has to where `since` is of another epoch, ahead of us, behind the journal, or another
         event than the one with its `mark`. Raises Unavailable.
@@ -231,7 +231,7 @@ class Registry:
         return ([], True) if events is None else (events[:limit], False)
 
     def ending_leases(self) -> dict[str, float]:
-        """Id -> seconds left, 0 if lapsed, of the leases that end within LEASES_WITHIN."""
+        """Return id -> seconds left, 0 if lapsed, of leases that end within LEASES_WITHIN."""
         now = self._clock()
         return {
             lease.service.id: 0
@@ -243,7 +243,7 @@ class Registry:
     # -- changes
 
     def entry(self, service_id: str) -> str:
-        """The fingerprint of what is said of a service that is registered."""
+        """Return the fingerprint of what is said of a service that is registered."""
         lease = self._view.get(service_id)
         return "" if lease is None else lease.entry
 
@@ -253,10 +253,10 @@ class Registry:
         report: Report | None = None,
         sender: Sender | None = None,
     ) -> str:
-        """Start a lease's ttl again; its fingerprint. Raises UnknownService. Nothing is stored.
+        """Start a lease's ttl again; return its fingerprint. Nothing is stored.
 
-        A `report` takes the place of the last one, which is over when it was not said again for a
-        ttl. Where that changes the health, the `sender` causes it; raises SlowDown.
+        A `report` replaces the last one, which is over when it was not repeated for a ttl. A change
+        of health is counted for the `sender`. Raises UnknownService, SlowDown.
         """
         lease = self._view.get(service_id)
         if lease is None:
@@ -283,7 +283,7 @@ class Registry:
         judges: bool = False,
         who: Requester = ITSELF,
     ) -> str:
-        """Register a service, or update the one that has `info.id`; its id.
+        """Register a service, or update the one that has `info.id`; return its id.
 
         A `token` that the journal knows is a request that came again: it gets its first answer, and
         nothing changes, as long as the service is registered as it asks. `replaces` maps the ids of
@@ -374,7 +374,7 @@ class Registry:
         self._journal.take_out(event_types.DEREGISTER, lease, Cause(who, token, request_number))
 
     def expire(self, limit: int) -> int:
-        """Remove at most `limit` services whose lease lapsed, longest overdue first; how many."""
+        """Remove at most `limit` lapsed services, longest overdue first; return how many."""
         lapsed = self._view.lapsed(limit)
         for lease in lapsed:
             self._journal.announce(lease)
@@ -396,7 +396,7 @@ class Registry:
     # -- rules
 
     def _answered_before(self, request: RegisterRequest, cause: Cause) -> str | None:
-        """The id under which an earlier copy of a request registered its service, if it did.
+        """Return the id under which an earlier copy of a request registered its service, if it did.
 
         A sender that numbers its requests never sends two that are the same. Of any other that
         may be so, after it was started again: then its service has to be registered as it asks.

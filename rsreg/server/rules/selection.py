@@ -53,7 +53,7 @@ class Filter:
         return bool(self.name or self.prefix or self.tags or self.excluded_tags or self.where)
 
     def fits(self, service: Service) -> bool:
-        """Whether a service is one of those asked for, but for its mode and health."""
+        """Return whether a service is one of those asked for, but for its mode and health."""
         return (
             self.name in (None, service.name)
             and (self.prefix is None or self._begins(service))
@@ -67,7 +67,7 @@ class Filter:
         return service.name.startswith(prefix) or service.id.startswith(prefix)
 
     def against(self, record: Mapping[str, Any]) -> str | None:
-        """Why the service of a record is not asked for, after its name; None if it is."""
+        """Return why the service of a record is not asked for, after its name; None if it is."""
         if self.mode not in (None, mode := records.mode_of(record)):
             return f"is a {mode}"
         for missing in sorted(self.tags.difference(record["tags"])):
@@ -89,7 +89,7 @@ EVERYTHING = Filter()
 
 
 def read_filter(request: Mapping[str, Any]) -> Filter:
-    """The conditions in a `list` or `discover` request; raises InvalidRequest."""
+    """Return the conditions in a `list` or `discover` request; raises InvalidRequest."""
     if _CONDITIONS.isdisjoint(request):
         return EVERYTHING
     question: Question = messages.checked(request, Question, "")
@@ -140,7 +140,7 @@ class Strategies:
         self._default = self._by_name[default] if isinstance(default, str) else _own(default)
 
     def by(self, strategy: str | None) -> Choose:
-        """How to choose by a strategy, None for the default; raises InvalidRequest."""
+        """Return how to choose by a strategy, None for the default; raises InvalidRequest."""
         if strategy is None:
             return self._default
         if strategy not in self._by_name:
@@ -155,7 +155,7 @@ class Strategies:
         return "the strategies are " + ", ".join(self._by_name)
 
     def _round_robin(self, leases: Sequence[Lease], _asker: Asker) -> Lease:
-        """The one that was not chosen for longest, whatever the questions in between were."""
+        """Choose the one that was not chosen for longest, whatever was asked in between."""
         chosen = min(leases, key=lambda lease: lease.last_chosen)
         self.choices += 1
         chosen.last_chosen = self.choices
@@ -167,19 +167,19 @@ def _random(leases: Sequence[Lease], _asker: Asker) -> Lease:
 
 
 def _least_loaded(leases: Sequence[Lease], _asker: Asker) -> Lease:
-    """One that says nothing of its load has none."""
+    """Choose one with the least load; a service without a load counts as 0."""
     least = min(lease.report.load or 0 for lease in leases)
     return random.choice([lease for lease in leases if (lease.report.load or 0) == least])
 
 
 def _same_host(leases: Sequence[Lease], asker: Asker) -> Lease:
-    """Another, if there is none."""
+    """Choose one on the asker's host; any other, if there is none."""
     near = [lease for lease in leases if _shares_host(asker, lease.service)]
     return random.choice(near or leases)
 
 
 def _shares_host(asker: Asker, service: Service) -> bool:
-    """Whether a service runs where the asker does."""
+    """Return whether a service runs where the asker does."""
     boot = (service.owner or {}).get("boot")
     if boot is not None and asker.boot is not None:
         return bool(boot == asker.boot)

@@ -1,4 +1,4 @@
-"""Which living services say that they are at which address."""
+"""Addresses: the leases of living processes by host and port."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Addresses:
         self._at: LeaseIndex[tuple[str, int]] = LeaseIndex()
 
     def add(self, lease: Lease) -> bool:
-        """Its process is alive; whether there are others at its addresses."""
+        """Add a lease whose process is alive; return whether its addresses have others."""
         shared = [self._at.add(address, lease) for address in lease.service.addresses()]
         return any(shared)
 
     def remove(self, lease: Lease) -> bool:
-        """Its process is dead, or it left; whether there are others at its addresses."""
+        """Remove a lease; return whether its addresses have others."""
         shared = [self._at.remove(address, lease) for address in lease.service.addresses()]
         return any(shared)
 
     def neighbours(self, service: Service) -> list[Lease]:
-        """The other leases at its addresses, at most 64 at each."""
+        """Return the other leases at its addresses, at most 64 at each."""
         return list({other.service.id: other for other in self._others(service)}.values())
 
     def rivals(self, service: Service) -> list[Lease]:
-        """Those of them that are surely of another process."""
+        """Return those of them that are surely of another process."""
         return [
             other
             for other in self.neighbours(service)

@@ -87,7 +87,7 @@ class Lease:
         return b"," + wire.encode(by)[1:-1]
 
     def renew(self, deadline: float, last_heartbeat: int) -> None:
-        """It was heard of."""
+        """Move its end: it was heard of."""
         self.doubt = None
         self.deadline = deadline
         self.last_heartbeat = last_heartbeat
@@ -135,7 +135,7 @@ class Lease:
         return None
 
     def record(self) -> bytes:
-        """The record as the protocol shows it, as JSON.
+        """Return the record as the protocol shows it, as JSON.
 
         What changes by itself comes last, and is kept apart from the rest.
         """
@@ -151,7 +151,7 @@ class Lease:
         return self._head + tail
 
     def _more(self) -> dict[str, Any]:
-        """What only some records have to say."""
+        """Return the fields that only some records have."""
         more: dict[str, Any] = {}
         if (reason := self.reason) is not None:
             more["reason"] = reason

@@ -23,14 +23,14 @@ class LeaseIndex(Generic[K]):
         return iter(self._at)
 
     def at(self, key: K) -> Collection[Lease]:
-        """The leases of a key."""
+        """Return the leases of a key."""
         there = self._at.get(key)
         if there is None:
             return ()
         return there.values() if isinstance(there, dict) else (there,)
 
     def add(self, key: K, lease: Lease) -> bool:
-        """It has the key from now on; whether others have it, too."""
+        """Add a lease under a key; return whether the key has others, too."""
         there = self._at.setdefault(key, lease)
         if isinstance(there, dict):
             there[lease.service.id] = lease
@@ -39,7 +39,7 @@ class LeaseIndex(Generic[K]):
         return there is not lease
 
     def remove(self, key: K, lease: Lease) -> bool:
-        """It no longer has the key; whether others have it still."""
+        """Remove a lease from a key; return whether the key has others still."""
         there = self._at[key]
         if not isinstance(there, dict):
             del self._at[key]

@@ -57,35 +57,35 @@ class LiveView:
         return len(self._leases)
 
     def get(self, service_id: str) -> Lease | None:
-        """The lease of a service, or None."""
+        """Return the lease of a service, or None."""
         return self._leases.get(service_id)
 
     def all(self) -> Collection[Lease]:
-        """Every lease, in the order of registration."""
+        """Return every lease, in the order of registration."""
         return self._leases.values()
 
     def of_type(self, service_type: str) -> Collection[Lease]:
-        """The leases of the services found under `service_type`, in the order of registration."""
+        """Return the leases of the services of a type, in the order of registration."""
         return self._types.at(service_type)
 
     def named(self, name: str) -> Collection[Lease]:
-        """The leases of the services of a name, in the order of registration."""
+        """Return the leases of the services of a name, in the order of registration."""
         return self._names.at(name)
 
     def exclusive(self, name: str) -> Collection[Lease]:
-        """Those of them that let no other have the name."""
+        """Return those of them that let no other have the name."""
         return self._exclusive.at(name)
 
     def rivals(self, service: Service) -> list[Lease]:
-        """The leases of other living processes at the addresses of a service."""
+        """Return the leases of other living processes at the addresses of a service."""
         return self._addresses.rivals(service)
 
     def service_types(self) -> Iterable[str]:
-        """All that services are found under."""
+        """Return all that services are found under."""
         return self._types
 
     def names(self) -> Iterable[str]:
-        """The names of all services."""
+        """Return the names of all services."""
         return self._names
 
     def discoverable(self, service_type: str, mode: str | None = None) -> Sequence[Lease]:
@@ -93,7 +93,7 @@ class LiveView:
         return self._types.discoverable(service_type, mode)
 
     def lapsed(self, limit: int) -> list[Lease]:
-        """At most `limit` leases that ended, the longest lapsed first."""
+        """Return at most `limit` leases that ended, the longest lapsed first."""
         return list(islice(self._lapsed.values(), limit))
 
     @property
@@ -102,7 +102,7 @@ class LiveView:
         return not self._unannounced
 
     def unannounced(self, limit: int) -> list[Lease]:
-        """At most `limit` leases whose health subscribers don't know yet."""
+        """Return at most `limit` leases whose health subscribers don't know yet."""
         return list(islice(self._unannounced.values(), limit))
 
     def put(self, lease: Lease) -> None:
@@ -152,7 +152,7 @@ class LiveView:
         self._place_at_addresses(lease, alive=False)
 
     def ending(self, before: float) -> list[Lease]:
-        """The leases that end before a moment. It looks at all of them once a second at most."""
+        """Return the leases that end before a moment; looks at all once a second at most."""
         if before > self._horizon:
             self._horizon = before + _LOOK_AHEAD
             self._ending = [each for each in self._leases.values() if each.deadline < self._horizon]
@@ -188,7 +188,7 @@ class LiveView:
                 lease.deadline = max(lease.deadline, now + lease.service.ttl)
 
     def evaluate(self, moment: float) -> bool:
-        """Leases that ended by `moment` have lapsed from now on; False if some are left."""
+        """Let leases that ended by `moment` lapse; return False if some are left."""
         self._evaluated_until = moment
         for _ in range(_EVALUATED_AT_ONCE):
             if not self._deadlines or self._deadlines[0][0] > moment:
@@ -221,7 +221,7 @@ class LiveView:
                     self._reindex(lease)
 
     def covered(self, entry: Maintenance) -> Collection[Lease]:
-        """The leases of all services that an entry of maintenance is about."""
+        """Return the leases of all services that an entry of maintenance is about."""
         if entry.service is not None:
             by_id = self._leases.get(entry.service)
             return [*self.named(entry.service), *((by_id,) if by_id else ())]
@@ -231,18 +231,18 @@ class LiveView:
         return [one for one in self._leases.values() if one.service.host.lower() == host]
 
     def set_announced(self, lease: Lease, health: str) -> None:
-        """What subscribers know, or no longer know, of its health."""
+        """Set the health that subscribers know of."""
         lease.announced = health
         if self._leases.get(lease.service.id) is lease:
             self._track_unannounced(lease)
 
     def _reindex(self, lease: Lease) -> None:
-        """Something that its health depends on may have changed: have it right everywhere."""
+        """Bring everything up to date after a change that its health may depend on."""
         self._place_at_addresses(lease, alive=lease.alive)
         self._evaluate(lease)
 
     def _place_at_addresses(self, lease: Lease, *, alive: bool) -> None:
-        """It is at its addresses from now on, or no longer: its neighbours there may see that."""
+        """Add it to its addresses, or remove it, and tell its neighbours there."""
         if lease.at_addresses == alive:
             return
         lease.at_addresses = alive
@@ -290,5 +290,5 @@ class LiveView:
 
 
 def joined(leases: Iterable[Lease]) -> msgspec.Raw:
-    """Their records as one JSON array."""
+    """Return the records of leases as one JSON array."""
     return msgspec.Raw(b"[%s]" % b",".join([lease.record() for lease in leases]))

@@ -20,14 +20,14 @@ class MaintenanceIndex:
             self._at.setdefault(_target(entry), (place, entry))
 
     def covering(self, service: Service) -> Maintenance | None:
-        """The first entry that covers a service, or None."""
+        """Return the first entry that covers a service, or None."""
         if not self._at:
             return None
         entries = [self._at[target] for target in _targets(service) if target in self._at]
         return min(entries)[1] if entries else None
 
     def differing(self, other: MaintenanceIndex) -> list[Maintenance]:
-        """The entries that only one of the two has; all where those of both stand otherwise."""
+        """Return the entries that only one of the two has; all, if their order differs."""
         mine, others = set(self.entries), set(other.entries)
         shared = mine & others
         if [one for one in self.entries if one in shared] != [
@@ -46,7 +46,7 @@ def _target(entry: Maintenance) -> Target:
 
 
 def _targets(service: Service) -> Iterator[Target]:
-    """What entries that cover a service are about."""
+    """Return what entries that cover a service are about."""
     yield "service", service.id
     yield "service", service.name
     yield "host", service.host.lower()

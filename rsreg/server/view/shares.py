@@ -1,4 +1,4 @@
-"""How much of the registry is of which address."""
+"""Shares: how many services, and how much memory, are of each address."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Shares:
         self._of: dict[str, Share] = {}
 
     def of(self, address: str) -> Share:
-        """What an address has now."""
+        """Return what an address has now."""
         return self._of.get(address) or Share()
 
     def add(self, lease: Lease) -> None:
-        """Its address has it, too, from now on."""
+        """Count a service for its address."""
         if (address := lease.service.registered_by) is not None:
             share = self._of.get(address)
             if share is None:
@@ -34,7 +34,7 @@ class Shares:
             share.memory += lease.memory
 
     def remove(self, lease: Lease) -> None:
-        """Its address no longer has it."""
+        """Count a service of its address no longer."""
         if (address := lease.service.registered_by) is not None:
             share = self._of[address]
             share.services -= 1

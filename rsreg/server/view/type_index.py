@@ -19,12 +19,12 @@ class Pool:
         self._places: dict[str, int] = {}
 
     def admit(self, lease: Lease) -> None:
-        """It may be discovered."""
+        """Let it be discovered from now on."""
         self._places[lease.service.id] = len(self.discoverable)
         self.discoverable.append(lease)
 
     def exclude(self, lease: Lease) -> None:
-        """It may not be discovered; the last one takes its place."""
+        """Let it be discovered no longer."""
         place = self._places.pop(lease.service.id)
         last = self.discoverable.pop()
         if last is not lease:
@@ -42,14 +42,14 @@ class TypeEntry:
         self.pools: dict[str, Pool] = {}
 
     def discoverable(self, mode: str | None) -> Sequence[Lease]:
-        """Those of a mode that may be discovered."""
+        """Return those of a mode that may be discovered."""
         if mode is None:
             mode = HARDWARE if HARDWARE in self.pools else SIMULATOR
         pool = self.pools.get(mode)
         return pool.discoverable if pool else ()
 
     def add(self, lease: Lease) -> None:
-        """It is registered."""
+        """Add a service that is registered."""
         self.leases[lease.service.id] = lease
         pool = self.pools.setdefault(lease.service.mode, Pool())
         pool.count += 1
@@ -57,7 +57,7 @@ class TypeEntry:
             pool.admit(lease)
 
     def remove(self, lease: Lease) -> None:
-        """It is no longer registered."""
+        """Remove a service that is no longer registered."""
         del self.leases[lease.service.id]
         pool = self.pools[lease.service.mode]
         if lease.discoverable:
@@ -80,14 +80,14 @@ class TypeIndex:
         return iter(self._at)
 
     def at(self, name: str) -> Collection[Lease]:
-        """The leases of the services found under `name`, in the order of registration."""
+        """Return the leases of the services found under `name`, in the order of registration."""
         there = self._at.get(name)
         if isinstance(there, TypeEntry):
             return there.leases.values()
         return () if there is None else (there,)
 
     def discoverable(self, name: str, mode: str | None) -> Sequence[Lease]:
-        """Those found under `name` that may be discovered, in no order.
+        """Return those found under `name` that may be discovered, in no order.
 
         Without a mode hardware; a simulator only if no hardware is registered at all.
         """
@@ -98,7 +98,7 @@ class TypeIndex:
         return (there,) if there is not None and fits else ()
 
     def add(self, lease: Lease) -> None:
-        """It is registered."""
+        """Add a service that is registered."""
         for name in lease.service.service_types():
             there = self._at.setdefault(name, lease)
             if there is lease:
@@ -110,7 +110,7 @@ class TypeIndex:
             there.add(lease)
 
     def remove(self, lease: Lease) -> None:
-        """It is no longer registered."""
+        """Remove a service that is no longer registered."""
         for name in lease.service.service_types():
             there = self._at[name]
             if not isinstance(there, TypeEntry):
@@ -121,12 +121,12 @@ class TypeIndex:
                 (self._at[name],) = there.leases.values()
 
     def admit(self, lease: Lease) -> None:
-        """It may be discovered from now on."""
+        """Let it be discovered from now on."""
         for pool in self._pools(lease):
             pool.admit(lease)
 
     def exclude(self, lease: Lease) -> None:
-        """It may no longer be discovered."""
+        """Let it be discovered no longer."""
         for pool in self._pools(lease):
             pool.exclude(lease)
 
