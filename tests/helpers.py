@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -189,6 +190,25 @@ class ServerProcess:
         self.stop()
 
 
+def program(name: str, *arguments: object) -> list[str]:
+    """The command that runs a file of tests/programs with these arguments."""
+    return [sys.executable, str(ROOT / "tests" / "programs" / f"{name}.py"), *map(str, arguments)]
+
+
+def start_program(
+    name: str, *arguments: object, under: Sequence[str] = (), **options: Any
+) -> subprocess.Popen[str]:
+    """Start a file of tests/programs, with pipes to its standard input and output."""
+    return subprocess.Popen(
+        [*under, *program(name, *arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        **options,
+    )
+
+
 def python_process(
     code: str, *arguments: object, under: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
@@ -202,6 +222,11 @@ def python_process(
     )
 
 
+def unmeasured() -> dict[str, str]:
+    """This environment, for a process whose modules count: measuring it would load more."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
 def printed(process: subprocess.Popen[str]) -> str:
     """The next line that a process prints; fails if it ends instead."""
     assert process.stdout is not None
@@ -210,12 +235,9 @@ def printed(process: subprocess.Popen[str]) -> str:
     return line.strip()
 
 
-#: For `python_process`: no file grows beyond so many bytes, as on a full disk; -1: as they like.
-LIMIT_FILES = """
-import resource
-def limit_files(size):
+def limit_files(size: int) -> None:
+    """Let no file that this process writes have more bytes, as on a full disk; -1: any number."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-"""
 
 
 class UnreliableStore:

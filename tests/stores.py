@@ -11,20 +11,6 @@ from typing import Any
 from rsreg import RegistryBackend, SQLiteBackend
 from rsreg.server.backends.stored import Event, Service
 
-#: For `python_process`: what a program needs that uses a store; and one that holds it.
-USE = """
-from pathlib import Path
-from rsreg.errors import StoreError
-from tests.stores import *
-path = Path(sys.argv[1])
-"""
-HOLD = """
-with opened(path) as store:
-    fill(store, 1)
-    print("open", flush=True)
-    sys.stdin.read()
-"""
-
 
 @contextmanager
 def opened(path: Path) -> Iterator[SQLiteBackend]:

@@ -20,6 +20,9 @@ from rsreg.errors import ConfigurationError, StoreError, StoreInUse
 from rsreg.server.backends.stored import AnnouncedHealth, Event
 from tests.helpers import LIMIT_FILES, printed, python_process
 from tests.stores import HOLD, USE, contents, event, fill, opened, outside, sequence, service
+from rsreg.protocol.records import Event, Told
+from tests.helpers import printed, python_process, start_program
+from tests.stores import contents, event, fill, opened, outside, sequence, service
 
 Store = SQLiteBackend | InMemoryBackend
 
@@ -356,7 +359,7 @@ def test_a_second_server_on_a_file_is_told_who_has_it(path: Path) -> None:
     Path(f"{path}.lock").write_text(
         "pid 1 on a machine with quite a long name since long ago\n" * 3
     )
-    with python_process(USE + HOLD, path) as holder:
+    with start_program("hold_store", path) as holder:
         assert printed(holder) == "open"
         with pytest.raises(StoreInUse) as caught:
             SQLiteBackend(path).initialize()
@@ -372,7 +375,7 @@ def test_a_second_server_on_a_file_is_told_who_has_it(path: Path) -> None:
 
 
 def test_kill_9_frees_the_file(path: Path) -> None:
-    with python_process(USE + HOLD, path) as holder:
+    with start_program("hold_store", path) as holder:
         assert printed(holder) == "open"
         holder.kill()
     with opened(path) as store:
@@ -388,16 +391,8 @@ def test_two_stores_of_one_process_do_not_share_a_file(path: Path) -> None:
         assert store.load().seq == 1
 
 
-COMMIT_FOR_EVER = """
-with opened(path) as store:
-    for n in range(1, 1_000_000):
-        store.commit({f"s-{n}": service(n), f"s-{n - 1}": None}, [event(n, token=f"t{n}")])
-        print(n, flush=True)
-"""
-
-
 def test_what_was_committed_survives_kill_9(path: Path) -> None:
-    with python_process(USE + COMMIT_FOR_EVER, path) as writer:
+    with start_program("commit_for_ever", path) as writer:
         for _ in range(50):
             acknowledged = int(printed(writer))
         os.kill(writer.pid, signal.SIGKILL)
@@ -412,15 +407,7 @@ def test_what_was_committed_survives_kill_9(path: Path) -> None:
 
 
 def test_a_store_is_there_in_whole_or_not_at_all(path: Path) -> None:
-    no_room = """
-limit_files(8192)
-try:
-    with opened(path):
-        print("made")
-except StoreError as error:
-    print(error)
-"""
-    with python_process(USE + LIMIT_FILES + no_room, path) as process:
+    with start_program("store_without_room", path) as process:
         output, _ = process.communicate()
     assert output.startswith(f"can't create {path}: ")
     assert not path.exists()
@@ -437,23 +424,7 @@ def test_what_a_crash_left_of_a_new_store_is_made_again(path: Path) -> None:
 
 
 def test_a_full_disk_refuses_and_later_works_again(path: Path) -> None:
-    full = """
-done = 0
-with opened(path) as store:
-    limit_files(100_000)
-    try:
-        for n in range(1, 10_000):
-            store.commit({f"s-{n}": service(n)}, [event(n)])
-            done = n
-    except StoreError as error:
-        print(error)
-    assert store.load().seq == done, "a refused commit left its events"
-    assert len(store.load().services) == done, "a refused commit left its services"
-    limit_files(-1)
-    store.commit({"s-0": service(0)}, [event(done + 1)])
-print(done)
-"""
-    with python_process(USE + LIMIT_FILES + full, path) as process:
+    with start_program("store_on_full_disk", path) as process:
         error, done = process.communicate()[0].splitlines()
     assert error.startswith(f"can't write {path}: ")
     assert int(done) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shlex
@@ -21,7 +22,7 @@ from rsreg.cli.app import cli
 from rsreg.errors import ConfigurationError, InvalidRequest
 from rsreg.server import dispatch
 from tests.commands import CHECKOUT, MODULE, data, environment, rs_cs
-from tests.helpers import ROOT, serving
+from tests.helpers import ROOT, program, serving
 
 LAB: list[dict[str, Any]] = [
     {"name": "puna_cs", "port": 5000, "service_type": "PUNA", "tags": ["optics"]},
@@ -336,20 +337,12 @@ def test_help_ends_with_two_examples(name: str) -> None:
 
 @pytest.mark.parametrize("command", [*ASKING, "register --name x --port 1", "deregister x --yes"])
 def test_client_commands_load_neither_gevent_nor_a_database(command: str) -> None:
-    code = (
-        "import sys\n"
-        "from rsreg.cli import main\n"
-        "try:\n"
-        "    main()\n"
-        "finally:\n"
-        "    sys.stderr.write('loaded: ' + ' '.join(sys.modules))\n"
-    )
+    measured = [name for name in os.environ if name.startswith("COVERAGE_")]
+    command_line = ["env", *(f"--unset={name}" for name in measured), *program("loaded_modules")]
     with serving(backend=InMemoryBackend()) as server, RegistryClient(server.endpoint) as client:
         client.register("ls336", "egse3", 6000, "TEMP", tags=["PUNA"])
         client.register("x", "egse3", 6000, owned=False)
-        done = rs_cs(
-            *command.split(), command=[sys.executable, "-c", code], RSREG_ENDPOINT=server.endpoint
-        )
+        done = rs_cs(*command.split(), command=command_line, RSREG_ENDPOINT=server.endpoint)
     assert done.returncode == 0, done.stderr
     _, _, said = done.stderr.partition("loaded: ")
     loaded = {name.partition(".")[0] for name in said.split()}

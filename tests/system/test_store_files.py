@@ -19,8 +19,8 @@ import pytest
 from rsreg import RegistryClient, SQLiteBackend
 from rsreg.errors import StoreError, StoreInUse, StoreLost, Unavailable
 from tests.commands import rs_cs
-from tests.helpers import ServerProcess, printed, python_process, wait_until
-from tests.stores import HOLD, USE, event, fill, opened, service
+from tests.helpers import ServerProcess, printed, start_program, wait_until
+from tests.stores import event, fill, opened, service
 
 #: Seconds in which it has to be noticed: one, and some more for a machine without time.
 NOTICED = 3.0
@@ -302,7 +302,7 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize("ends", [[".lock"], ["", "-wal", "-shm", ".lock"]])
 def test_no_second_server_takes_the_path_of_removed_files(tmp_path: Path, ends: list[str]) -> None:
     path = tmp_path / "registry.db"
-    with python_process(USE + HOLD, path) as holder:
+    with start_program("hold_store", path) as holder:
         assert printed(holder) == "open"
         for end in ends:
             Path(f"{path}{end}").unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rsreg import RegistryClient, SQLiteBackend
-from tests.helpers import FAR, ServerProcess, python_process
+from tests.helpers import FAR, ServerProcess, start_program
 from tests.stores import event, opened, outside, sequence, service
 
 MIB = 1024 * 1024
@@ -58,19 +58,8 @@ def test_an_older_file_is_cut_back_at_its_start(older: Path) -> None:
 
 
 def test_a_start_does_not_read_the_journal_into_memory(older: Path) -> None:
-    start = """
-import resource
-from rsreg import SQLiteBackend
-from rsreg.server.rules.registry import Registry
-def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-registry = Registry(SQLiteBackend(sys.argv[1]))
-before = most()
-registry.open()
-print(most() - before, len(registry))
-registry.close()
-"""
     for _ in range(2):
-        with python_process(start, older) as process:
+        with start_program("memory_of_a_start", older) as process:
             taken, services = map(int, process.communicate()[0].split())
         assert services == 1
         assert taken < 12 * MIB
@@ -78,16 +67,7 @@ registry.close()
 
 def test_a_start_without_room_to_cut_back_is_a_start(older: Path) -> None:
     """It needs some room to give back more."""
-    full = """
-from tests.helpers import LIMIT_FILES
-exec(LIMIT_FILES)
-from pathlib import Path
-from tests.stores import *
-limit_files(1_000_000)
-with opened(Path(sys.argv[1])) as store:
-    print(len(store.load().services), sequence(store)[-1])
-"""
-    with python_process(full, older) as process:
+    with start_program("open_without_room", older) as process:
         assert process.communicate()[0].split() == ["1", "1400"]
 
 

@@ -31,7 +31,7 @@ from rsreg.server.rules import journal
 from rsreg.server.rules.registry import Registry
 from rsreg.server.view.lease import Lease
 from tests.harness import RegistryHarness
-from tests.helpers import LIMIT_FILES, python_process
+from tests.helpers import start_program
 
 
 def seqs(answer: tuple[list[Event], bool]) -> tuple[list[int], bool]:
@@ -779,45 +779,9 @@ def test_a_locked_file_refuses_and_later_works_again(
     assert harness.registry.seq == 2
 
 
-FULL_DISK = """
-from tests.unit.test_registry import *
-
-harness = RegistryHarness(lambda: SQLiteBackend(sys.argv[1]))
-acknowledged = []
-def refused(change):
-    before = harness.picture()
-    try:
-        change()
-        harness.commit()
-    except StoreError as error:
-        assert harness.picture() == before, "a refused change left a trace"
-        print(error)
-        return True
-
-def register():
-    acknowledged.append(harness.stage("a", ttl=10, type="A"))
-
-limit_files(100_000)
-while not refused(register):
-    pass
-acknowledged.pop()
-assert list(harness.list()) == acknowledged
-harness.pass_time(10)
-assert refused(lambda: harness.registry.expire(200)), "the disk was not full"
-assert {harness.health(one) for one in acknowledged} == {"critical"}
-limit_files(-1)
-assert sorted(harness.expire(1_000)) == sorted(acknowledged)
-harness.register("later", id="later")
-harness.restart(killed=True)
-assert list(harness.list()) == ["later"]
-assert harness.registry.seq == 3 * len(acknowledged) + 1
-print(len(acknowledged))
-"""
-
-
 def test_a_full_disk_refuses_and_later_works_again(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
-    with python_process(LIMIT_FILES + FULL_DISK, path) as process:
+    with start_program("registry_on_full_disk", path) as process:
         *errors, acknowledged = process.communicate()[0].splitlines()
     assert [error.partition(": ")[0] for error in errors] == [f"can't write {path}"] * 2
     assert int(acknowledged) > 1
