@@ -196,7 +196,7 @@ def program(name: str, *arguments: object) -> list[str]:
 
 
 def start_program(
-    name: str, *arguments: object, under: Sequence[str] = (), **options: Any
+    name: str, *arguments: object, under: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
     """Start a file of tests/programs, with pipes to its standard input and output."""
     return subprocess.Popen(
@@ -205,7 +205,6 @@ def start_program(
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        **options,
     )
 
 
@@ -220,11 +219,6 @@ def python_process(
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-
-
-def unmeasured() -> dict[str, str]:
-    """This environment, for a process whose modules count: measuring it would load more."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 def printed(process: subprocess.Popen[str]) -> str:

@@ -51,6 +51,7 @@ def connections() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.unmeasured
 def test_a_thousand_services_of_one_process_hold(process: ServerProcess) -> None:
     process.start()
     count, ttl = 1000, 3.0
@@ -256,6 +257,7 @@ def test_heartbeats_share_no_thread_of_zeromq_with_calls() -> None:
     assert sockets.own_context() is sockets.own_context()
 
 
+@pytest.mark.unmeasured
 def test_threads_may_begin_and_end_heartbeats(process: ServerProcess) -> None:
     process.start()
 

@@ -104,6 +104,7 @@ def test_what_is_interrupted_leaves_no_socket_behind(endpoint: str) -> None:
     assert healthy == "True"
 
 
+@pytest.mark.unmeasured
 def test_an_exception_between_any_two_lines_leaves_the_client_free(endpoint: str) -> None:
     with start_program("interrupted_often", endpoint) as process:
         assert printed(process) == "True True"

@@ -44,6 +44,7 @@ def lines_of(reading: int, last: str) -> list[str]:
     return said.decode().splitlines()
 
 
+@pytest.mark.unmeasured
 def test_a_writer_never_waits_and_tells_what_is_missing(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     writer = Writer(writing, left_out)

@@ -159,6 +159,7 @@ def test_where_there_can_be_no_new_file_the_old_one_is_emptied(
     assert there == list(range(there[0], 403))
 
 
+@pytest.mark.unmeasured
 def test_a_folder_that_became_read_only(tmp_path: Path) -> None:
     need("setpriv", root=True)
     for level in (tmp_path, *list(tmp_path.parents)[:-2]):

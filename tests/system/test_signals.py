@@ -111,6 +111,7 @@ with client.registered("puna_cs", "127.0.0.1", 1, ttl=60):
         child.communicate()
 
 
+@pytest.mark.unmeasured
 def test_a_handler_in_a_call_gets_its_own_answer(process: ServerProcess) -> None:
     """And the call that it interrupted gets its own."""
     process.start()

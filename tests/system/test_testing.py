@@ -229,6 +229,7 @@ def test_without():
     assert "A registry of this test's own, an rsreg.testing.LocalRegistry." in listed
 
 
+@pytest.mark.unmeasured
 def test_a_run_that_does_not_use_it_loads_nothing(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text("""
 import sys

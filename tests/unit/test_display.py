@@ -26,6 +26,7 @@ def test_what_was_meant(word: str, known: list[str], meant: str | None) -> None:
     assert display.near(word, known) == meant
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("letters", "count"),
     [

@@ -9,6 +9,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import pytest
+
 import rsreg
 import rsreg.client
 import rsreg.server
@@ -251,6 +253,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.unmeasured
 def test_the_client_side_loads_no_server_and_no_database() -> None:
     with ThreadPoolExecutor(4) as pool:
         loaded = dict(zip(ALONE, pool.map(loaded_by, ALONE), strict=True))

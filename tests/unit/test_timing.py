@@ -48,6 +48,7 @@ def test_time_that_passes_while_the_machine_sleeps_is_time() -> None:
     assert before <= now <= after
 
 
+@pytest.mark.unmeasured
 def test_nothing_is_judged_by_a_clock_that_stops_while_the_machine_sleeps() -> None:
     """Leases, watchdogs, backoff and freshness all go by `timing.steady`."""
     stopping = [
