@@ -18,9 +18,6 @@ import pytest
 from rsreg import InMemoryBackend, SQLiteBackend
 from rsreg.errors import ConfigurationError, StoreError, StoreInUse
 from rsreg.server.backends.stored import AnnouncedHealth, Event
-from tests.helpers import LIMIT_FILES, printed, python_process
-from tests.stores import HOLD, USE, contents, event, fill, opened, outside, sequence, service
-from rsreg.protocol.records import Event, Told
 from tests.helpers import printed, python_process, start_program
 from tests.stores import contents, event, fill, opened, outside, sequence, service
 
