@@ -6,6 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+#: What builds the documentation; a test does, too.
+DOCS = ["sphinx>=8", "myst-parser>=4", "furo", "sphinx-click>=6", "sphinx-copybutton"]
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "rsreg" / "__init__.py").read_text())
 
 setup(
@@ -32,8 +34,10 @@ setup(
         "rich>=14",
     ],
     extras_require={
+        "docs": DOCS,
         "shell": ["ipython"],
         "test": [
+            *DOCS,
             "pytest>=8",
             "pytest-timeout",
             "pytest-randomly",

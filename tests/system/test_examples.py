@@ -238,3 +238,16 @@ def test_a_backend_of_ones_own(tmp_path: Path) -> None:
         wait_until(lambda: server.poll() is not None)
         assert server.returncode == 0
     assert kept in json.loads(store.read_text())["services"]
+
+
+def test_a_strategy_of_ones_own() -> None:
+    with example("strategy", "0") as server:
+        assert server.stdout is not None
+        endpoint = server.stdout.readline().split()[-1]
+        with RegistryClient(endpoint, timeout=10) as client:
+            for name, version in (("older", "1.9"), ("newer", "1.10")):
+                client.register(name, "egse3", 5000, "CAMERA", {"version": version})
+            for _ in range(10):
+                found = client.discover_service("CAMERA", strategy="newest")
+                assert found is not None
+                assert found.name == "newer"
