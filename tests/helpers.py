@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, AnyStr, TypeVar
 
+import gevent
 import psutil
 import pytest
 import zmq
@@ -307,9 +308,11 @@ def received(socket: zmq.Socket[bytes], timeout: float = 10.0) -> list[bytes]:
 
 
 @contextmanager
-def scripted_server(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Iterator[str]:
-    """A registry that answers as `answer` says, None: not at all; yields its endpoint."""
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+def answering_socket(
+    kind: int, answer: Callable[[list[bytes]], list[bytes] | None]
+) -> Iterator[int]:
+    """A socket whose messages a thread answers, None: not at all; yields its port."""
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
     socket.linger = 0
     port = socket.bind_to_random_port("tcp://127.0.0.1")
     over = threading.Event()
@@ -317,21 +320,35 @@ def scripted_server(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -
     def run() -> None:
         while not over.is_set():
             if socket.poll(20):
-                *envelope, payload = socket.recv_multipart()
-                request = json.loads(payload)
-                body = answer(request)
-                if body is not None:
-                    body = {**body, "request_id": request["request_id"]}
-                    socket.send_multipart([*envelope, json.dumps(body).encode()])
+                reply = answer(socket.recv_multipart())
+                if reply is not None:
+                    socket.send_multipart(reply)
 
-    thread = threading.Thread(target=run, name="scripted server")
+    thread = threading.Thread(target=run, name="answering socket")
     thread.start()
     try:
-        yield f"tcp://127.0.0.1:{port}"
+        yield port
     finally:
         over.set()
         thread.join()
         socket.close()
+
+
+@contextmanager
+def scripted_server(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Iterator[str]:
+    """A registry that answers as `answer` says, None: not at all; yields its endpoint."""
+
+    def reply(message: list[bytes]) -> list[bytes] | None:
+        *envelope, payload = message
+        request = json.loads(payload)
+        body = answer(request)
+        if body is None:
+            return None
+        body = {**body, "request_id": request["request_id"]}
+        return [*envelope, json.dumps(body).encode()]
+
+    with answering_socket(zmq.ROUTER, reply) as port:
+        yield f"tcp://127.0.0.1:{port}"
 
 
 def slow_once(seconds: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -346,6 +363,38 @@ def slow_once(seconds: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
         return {"success": True, "service": {"name": kind}}
 
     return answer
+
+
+@contextmanager
+def ticking() -> Iterator[list[float]]:
+    """Another greenlet of this thread; the moments at which it had its turn."""
+    ticks: list[float] = []
+
+    def tick() -> None:
+        while True:
+            ticks.append(time.monotonic())
+            gevent.sleep(0.01)
+
+    ticker = gevent.spawn(tick)
+    try:
+        yield ticks
+    finally:
+        ticker.kill()
+
+
+@contextmanager
+def killed_at_the_end(
+    process: subprocess.Popen[AnyStr],
+) -> Iterator[subprocess.Popen[AnyStr]]:
+    """A process that is killed, if it still runs, and whose pipes are closed."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def register_simulator(endpoint: str, name: str, kind: str) -> None:

@@ -38,6 +38,7 @@ from tests.helpers import (
     scripted_server,
     serving,
     slow_once,
+    ticking,
     wait_until,
 )
 
@@ -301,13 +302,6 @@ def test_two_greenlets_on_one_client_are_told(endpoint: str) -> None:
 
 def test_a_green_client_lets_other_greenlets_run(process: ServerProcess) -> None:
     process.start()
-    ticks: list[float] = []
-
-    def tick() -> None:
-        while True:
-            ticks.append(time.monotonic())
-            gevent.sleep(0.01)
-
     heard: list[str] = []
     with RegistryClient(
         process.endpoint, timeout=10, context=zmq.green.Context.instance()
@@ -321,10 +315,8 @@ def test_a_green_client_lets_other_greenlets_run(process: ServerProcess) -> None
                 gevent.sleep(0.01)
         client.settings.timeout = 0.5
         process.signal(signal.SIGSTOP)
-        ticker = gevent.spawn(tick)
-        with pytest.raises(RequestTimeout):
+        with ticking() as ticks, pytest.raises(RequestTimeout):
             client.list_services()
-        ticker.kill()
     assert len(ticks) > 10
 
 

@@ -9,40 +9,21 @@ import socket as tcp
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import gevent
 import pytest
 import zmq.green
 
 from rsreg import AsyncRegistryClient, RegistryClient
 from rsreg.errors import ConfigurationError, NoService, Unreachable
 from rsreg.protocol.records import endpoint_of, ports_of
-from tests.helpers import wait_until
+from tests.helpers import answering_socket, ticking, wait_until
 
 
-@contextmanager
-def answering(answer: Callable[[str], str]) -> Iterator[int]:
+def answering(answer: Callable[[str], str]) -> AbstractContextManager[int]:
     """A service that answers requests; its port."""
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
-    socket.linger = 0
-    port = socket.bind_to_random_port("tcp://127.0.0.1")
-    over = threading.Event()
-
-    def run() -> None:
-        while not over.is_set():
-            if socket.poll(20):
-                socket.send_string(answer(socket.recv_string()))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield port
-    finally:
-        over.set()
-        thread.join()
-        socket.close()
+    return answering_socket(zmq.REP, lambda message: [answer(message[0].decode()).encode()])
 
 
 @pytest.fixture
@@ -229,25 +210,17 @@ def test_attempts_leave_nothing_behind(client: RegistryClient, port: int, nobody
 
 
 def test_a_green_socket(endpoint: str, port: int, nobody: int) -> None:
-    ticks: list[float] = []
-
-    def tick() -> None:
-        while True:
-            ticks.append(time.monotonic())
-            gevent.sleep(0.01)
-
     context: zmq.Context[zmq.Socket[bytes]] = zmq.green.Context.instance()
     with RegistryClient(endpoint, timeout=10, context=context) as client:
         client.register("puna", "127.0.0.1", port, "PUNA")
         client.register("gone", "127.0.0.1", nobody, "GONE")
-        ticker = gevent.spawn(tick)
-        with client.connect_to("PUNA", timeout=10) as socket:
-            assert isinstance(socket, zmq.green.Socket)
-            socket.send_string("home")
-            assert socket.recv_string() == "done: home"
-        with pytest.raises(Unreachable):
-            client.connect_to("GONE", timeout=0.5)
-        ticker.kill()
+        with ticking() as ticks:
+            with client.connect_to("PUNA", timeout=10) as socket:
+                assert isinstance(socket, zmq.green.Socket)
+                socket.send_string("home")
+                assert socket.recv_string() == "done: home"
+            with pytest.raises(Unreachable):
+                client.connect_to("GONE", timeout=0.5)
     assert len(ticks) > 10
 
 

@@ -18,7 +18,7 @@ import zmq.green
 from rsreg import AsyncRegistryClient, InMemoryBackend, RegistryClient
 from rsreg.errors import ConfigurationError, RequestTimeout
 from rsreg.protocol.calls import Record
-from tests.helpers import ServerProcess, received, scripted_server, serving, wait_until
+from tests.helpers import ServerProcess, received, scripted_server, serving, ticking, wait_until
 
 
 def test_watch_gives_every_event_from_the_call_on(client: RegistryClient, endpoint: str) -> None:
@@ -244,25 +244,17 @@ def test_a_watch_leaves_nothing_behind(client: RegistryClient) -> None:
 def test_a_green_watch_lets_other_greenlets_run(process: ServerProcess) -> None:
     process.start()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.green.Context.instance()
-    ticks: list[float] = []
-
-    def tick() -> None:
-        while True:
-            ticks.append(time.monotonic())
-            gevent.sleep(0.01)
-
     with (
         RegistryClient(process.endpoint, timeout=10, context=context) as client,
         RegistryClient(process.endpoint, timeout=10) as other,
+        ticking() as ticks,
     ):
         events = client.watch()
         got = gevent.spawn(lambda: next(events))
-        ticker = gevent.spawn(tick)
         gevent.sleep(0.5)
         assert len(ticks) > 10
         other.register("svc", "lab", 1)
         assert got.get(timeout=20)["data"]["service_info"]["name"] == "svc"
-        ticker.kill()
         events.close()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import zmq
 
 from rsreg import RegistryClient
-from tests.helpers import ROOT, register_simulator, wait_until
+from tests.helpers import ROOT, killed_at_the_end, register_simulator, wait_until
 
 EXAMPLES = ROOT / "docs" / "examples"
 
@@ -31,13 +31,8 @@ def example(
         stdout=subprocess.PIPE,
         text=True,
     )
-    try:
+    with killed_at_the_end(process):
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 def output(process: subprocess.Popen[str]) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from rsreg import RegistryClient
 from rsreg.errors import ConfigurationError
-from tests.helpers import ROOT, ServerProcess, wait_until
+from tests.helpers import ROOT, ServerProcess, killed_at_the_end, wait_until
 
 #: How a driver blocks in its own code, without and with gevent's patches.
 WAYS = ["sleep", "ccall", "loop", "sleep-patched", "ccall-patched", "loop-patched"]
@@ -27,13 +27,8 @@ def driver(endpoint: str, way: str, ttl: float, seconds: float) -> Iterator[subp
         stdout=subprocess.PIPE,
         text=True,
     )
-    try:
+    with killed_at_the_end(process):
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 def id_of(process: subprocess.Popen[str]) -> str:

@@ -16,7 +16,16 @@ import pytest
 import zmq
 
 from rsreg import RegistryClient
-from tests.helpers import ROOT, ServerProcess, need, present, raw_socket, received, wait_until
+from tests.helpers import (
+    ROOT,
+    ServerProcess,
+    killed_at_the_end,
+    need,
+    present,
+    raw_socket,
+    received,
+    wait_until,
+)
 
 EXAMPLES = ROOT / "docs" / "examples"
 #: Where Debian has what Java programs use.
@@ -86,11 +95,8 @@ def driver(command: list[str], endpoint: str) -> Iterator[subprocess.Popen[bytes
     environment = {**os.environ, "RSREG_ENDPOINT": endpoint}
     environment.pop("RSREG_ADVERTISE", None)
     process = subprocess.Popen([*command, "psu_cs", "PSU", "3"], env=environment)
-    try:
+    with killed_at_the_end(process):
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from rsreg import AsyncRegistryClient, RegistryClient
 from rsreg.client.waiting import WaitForServices
 from rsreg.errors import ConfigurationError, Disconnected, InvalidRequest, RequestTimeout
 from rsreg.protocol import calls
-from tests.helpers import ManualClock, ServerProcess, scripted_server
+from tests.helpers import ManualClock, ServerProcess, scripted_server, ticking
 
 
 def waiting(clock: ManualClock, *kinds: str, seconds: float = 100.0) -> WaitForServices:
@@ -345,19 +345,12 @@ def test_waits_of_any_length_are_refused_before_anything_is_sent() -> None:
 
 def test_a_green_wait_lets_other_greenlets_run(process: ServerProcess) -> None:
     process.start()
-    ticks: list[float] = []
-
-    def tick() -> None:
-        while True:
-            ticks.append(time.monotonic())
-            gevent.sleep(0.01)
-
     context: zmq.Context[zmq.Socket[bytes]] = zmq.green.Context.instance()
     with (
         RegistryClient(process.endpoint, timeout=10, context=context) as client,
         RegistryClient(process.endpoint, timeout=10, context=context) as other,
+        ticking() as ticks,
     ):
-        ticker = gevent.spawn(tick)
         later = gevent.spawn_later(0.5, other.register, "svc", "lab", 1, "A")
         assert client.discover_service("A", wait=20) is not None
         later.get()
@@ -365,7 +358,6 @@ def test_a_green_wait_lets_other_greenlets_run(process: ServerProcess) -> None:
         client.settings.timeout = 0.2
         with pytest.raises(RequestTimeout):
             client.discover_service("B", wait=0.8)
-        ticker.kill()
     assert len(ticks) > 20
     assert max(b - a for a, b in pairwise(ticks)) < 1
 
