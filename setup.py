@@ -42,7 +42,7 @@ setup(
             "pytest-timeout",
             "pytest-randomly",
             "pytest-xdist",
-            "pytest-cov",
+            "pytest-cov>=7",
             "hypothesis",
             "mypy",
             "ruff",
