@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 from pygments.lexers.special import TextLexer
@@ -23,8 +24,6 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "examples"]
-# A name in single backticks, as docstrings have it, is code.
-default_role = "literal"
 # "--json" is an option, and no dash.
 smartquotes = False
 
@@ -35,6 +34,8 @@ suppress_warnings = ["misc.highlighting_failure"]
 myst_heading_anchors = 4
 
 napoleon_numpy_docstring = False
+# Attributes that a docstring lists stand with their class, not once more beside it.
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 python_use_unqualified_type_names = True
@@ -59,8 +60,16 @@ def show_examples_as_code(_app: Sphinx, _context: click.Context, lines: list[str
     lines[:] = shown
 
 
+def mark_code(
+    _app: Sphinx, _what: str, _name: str, _it: Any, _options: Any, lines: list[str]
+) -> None:
+    """Make code of what a docstring has in single backticks, before colons in it are looked at."""
+    lines[:] = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", "\n".join(lines)).split("\n")
+
+
 def setup(app: Sphinx) -> None:
     """Take the names that docs/protocol.md gives to blocks of its own, and shape the commands."""
     for name in ("frames", "bytes"):
         app.add_lexer(name, TextLexer)
+    app.connect("autodoc-process-docstring", mark_code, priority=400)
     app.connect("sphinx-click-process-epilog", show_examples_as_code)

@@ -297,6 +297,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.startswith("http") or (page.parent / target).exists(), target
 
 
+def test_the_decisions_name_modules_that_exist() -> None:
+    """After "Where": the first in full, and those after it perhaps without its package."""
+    places = re.findall(
+        r"\*Where:\* (.+?)\.\n\n", (DOCS / "architecture.md").read_text(), re.DOTALL
+    )
+    assert len(places) > 50
+    for place in places:
+        package = ""
+        for name in re.findall(r"`([a-z_.]+)`", place):
+            full = name if "." in name else f"{package}.{name}"
+            package = full.rpartition(".")[0]
+            path = (ROOT / "rsreg").joinpath(*full.split("."))
+            assert path.with_suffix(".py").exists() or path.is_dir(), full
+
+
 def public_methods(cls: type) -> list[str]:
     """The methods and properties of a class that users call."""
     return [
@@ -310,8 +325,9 @@ def public_methods(cls: type) -> list[str]:
 
 def test_the_site_is_built_and_its_reference_has_every_public_name(tmp_path: Path) -> None:
     site = tmp_path / "site"
-    command = ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", DOCS, site]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    options = ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    command = [sys.executable, *options, str(DOCS), str(site)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     pages = "".join(page.read_text() for page in site.glob("*.html"))
     known = set(re.findall(r' id="rsreg\.([\w.]+)"', pages))
