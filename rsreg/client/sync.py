@@ -43,7 +43,7 @@ class RegistryClient:
     """Talks to a registry; every call ends within `timeout` seconds, with an answer or an error.
 
     "Not found" is an answer (None, False, []). A registry that can't be reached raises
-    RequestTimeout, one that refuses raises a ServerError (docs/api.md has the whole tree).
+    RequestTimeout, one that refuses raises a ServerError (docs/errors.md has all errors).
 
     Sockets are opened on first use. Threads may share a client; a second greenlet that enters it
     during a call gets a RuntimeError. In a forked child it has fresh sockets, and neither heartbeat
