@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from rsreg import RegistryClient
 from rsreg.errors import NoService, StoreError
 from rsreg.protocol import messages
 from rsreg.protocol.calls import Call
-from rsreg.server.backends.stored import Service
+from rsreg.server.backends.stored import Maintenance, Service
 from rsreg.server.rules.ownership import Requester
 from tests.harness import RegistryHarness
 from tests.helpers import ServerProcess, printed, python_process, wait_until
@@ -197,6 +199,36 @@ def test_a_refused_registration_pushes_nobody_out(harness: RegistryHarness) -> N
     assert harness.discover("PUNA") == "puna"
     put(harness, "heater", 2)
     assert harness.health("puna") == "critical"
+
+
+@pytest.mark.parametrize("order", [*permutations(range(4))])
+def test_refused_changes_of_every_kind_leave_no_trace(harness: RegistryHarness, order: tuple[int, ...]) -> None:
+    """They are undone in the reverse order, whatever they were."""
+    put(harness, "puna", 1)
+    put(harness, "lamp", 3, port=7000)
+    put(harness, "old", 4, port=8000, ttl=10)
+    harness.pass_time(15)
+    harness.tell()
+    changes: list[Callable[[], object]] = [
+        lambda: harness.stage("heater", id="heater", owner=owner(2)),
+        lambda: harness.stage("lamp", id="lamp", owner=owner(3), port=7001),
+        lambda: harness.registry.maintenance.start(Maintenance(host="10.0.0.5", by="x")),
+        lambda: harness.registry.expire(5),
+    ]
+    before = harness.picture()
+    harness.store.writes_fail = True
+    for number in order:
+        changes[number]()
+    with pytest.raises(StoreError):
+        harness.commit()
+    assert harness.picture() == before
+    assert harness.registry.maintenance.entries == []
+    assert harness.commit() == []
+    harness.store.writes_fail = False
+    harness.registry.check_store()
+    assert harness.registry.expire(5) == 1
+    assert harness.tell() == [("expire", "old")]
+    assert (harness.discover("PUNA"), harness.discover("LAMP")) == ("puna", "lamp")
 
 
 def test_many_at_one_address_cost_little_each(harness: RegistryHarness) -> None:

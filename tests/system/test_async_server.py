@@ -262,7 +262,7 @@ def test_what_is_no_backend_is_refused_at_once() -> None:
 
     async def main() -> None:
         for make in (RegistryServer, AsyncRegistryServer):
-            with pytest.raises(ConfigurationError, match="LikeCGSEs is no backend") as caught:
+            with pytest.raises(ConfigurationError, match="LikeCGSEs is not a backend") as caught:
                 make(0, 0, backend=theirs)
             assert "load, commit, events, touch" in str(caught.value)
         with pytest.raises(ConfigurationError, match="Coroutines has methods that") as caught:
