@@ -202,7 +202,9 @@ def test_a_refused_registration_pushes_nobody_out(harness: RegistryHarness) -> N
 
 
 @pytest.mark.parametrize("order", [*permutations(range(4))])
-def test_refused_changes_of_every_kind_leave_no_trace(harness: RegistryHarness, order: tuple[int, ...]) -> None:
+def test_refused_changes_of_every_kind_leave_no_trace(
+    harness: RegistryHarness, order: tuple[int, ...]
+) -> None:
     """They are undone in the reverse order, whatever they were."""
     put(harness, "puna", 1)
     put(harness, "lamp", 3, port=7000)
