@@ -382,9 +382,9 @@ def test_what_fails_is_said_once_until_all_is_well(caplog: pytest.LogCaptureFixt
     keep_on(step, stop, log, "it", pauses.append)
     assert caplog.messages == [
         "it failed, retrying: OSError('x')",
-        "it: all is well again",
+        "it works again",
         "it failed, retrying: OSError('z')",
-        "it: all is well again",
+        "it works again",
     ]
     assert len(pauses) == 3
     assert pauses[1] > pauses[0] / 2
