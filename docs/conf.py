@@ -48,7 +48,7 @@ copybutton_prompt_is_regexp = True
 html_theme = "furo"
 html_title = "rsreg"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 
 

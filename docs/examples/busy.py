@@ -21,13 +21,13 @@ def main(commands: int) -> None:
     puna = RegistryClient().registered("puna_cs", socket=socket, service_type="PUNA", watchdog=60)
     with puna:
         while commands:
-            # Whoever does not come by here for a minute is no longer discovered.
+            # If the loop does not come here for a minute, the driver is not discovered any more.
             puna.feed()
             if not socket.poll(1000):
                 continue
             command, value = socket.recv_string().split()
             if command == "home":
-                # For so long the watchdog waits, and lists show "homing".
+                # Lists show "homing", and the watchdog waits for this long.
                 with puna.busy("homing", max=300):
                     home(float(value))
             else:
