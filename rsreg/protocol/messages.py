@@ -155,8 +155,8 @@ class Question(Struct, frozen=True, kw_only=True):
     health: Annotated[list[str], Meta(max_length=MAX_KEYS)] | None = None
 
 
-class MaintenanceRequest(Struct, frozen=True, kw_only=True):
-    """The fields of a `maintenance` request."""
+class CheckedMaintenance(Struct, frozen=True, kw_only=True):
+    """The fields of a `maintenance` request, checked."""
 
     on: bool
     service: Id | None = None

@@ -26,7 +26,7 @@ from rsreg.errors import (
 )
 from rsreg.protocol import messages, records, requests, wire
 from rsreg.protocol.limits import MAX_EVENTS, MAX_LIST
-from rsreg.protocol.messages import Asker, MaintenanceRequest
+from rsreg.protocol.messages import Asker, CheckedMaintenance
 from rsreg.server.backends.base import EVENTS_SIZE
 from rsreg.server.backends.stored import Event, Maintenance
 from rsreg.server.deferred import Body, Deferred, failed
@@ -261,7 +261,7 @@ class Dispatcher:
         }
 
     def _maintain(self, request: requests.MaintenanceRequest, peer: Peer) -> Body:
-        maintenance: MaintenanceRequest = messages.checked(request, MaintenanceRequest, "")
+        maintenance: CheckedMaintenance = messages.checked(request, CheckedMaintenance, "")
         since = int(self._wall())
         length = DEFAULT_MAINTENANCE if maintenance.seconds is None else maintenance.seconds
         entry = Maintenance(

@@ -58,7 +58,7 @@ ROOMS = {
     "server.view": "lease lease_index type_index shares addresses maintenance live_view",
     "server.rules": (
         "conditions selection ownership policies rates journal maintenance_rules hints "
-        "register_request takeover registry"
+        "new_service takeover registry"
     ),
     "server.guard": (
         "log_limiter readiness packet_filter descriptors connections endless_messages "

@@ -24,9 +24,9 @@ from rsreg.server.rules import policies, takeover
 from rsreg.server.rules.hints import Hints
 from rsreg.server.rules.journal import BY_ITSELF, Cause, Journal
 from rsreg.server.rules.maintenance_rules import MaintenanceRules
+from rsreg.server.rules.new_service import NewService
 from rsreg.server.rules.ownership import ITSELF, Requester, check_entry
 from rsreg.server.rules.rates import Rates
-from rsreg.server.rules.register_request import RegisterRequest
 from rsreg.server.rules.selection import EVERYTHING, NOBODY, Filter, Strategies, Strategy
 from rsreg.server.view.lease import Lease
 from rsreg.server.view.live_view import LiveView, joined
@@ -292,16 +292,16 @@ class Registry:
         InvalidRequest, DuplicateName, DuplicateServiceType, OwnedByOther; UnknownService if it was
         overtaken by a later request of the same sender.
         """
-        request, cause = RegisterRequest(info, extra, ttl), Cause(who, token, request_number)
-        if (answered_id := self._answered_before(request, cause)) is not None:
+        new, cause = NewService(info, extra, ttl), Cause(who, token, request_number)
+        if (answered_id := self._answered_before(new, cause)) is not None:
             return answered_id
         if self._journal.overtaken(info.id, request_number):
             raise UnknownService("This registration came after a later request of its sender")
         if judges:
             takeover.check_judged(self._view, info, extra.get("owner"), replaces or {})
         replaced = takeover.replaced_leases(self._view, info, replaces or {}, who)
-        service_id = info.id or (replaced[0].service.id if replaced else request.new_id())
-        service = request.service(service_id, int(self._wall()), who.address)
+        service_id = info.id or (replaced[0].service.id if replaced else new.new_id())
+        service = new.service(service_id, int(self._wall()), who.address)
         lease = Lease(service, self._clock() + ttl, service.last_heartbeat)
         self._check_policies(info, lease, {service_id, *(each.service.id for each in replaced)})
         before = self._view.get(service_id)
@@ -395,8 +395,8 @@ class Registry:
 
     # -- rules
 
-    def _answered_before(self, request: RegisterRequest, cause: Cause) -> str | None:
-        """Return the id under which an earlier copy of a request registered its service, if it did.
+    def _answered_before(self, new: NewService, cause: Cause) -> str | None:
+        """Return the id under which an earlier copy of the request registered, if it did.
 
         A sender that numbers its requests never sends two that are the same. Of any other that
         may be so, after it was started again: then its service has to be registered as it asks.
@@ -409,7 +409,7 @@ class Registry:
             if lease is None:
                 raise UnknownService("This registration has ended since it was first asked for")
             return answered_id
-        if lease is None or lease.service != request.service(
+        if lease is None or lease.service != new.service(
             answered_id, lease.service.last_heartbeat, lease.service.registered_by
         ):
             return None

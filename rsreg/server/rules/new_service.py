@@ -10,7 +10,7 @@ from rsreg.protocol.messages import ServiceInfo
 from rsreg.server.backends.stored import Service
 
 
-class RegisterRequest(NamedTuple):
+class NewService(NamedTuple):
     """What is to be registered; `extra` are further fields of the `service_info`."""
 
     info: ServiceInfo
