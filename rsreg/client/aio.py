@@ -20,9 +20,10 @@ from rsreg import config, timing
 from rsreg.awaitable import Done
 from rsreg.client import verbs
 from rsreg.client.registration.async_registered import AsyncRegistered
-from rsreg.client.registration.local_service import Busy
+from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.own_services import OwnServices
 from rsreg.client.registration.registered import Plan, Registered, make_plan
+from rsreg.client.registration.reports import AsyncReports
 from rsreg.client.session import Session
 from rsreg.client.sync import RegistryClient
 from rsreg.client.verbs import Instruction, RunBlocking, Verb
@@ -74,7 +75,7 @@ def for_async_with(
     return make
 
 
-class AsyncRegistryClient:
+class AsyncRegistryClient(AsyncReports):
     """RegistryClient for asyncio: the same arguments, names, answers and errors, as coroutines.
 
     Tasks may share a client: their calls are carried one after the other. A client may be used in
@@ -176,48 +177,6 @@ class AsyncRegistryClient:
     update = coroutine(RegistryClient.update, verbs.update)
     ready = coroutine(RegistryClient.ready, verbs.ready)
 
-    def status(
-        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
-    ) -> Awaitable[None]:
-        """Report what the driver of the last registration is doing; await it or not.
-
-        It is sent with the next heartbeat. Without any argument it clears all three.
-
-        Args:
-            text: The status, like "homing"; it replaces the old text and its progress.
-            progress: 0 to 1, of the text.
-            load: At least 0, in a unit of your own; it stays until another is reported.
-
-        Raises:
-            ConfigurationError: Nothing is registered, or a value is not valid.
-        """
-        self._session.own.of_last().status(text, progress=progress, load=load)
-        return Done()
-
-    def busy(self, text: str, max: float) -> Busy:
-        """Report a task that takes a while: `async with client.busy("homing", max=300): …`.
-
-        Args:
-            text: Shown as the status meanwhile.
-            max: Seconds that it may take; for so long the watchdog need not be fed.
-
-        Returns:
-            An object for `with` and `async with`.
-
-        Raises:
-            ConfigurationError: Nothing is registered, or a value is not valid.
-        """
-        return self._session.own.of_last().busy(text, max)
-
-    def feed(self) -> Awaitable[None]:
-        """Tell the `watchdog` of `registered` that the main loop runs; await it or not.
-
-        Raises:
-            ConfigurationError: There is no watchdog.
-        """
-        self._session.own.of_last().feed()
-        return Done()
-
     # -- asking
 
     get_service = coroutine(RegistryClient.get_service, verbs.get_service)
@@ -317,6 +276,9 @@ class AsyncRegistryClient:
         return self._stream(Subscription(timing.steady, since, epoch, mark)).events(type)
 
     # -- how it is done
+
+    def _reporting(self) -> LocalService:
+        return self._session.own.of_last()
 
     async def _do(self, instruction: Instruction) -> Any:
         if isinstance(instruction, Call):

@@ -16,10 +16,11 @@ import zmq
 from rsreg import config, timing
 from rsreg.client import verbs
 from rsreg.client.connection import Connection
-from rsreg.client.registration.local_service import Busy, LocalService
+from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.own_services import OwnServices
 from rsreg.client.registration.registered import Registered, make_plan
 from rsreg.client.registration.registration import Details, RegistrationFields, UpdateFields
+from rsreg.client.registration.reports import Reports
 from rsreg.client.session import Session
 from rsreg.client.verbs import Instruction, RunBlocking, Verb
 from rsreg.protocol.calls import Call, Record
@@ -39,7 +40,7 @@ C = TypeVar("C", bound="RegistryClient")
 T = TypeVar("T")
 
 
-class RegistryClient:
+class RegistryClient(Reports):
     """Talks to a registry; every call ends within `timeout` seconds, with an answer or an error.
 
     "Not found" is an answer (None, False, []). A registry that can't be reached raises
@@ -344,46 +345,6 @@ class RegistryClient:
             False if the registry does not know it now, as `update`.
         """
         return self._run(verbs.ready(self._session))
-
-    def status(
-        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
-    ) -> None:
-        """Report what the driver of the last registration is doing; lists show it.
-
-        It is sent with the next heartbeat. Without any argument it clears all three.
-
-        Args:
-            text: The status, like "homing"; it replaces the old text and its progress.
-            progress: 0 to 1, of the text.
-            load: At least 0, in a unit of your own; it stays until another is reported.
-
-        Raises:
-            ConfigurationError: Nothing is registered, or a value is not valid.
-        """
-        self._last().status(text, progress=progress, load=load)
-
-    def busy(self, text: str, max: float) -> Busy:
-        """Report a task that takes a while: `with client.busy("homing", max=300): …`.
-
-        Args:
-            text: Shown as the status meanwhile.
-            max: Seconds that it may take; for so long the watchdog need not be fed.
-
-        Returns:
-            An object for `with`.
-
-        Raises:
-            ConfigurationError: Nothing is registered, or a value is not valid.
-        """
-        return self._last().busy(text, max)
-
-    def feed(self) -> None:
-        """Tell the `watchdog` of `registered` that the main loop runs.
-
-        Raises:
-            ConfigurationError: There is no watchdog.
-        """
-        self._last().feed()
 
     # -- asking
 
@@ -767,7 +728,7 @@ class RegistryClient:
         self._after_fork()
         return self._connection.run(call, timeout)
 
-    def _last(self) -> LocalService:
+    def _reporting(self) -> LocalService:
         self._after_fork()
         return self._session.own.of_last()
 

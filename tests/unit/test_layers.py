@@ -46,8 +46,8 @@ ROOMS = {
         "stream_rules event_stream async_event_stream listener async_listener connect"
     ),
     "client.registration": (
-        "owner address driver_status registration local_service heartbeat heartbeat_thread "
-        "own_services heartbeat_process registered async_registered"
+        "owner address driver_status registration local_service reports heartbeat "
+        "heartbeat_thread own_services heartbeat_process registered async_registered"
     ),
     "client.cache": "view service_cache client_cache",
     "client": "session waiting verbs connection sync aio interactive",

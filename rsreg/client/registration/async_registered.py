@@ -5,22 +5,32 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from rsreg.awaitable import Done
-from rsreg.client.registration.local_service import Busy
+from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.registered import Registered
-from rsreg.client.registration.registration import UpdateFields
+from rsreg.client.registration.reports import AsyncReports
 from rsreg.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class AsyncRegistered:
+def _on_a_thread(
+    method: Callable[Concatenate[Registered, P], T],
+) -> Callable[Concatenate[AsyncRegistered, P], Coroutine[Any, Any, T]]:
+    """Make the coroutine method that runs a method of Registered on a thread."""
+
+    @functools.wraps(method)
+    async def run(self: AsyncRegistered, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.to_thread(method, self._registered, *args, **kwargs)
+
+    return run
+
+
+class AsyncRegistered(AsyncReports):
     """Keeps one service registered in an `async with` block, or while a coroutine function runs.
 
     It is made by `AsyncRegistryClient.registered`. What waits for the registry does so on another
@@ -75,73 +85,8 @@ class AsyncRegistered:
         """The id of the service; None until it is registered."""
         return self._registered.service_id
 
-    def status(
-        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
-    ) -> Awaitable[None]:
-        """Report what the driver is doing; await it or not.
+    ready = _on_a_thread(Registered.ready)
+    update = _on_a_thread(Registered.update)
 
-        It is sent with the next heartbeat. Without any argument it clears all three.
-
-        Args:
-            text: The status, like "homing"; it replaces the old text and its progress.
-            progress: 0 to 1, of the text.
-            load: At least 0, in a unit of your own; it stays until another is reported.
-
-        Raises:
-            ConfigurationError: A value is not valid.
-            RuntimeError: It is used outside of its block.
-        """
-        self._registered.status(text, progress=progress, load=load)
-        return Done()
-
-    def busy(self, text: str, max: float) -> Busy:
-        """Report a task that takes a while: `async with service.busy("homing", max=300): …`.
-
-        Args:
-            text: Shown as the status meanwhile.
-            max: Seconds that it may take; for so long the watchdog need not be fed.
-
-        Returns:
-            An object for `with` and `async with`.
-
-        Raises:
-            ConfigurationError: A value is not valid.
-            RuntimeError: It is used outside of its block.
-        """
-        return self._registered.busy(text, max)
-
-    def feed(self) -> Awaitable[None]:
-        """Tell the watchdog that the main loop runs; await it or not.
-
-        Raises:
-            ConfigurationError: There is no watchdog.
-            RuntimeError: It is used outside of its block.
-        """
-        self._registered.feed()
-        return Done()
-
-    async def ready(self) -> bool:
-        """Let a service that was registered with `ready=False` be discovered.
-
-        Returns:
-            False if the registry does not know it now; then it is told later.
-        """
-        return await asyncio.to_thread(self._registered.ready)
-
-    async def update(self, **changes: Unpack[UpdateFields]) -> bool:
-        """Change the registration; fields that are not given stay as they are.
-
-        Args:
-            **changes: `host`, `port`, `metadata`, `tags`, `endpoints` and `ready`, each as in
-                `AsyncRegistryClient.register`; each replaces the whole field.
-
-        Returns:
-            False if the registry does not know the service now, or can't be reached: then the
-            heartbeat sends the change later.
-
-        Raises:
-            ConfigurationError: Nothing is to change, or a value is not valid.
-            OwnedByOther: Another process has the entry, and `reclaim` is off.
-            RuntimeError: It is used outside of its block.
-        """
-        return await asyncio.to_thread(self._registered.update, **changes)
+    def _reporting(self) -> LocalService:
+        return self._registered._reporting()

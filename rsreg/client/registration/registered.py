@@ -18,7 +18,7 @@ from rsreg.client.registration import owner
 from rsreg.client.registration.address import Finder, bound_to
 from rsreg.client.registration.driver_status import check_watchdog
 from rsreg.client.registration.heartbeat_process import HeartbeatProcess
-from rsreg.client.registration.local_service import Busy, LocalService
+from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.own_services import Heartbeat, OwnServices
 from rsreg.client.registration.registration import (
     Registration,
@@ -26,6 +26,7 @@ from rsreg.client.registration.registration import (
     UpdateFields,
     fields_of_update,
 )
+from rsreg.client.registration.reports import Reports
 from rsreg.config import DEFAULT_TTL, ClientSettings, advertised
 from rsreg.errors import (
     ConfigurationError,
@@ -122,7 +123,7 @@ def make_plan(
     return Plan(registration, socket, finder, required, _HEARTBEATS[heartbeat], watchdog, reclaim)
 
 
-class Registered:
+class Registered(Reports):
     """Keeps one service registered in a `with` block, or while the function that it decorates runs.
 
     It is made by `RegistryClient.registered`, and may be used again after its end. The end of the
@@ -179,49 +180,6 @@ class Registered:
 
     # -- what the driver says
 
-    def status(
-        self, text: str | None = None, *, progress: float | None = None, load: float | None = None
-    ) -> None:
-        """Report what the driver is doing; lists show it.
-
-        It is sent with the next heartbeat. Without any argument it clears all three.
-
-        Args:
-            text: The status, like "homing"; it replaces the old text and its progress.
-            progress: 0 to 1, of the text.
-            load: At least 0, in a unit of your own; it stays until another is reported.
-
-        Raises:
-            ConfigurationError: A value is not valid.
-            RuntimeError: It is used outside of its block.
-        """
-        self._service().status(text, progress=progress, load=load)
-
-    def busy(self, text: str, max: float) -> Busy:
-        """Report a task that takes a while: `with service.busy("homing", max=300): …`.
-
-        Args:
-            text: Shown as the status meanwhile.
-            max: Seconds that it may take; for so long the watchdog need not be fed.
-
-        Returns:
-            An object for `with`.
-
-        Raises:
-            ConfigurationError: A value is not valid.
-            RuntimeError: It is used outside of its block.
-        """
-        return self._service().busy(text, max)
-
-    def feed(self) -> None:
-        """Tell the watchdog that the main loop runs.
-
-        Raises:
-            ConfigurationError: There is no watchdog.
-            RuntimeError: It is used outside of its block.
-        """
-        self._service().feed()
-
     def ready(self) -> bool:
         """Let a service that was registered with `ready=False` be discovered.
 
@@ -246,7 +204,7 @@ class Registered:
             OwnedByOther: Another process has the entry, and `reclaim` is off.
             RuntimeError: It is used outside of its block.
         """
-        service, fields = self._service(), fields_of_update(**changes)
+        service, fields = self._reporting(), fields_of_update(**changes)
         # Before anything is sent: it has to fit into a registration, too.
         service.registration.changed(fields)
         fingerprint = None
@@ -378,7 +336,7 @@ class Registered:
                 changes["host"], finder = host, None
         return LocalService(registration.changed(changes), finder, self._plan.watchdog)
 
-    def _service(self) -> LocalService:
+    def _reporting(self) -> LocalService:
         if self._heartbeat is None or self._pid != os.getpid():
             raise RuntimeError(f"{self._name} is not registered: use it inside its with block")
         return self._heartbeat.service
