@@ -19,6 +19,7 @@ import zmq.asyncio
 from rsreg import config, timing
 from rsreg.awaitable import Done
 from rsreg.client import verbs
+from rsreg.client.event_handlers import EventHandlers
 from rsreg.client.registration.async_registered import AsyncRegistered
 from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.own_services import OwnServices
@@ -35,7 +36,7 @@ from rsreg.transport.async_channel import AsyncChannel
 from rsreg.transport.async_event_stream import AsyncEventStream
 from rsreg.transport.async_listener import AsyncListener
 from rsreg.transport.driver import Ask, Receive, drive_async
-from rsreg.transport.listener import Handler, Handlers
+from rsreg.transport.listener import Handler
 from rsreg.transport.subscription import EventConsumer, Subscription
 
 P = ParamSpec("P")
@@ -75,7 +76,7 @@ def for_async_with(
     return make
 
 
-class AsyncRegistryClient(AsyncReports):
+class AsyncRegistryClient(AsyncReports, EventHandlers):
     """RegistryClient for asyncio: the same arguments, names, answers and errors, as coroutines.
 
     Tasks may share a client: their calls are carried one after the other. A client may be used in
@@ -109,6 +110,7 @@ class AsyncRegistryClient(AsyncReports):
         mode: str | None = None,
         context: zmq.asyncio.Context | None = None,
     ) -> None:
+        super().__init__()
         self.settings = config.ClientSettings(
             registry_req_endpoint,
             registry_sub_endpoint,
@@ -119,7 +121,6 @@ class AsyncRegistryClient(AsyncReports):
         )
         self._context = context or zmq.asyncio.Context(sockets.own_context())
         self._channel = AsyncChannel(self.settings.req_endpoint, self._context)
-        self._handlers = Handlers()
         self._listener = AsyncListener(self._handlers, self._stream)
         self._closed = Stop()
         # Heartbeats and the cache are on threads of their own: a blocked loop does not stop them.
@@ -196,28 +197,6 @@ class AsyncRegistryClient(AsyncReports):
     events_since = coroutine(RegistryClient.events_since, verbs.events_since)
 
     # -- events
-
-    def on_event(self, event_type: str, handler: Handler) -> None:
-        """Call `handler` with the `data` of each event of a type; see `start_event_listener`.
-
-        Handlers run one after the other in a task of the event loop, and may call this client.
-
-        Args:
-            event_type: register, update, replace, deregister, expire, critical, recovered or
-                maintenance; "reset" says that events were missed for good.
-            handler: A function or a coroutine function, called with `{"service_id": …,
-                "service_info": {…}}`; with `{}` for "reset".
-        """
-        self._handlers.add(event_type, handler)
-
-    def on_any_event(self, handler: Handler) -> None:
-        """Call `handler` with each whole event; see `start_event_listener`.
-
-        Args:
-            handler: A function or a coroutine function, called with `{"type", "timestamp", "data",
-                "seq", "epoch", …}`.
-        """
-        self._handlers.add_any(handler)
 
     async def on(self, event_type: str, handler: Handler) -> Handler:
         """Call `handler` for events of a type, and listen from now on.

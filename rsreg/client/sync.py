@@ -16,6 +16,7 @@ import zmq
 from rsreg import config, timing
 from rsreg.client import verbs
 from rsreg.client.connection import Connection
+from rsreg.client.event_handlers import EventHandlers
 from rsreg.client.registration.local_service import LocalService
 from rsreg.client.registration.own_services import OwnServices
 from rsreg.client.registration.registered import Registered, make_plan
@@ -28,7 +29,7 @@ from rsreg.protocol.query import Choice, ListFilters, check_watch
 from rsreg.protocol.records import ServiceList, ServiceRecord
 from rsreg.transport.driver import Ask, Receive, drive
 from rsreg.transport.event_stream import EventStream
-from rsreg.transport.listener import EventListener, Handler, Handlers
+from rsreg.transport.listener import EventListener, Handler
 from rsreg.transport.subscription import EventConsumer, Subscription
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ C = TypeVar("C", bound="RegistryClient")
 T = TypeVar("T")
 
 
-class RegistryClient(Reports):
+class RegistryClient(Reports, EventHandlers):
     """Talks to a registry; every call ends within `timeout` seconds, with an answer or an error.
 
     "Not found" is an answer (None, False, []). A registry that can't be reached raises
@@ -84,6 +85,7 @@ class RegistryClient(Reports):
         mode: str | None = None,
         context: zmq.Context[Any] | None = None,
     ) -> None:
+        super().__init__()
         self.settings = config.ClientSettings(
             registry_req_endpoint,
             registry_sub_endpoint,
@@ -92,7 +94,6 @@ class RegistryClient(Reports):
             client_id,
             mode,
         )
-        self._handlers = Handlers()
         self._session = Session(
             self.settings, OwnServices(self.settings, context), context, cache=cache
         )
@@ -586,26 +587,6 @@ class RegistryClient(Reports):
         return self._run(verbs.terminate_registry_server(self._session))
 
     # -- events
-
-    def on_event(self, event_type: str, handler: Handler) -> None:
-        """Call `handler` with the `data` of each event of a type; see `start_event_listener`.
-
-        Handlers run one after the other on the listener's thread, and may call this client.
-
-        Args:
-            event_type: register, update, replace, deregister, expire, critical, recovered or
-                maintenance; "reset" says that events were missed for good.
-            handler: Called with `{"service_id": …, "service_info": {…}}`; with `{}` for "reset".
-        """
-        self._handlers.add(event_type, handler)
-
-    def on_any_event(self, handler: Handler) -> None:
-        """Call `handler` with each whole event; see `start_event_listener`.
-
-        Args:
-            handler: Called with `{"type", "timestamp", "data", "seq", "epoch", …}`.
-        """
-        self._handlers.add_any(handler)
 
     @overload
     def on(self, event_type: str, handler: H) -> H: ...

@@ -50,7 +50,7 @@ ROOMS = {
         "heartbeat_thread own_services heartbeat_process registered async_registered"
     ),
     "client.cache": "view service_cache client_cache",
-    "client": "session waiting verbs connection sync aio interactive",
+    "client": "event_handlers session waiting verbs connection sync aio interactive",
     "server.backends": (
         "stored retention base tables rows table_backend store_lock store_files vacuum "
         "sqlite_copy sqlite_file sqlite memory restore"
