@@ -303,7 +303,7 @@ def type_hint(registry: RegistryClient, service_types: Iterable[str]) -> str | N
     existing = {
         service_type
         for one in services
-        for service_type in records.kinds_of(one["type"], one["tags"], one["metadata"])
+        for service_type in records.service_types_of(one["type"], one["tags"], one["metadata"])
     }
     hints = [similar(name, existing) for name in service_types if name not in existing]
     return "; ".join(filter(None, hints)) or None

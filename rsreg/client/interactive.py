@@ -198,7 +198,7 @@ def _is_field(services: ServiceList, name: str) -> bool:
 
 
 def _types(service: ServiceRecord) -> set[str]:
-    return records.kinds_of(service["type"], (), service["metadata"])
+    return records.service_types_of(service["type"], (), service["metadata"])
 
 
 def _table(services: ServiceList) -> list[str]:

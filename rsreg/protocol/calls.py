@@ -75,7 +75,7 @@ def register(fields: RegisterRequest, otherwise: Otherwise = NO_OTHERWISE) -> Ca
 def update(
     service_id: str, changed: Mapping[str, Any], asker: Record, *, force: bool = False
 ) -> Call[str | None]:
-    """Change fields of a record; its fingerprint from now on, None if there is no such service.
+    """Change fields of a record; the answer is its new fingerprint, None if there is no service.
 
     `asker` is the process that asks, as an owner.
     """
@@ -90,7 +90,7 @@ def update(
 
 
 def deregister(service_id: str, asker: Record, *, force: bool = False) -> Call[bool]:
-    """Leave; False if there is no such service. `asker` is as for update."""
+    """Deregister; the answer is False if there is no such service. `asker` is as for update."""
     return _call(
         "deregister",
         _done,
@@ -100,19 +100,19 @@ def deregister(service_id: str, asker: Record, *, force: bool = False) -> Call[b
 
 
 def renew(service_id: str, report: Mapping[str, Any] | None = None) -> Call[str | None]:
-    """One heartbeat; the fingerprint of the entry, None if there is no such service."""
+    """Send a heartbeat; the answer is the fingerprint of the entry, None without a service."""
     return _call(
         "renew", _fingerprint, RenewRequest(service_id=service_id, report=report), _NO_SERVICE
     )
 
 
 def get(service_id: str) -> Call[ServiceRecord | None]:
-    """One service by id, or None."""
+    """Get one service by its id; the answer is None if there is no such service."""
     return _call("get", _service, GetRequest(service_id=service_id), _NO_SERVICE)
 
 
 def get_with_last_change(service_id: str) -> Call[tuple[Record, Record] | None]:
-    """The record of a service, and who changed it last (`by`, `says`) as far as is known."""
+    """Get the record of a service, and who changed it last (`by`, `says`) as far as is known."""
     return _call(
         "get",
         lambda reply: (dict(reply["service"]), dict(reply.get("last_change") or {})),
@@ -124,29 +124,29 @@ def get_with_last_change(service_id: str) -> Call[tuple[Record, Record] | None]:
 def list_services(
     service_type: str | None = None, params: Mapping[str, Any] = NOTHING_MORE
 ) -> Call[ServiceList]:
-    """All services, or those of a type, that meet `params` (query.list_params)."""
+    """List all services, or those of a type, that meet `params` (query.list_params)."""
     return _call("list", _services, {"service_type": service_type, **params})
 
 
 def find(name: str, params: Mapping[str, Any] = NOTHING_MORE) -> Call[ServiceList]:
-    """The services of which the name or the id begins so (query.filter_params)."""
+    """List the services whose name or id begins with a text (query.filter_params)."""
     return _call("list", _services, {"prefix": name or None, **params})
 
 
 def namesakes(name: str) -> Call[list[Record]]:
-    """The entries of a name."""
+    """List the entries that have a name."""
     return _call("list", lambda reply: list(reply["services"]), ListRequest(name=name))
 
 
 def snapshot() -> Call[Record]:
-    """All services, the position at which they are so, and their `leases`."""
+    """List all services, with the position at which they are so, and their `leases`."""
     return _call("list", _with_leases, ListRequest(leases=True))
 
 
 def discover(
     service_type: str, params: Mapping[str, Any] = NOTHING_MORE
 ) -> Call[ServiceRecord | None]:
-    """One passing service of a type (query.discover_params), or None."""
+    """Discover one passing service of a type (query.discover_params); the answer may be None."""
     return _call(
         "discover",
         _service,
@@ -161,12 +161,12 @@ def maintenance(params: Mapping[str, Any]) -> Call[list[Record]]:
 
 
 def health() -> Call[bool]:
-    """Whether the registry says that it is well."""
+    """Ask the registry whether it is well."""
     return _call("health", lambda reply: reply.get("status") == "ok", NoFields())
 
 
 def info(*, services: bool = True) -> Call[Record]:
-    """What the server says about itself; with `services`, all records too."""
+    """Ask the server about itself; with `services`, for all records too."""
     return _call("info", dict, InfoRequest(services=services))
 
 
@@ -188,12 +188,12 @@ def terminate() -> Call[bool]:
 def events(
     since: int | None, epoch: str | None, mark: str | None = None, limit: int | None = None
 ) -> Call[Record]:
-    """The journal after `since` (docs/protocol.md, "events"); without it, just where it stands."""
+    """Get the journal after `since` (docs/protocol.md, "events"); without it, only the position."""
     return _call("events", dict, EventsRequest(since=since, epoch=epoch, mark=mark, limit=limit))
 
 
 def changes_since(since: int | None, epoch: str | None, mark: str | None = None) -> Call[Record]:
-    """The journal after `since`, and the `leases` now."""
+    """Get the journal after `since`, and the `leases` now."""
     return _call(
         "events",
         _with_leases,
@@ -222,7 +222,7 @@ def _services(reply: Mapping[str, Any]) -> ServiceList:
 
 
 def _as_of(reply: Mapping[str, Any]) -> float | None:
-    """When the registry answered, by its clock; one of an older version does not say."""
+    """Return when the registry answered, by its clock; older registries do not send it."""
     timestamp = reply.get("timestamp")
     return timestamp if isinstance(timestamp, int | float) else None
 

@@ -22,7 +22,7 @@ _FOUR_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}")
 
 
 def spelled(host: str) -> str:
-    """One spelling of a host: names and IPv6 addresses have several, and so has the loopback."""
+    """Return the one spelling of a host by which two hosts are compared."""
     bare = host.strip("[]").removesuffix(".").lower()
     if bare == LOOPBACK or bare.startswith("127."):
         return LOOPBACK

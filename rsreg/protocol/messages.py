@@ -132,7 +132,7 @@ class ServiceChange(Struct, frozen=True, kw_only=True):
 
 #: Fields that are checked, and then kept as they came, like those that the protocol doesn't know.
 _AS_THEY_CAME = frozenset({"exclusive", "mode", "protocol", "endpoints", "ready", "owner"})
-_ASKED = frozenset(ServiceInfo.__struct_fields__) - _AS_THEY_CAME
+_COMMON = frozenset(ServiceInfo.__struct_fields__) - _AS_THEY_CAME
 #: Fields that an `update` can't change.
 _FIXED = frozenset(ServiceInfo.__struct_fields__) - frozenset(ServiceChange.__struct_fields__)
 
@@ -197,12 +197,12 @@ class Report(Struct, frozen=True, kw_only=True):
 
     @property
     def stalled(self) -> bool:
-        """Whether its main loop stands still."""
+        """True if the main loop stands still: it was not fed for its whole `watchdog`."""
         return self._fed_within(1)
 
     @property
     def late(self) -> bool:
-        """Whether its main loop is late, so that it may be about to stand still."""
+        """True if the main loop is late: it was not fed for half of its `watchdog`."""
         return self._fed_within(2)
 
     def _fed_within(self, part: int) -> bool:
@@ -214,46 +214,47 @@ class Report(Struct, frozen=True, kw_only=True):
 NO_REPORT = Report()
 
 
-def read_service_info(asked: object) -> tuple[ServiceInfo, dict[str, Any]]:
-    """The known fields, checked, and the unknown ones as they are; raises InvalidRequest."""
-    if not isinstance(asked, dict):
+def read_service_info(value: object) -> tuple[ServiceInfo, dict[str, Any]]:
+    """Return the known fields, checked, and the others as they came; raises InvalidRequest."""
+    if not isinstance(value, dict):
         raise InvalidRequest("Invalid service_info: expected an object")
     for field in ("name", "host", "port"):
-        if field not in asked:
+        if field not in value:
             raise InvalidRequest(f"Missing required field in service_info: {field}")
     for field, (meant, hint) in _MISPLACED.items():
-        if asked.get(field) is not None and asked.get(meant) is None:
+        if value.get(field) is not None and value.get(meant) is None:
             raise InvalidRequest(f"Invalid service_info.{field}: it means nothing here", hint=hint)
-    info: ServiceInfo = checked(asked, ServiceInfo, "service_info.")
+    info: ServiceInfo = checked(value, ServiceInfo, "service_info.")
     check_host(info.host, "service_info.host")
-    return info, _extra(asked)
+    return info, _extra(value)
 
 
-def read_change(asked: object) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an update changes of a Service, checked, and of its `extra`; raises InvalidRequest."""
-    if not isinstance(asked, dict):
+def read_change(value: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what an update changes of a Service, and of its `extra`; raises InvalidRequest."""
+    if not isinstance(value, dict):
         raise InvalidRequest("Invalid service_info: expected an object")
-    for field in asked:
+    for field in value:
         if field in _FIXED or field in _MISPLACED or field == "ttl":
             raise InvalidRequest(
                 f"Invalid service_info.{field}: an update can't change it",
                 hint="register the service anew",
             )
-    change = msgspec.structs.asdict(checked(asked, ServiceChange, "service_info."))
+    change = msgspec.structs.asdict(checked(value, ServiceChange, "service_info."))
     if change["host"] is not None:
         check_host(change["host"], "service_info.host")
-    said = {field: change[field] for field in change if change[field] is not None}
-    return {field: said[field] for field in said if field in _ASKED}, _extra(asked)
+    given = {field: change[field] for field in change if change[field] is not None}
+    return {field: given[field] for field in given if field in _COMMON}, _extra(value)
 
 
-def read_report(asked: object, now: float) -> Report | None:
-    """What a service says of itself, None if nothing; raises InvalidRequest.
+def read_report(value: object, now: float) -> Report | None:
+    """Return a report, checked; None if there is none. Raises InvalidRequest.
 
-    Its `since` is by our clock, `now` in seconds after 1970, if it says how long that is ago.
+    A status that says how many seconds ago it began gets a `since` by our clock: `now`, in seconds
+    after 1970, is the time on it.
     """
-    if asked is None:
+    if value is None:
         return None
-    report: Report = checked(asked, Report, "report.")
+    report: Report = checked(value, Report, "report.")
     if (report.fed is None) != (report.watchdog is None):
         raise InvalidRequest("Invalid report: fed and watchdog come together")
     status = report.status
@@ -264,36 +265,36 @@ def read_report(asked: object, now: float) -> Report | None:
     return msgspec.structs.replace(report, status=status)
 
 
-def _extra(asked: Mapping[str, Any]) -> dict[str, Any]:
+def _extra(info: Mapping[str, Any]) -> dict[str, Any]:
     return {
         field: whole(value) if field in _AS_THEY_CAME else value
-        for field, value in asked.items()
-        if field not in _ASKED
+        for field, value in info.items()
+        if field not in _COMMON
         and field not in COMPUTED
         and (value is not None or field not in _AS_THEY_CAME)
     }
 
 
-def read_ttl(asked: object) -> int | float:
-    """A ttl in seconds, whole where it can be; raises InvalidRequest."""
-    ttl: int | float = checked(asked, Ttl, "ttl")
+def read_ttl(value: object) -> int | float:
+    """Return a ttl in seconds, as a whole number where it is one; raises InvalidRequest."""
+    ttl: int | float = checked(value, Ttl, "ttl")
     return int(ttl) if ttl == int(ttl) else ttl
 
 
-def checked(value: object, kind: Any, label: str) -> Any:
-    """`value` as a `kind`, or InvalidRequest with the name of the field and a hint.
+def checked(value: object, wanted_type: Any, label: str) -> Any:
+    """Return `value` as a type; raises InvalidRequest, which names the field and has a hint.
 
-    Where a whole number is wanted, 5000.0 is one: in some languages all numbers are written so.
+    5000.0 is taken for a whole number: in some languages all numbers are written so.
     """
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, wanted_type)
     except msgspec.ValidationError:
         pass
     try:
-        return msgspec.convert(whole(value), kind)
+        return msgspec.convert(whole(value), wanted_type)
     except msgspec.ValidationError as error:
         if (meant := _emptied(value)) is not value:
-            return checked(meant, kind, label)
+            return checked(meant, wanted_type, label)
         what, _, path = str(error).replace("`key` in ", "").partition(" - at `$")
         field = label + path.strip(".`")
         known = re.sub(r"\[.*", "", field).rpartition(".")[2]
@@ -303,7 +304,7 @@ def checked(value: object, kind: Any, label: str) -> Any:
 
 
 def _emptied(value: object) -> object:
-    """The same, or a copy in which each empty container of the wrong kind is one of the right."""
+    """Return the value with an empty list where one is meant, and an empty object likewise."""
     if not isinstance(value, dict):
         return value
     meant = {

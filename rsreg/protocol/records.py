@@ -10,6 +10,7 @@ from typing import Any
 from rsreg import display
 from rsreg.config import HARDWARE
 from rsreg.errors import AmbiguousName, ConfigurationError
+from rsreg.protocol.limits import MAX_PORT
 
 #: What stands before "://" in an endpoint: a scheme, as in a URL. No longer than a word.
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}")
@@ -113,7 +114,7 @@ class ServiceList(list[ServiceRecord]):
 
 
 def service_record(record: Mapping[str, Any], as_of: float | None) -> ServiceRecord:
-    """A record as a client gets it, from a reply of that time."""
+    """Return a record as clients get it; `as_of` is the time of the reply, if it is known."""
     made = ServiceRecord(record)
     if as_of is not None:
         made.as_of = as_of
@@ -121,34 +122,37 @@ def service_record(record: Mapping[str, Any], as_of: float | None) -> ServiceRec
 
 
 def service_list(services: Iterable[ServiceRecord], as_of: float | None) -> ServiceList:
-    """The same for a list of records."""
+    """Return a list of records as clients get it; `as_of` is the time of the reply."""
     made = ServiceList(services)
     if as_of is not None:
         made.as_of = as_of
     return made
 
 
-def kinds_of(kind: str | None, tags: Iterable[str], metadata: Mapping[str, Any]) -> set[str]:
-    """What a service with these is found under."""
-    return {one for one in (kind, metadata.get("type"), *tags) if one and isinstance(one, str)}
+def service_types_of(
+    service_type: str | None, tags: Iterable[str], metadata: Mapping[str, Any]
+) -> set[str]:
+    """Return the types that a service is found under: its type, its tags and `metadata.type`."""
+    types = (service_type, metadata.get("type"), *tags)
+    return {each for each in types if each and isinstance(each, str)}
 
 
 def mode_of(service: Mapping[str, Any]) -> str:
-    """What a record's service drives."""
+    """Return the mode of the service of a record: "hardware" or "simulator"."""
     return str(service.get("mode", HARDWARE))
 
 
 def process_key(owner: Mapping[str, Any] | None) -> tuple[Any, ...] | None:
-    """What tells the process of an owner from any other; None if it does not say which it is."""
+    """Return what identifies the process of an owner; None if the owner has no pid."""
     if owner is None or owner.get("pid") is None:
         return None
     return tuple(owner.get(key) for key in ("host", "boot", "namespace", "pid", "started"))
 
 
 def describe_process(owner: Mapping[str, Any], unknown: str = "") -> str:
-    """Which process an owner is, as far as it said so: "pid 611 of rik on lab1".
+    """Describe the process of an owner, as far as it is known: "pid 611 of rik on lab1".
 
-    `unknown` stands for a pid that it did not say.
+    `unknown` is written where the pid is not known.
     """
     words = [unknown if owner.get("pid") is None else f"pid {owner['pid']}"]
     for word, key in (("of", "user"), ("on", "host")):
@@ -158,12 +162,12 @@ def describe_process(owner: Mapping[str, Any], unknown: str = "") -> str:
 
 
 def slug(name: str) -> str:
-    """The readable half of an id: lower case, anything odd as a dash."""
+    """Return the readable half of an id: the name in lower case, with dashes for odd characters."""
     return re.sub(r"[^a-z0-9_.]+", "-", name.lower()).strip("-") or "service"
 
 
 def endpoint_of(service: Mapping[str, Any], name: str | None = None) -> str:
-    """The ZeroMQ endpoint of a record: its `protocol` (tcp if it has none), host and port.
+    """Return the ZeroMQ endpoint of a record: its `protocol` (tcp if it has none), host and port.
 
     With a `name` the port is the one of `ports_of`; raises ConfigurationError if there is none.
     """
@@ -183,53 +187,54 @@ def endpoint_of(service: Mapping[str, Any], name: str | None = None) -> str:
 
 
 def _protocol_of(service: Mapping[str, Any]) -> str:
-    """A registry of before took any; an endpoint has to be one word, in a shell too."""
-    said = service.get("protocol")
-    return said if isinstance(said, str) and SCHEME.fullmatch(said) else "tcp"
+    # Older registries took any text. An endpoint has to be one word, in a shell too.
+    protocol = service.get("protocol")
+    return protocol if isinstance(protocol, str) and SCHEME.fullmatch(protocol) else "tcp"
 
 
 def ports_of(service: Mapping[str, Any]) -> dict[str, int]:
-    """The named ports of a record: its `endpoints`, then CGSE's `<name>_port` in the metadata."""
-    told = {
+    """Return the named ports of a record: its `endpoints`, and CGSE's `<name>_port` in metadata."""
+    in_metadata = {
         key.removesuffix("_port"): port
         for key, port in service["metadata"].items()
         if key.endswith("_port") and key != "_port"
     }
-    ports = {name: whole(port) for name, port in {**told, **service.get("endpoints", {})}.items()}
+    named = {**in_metadata, **service.get("endpoints", {})}
+    ports = {name: whole(port) for name, port in named.items()}
     return {
         name: port
         for name, port in ports.items()
-        if isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536
+        if isinstance(port, int) and not isinstance(port, bool) and 0 < port <= MAX_PORT
     }
 
 
 def is_attribute(name: str) -> bool:
-    """Whether a name from the registry can be written as an attribute."""
+    """Return whether a name from the registry can be written as an attribute."""
     return name.isidentifier() and not name.startswith("_") and not iskeyword(name)
 
 
 def pick_by_name(services: Iterable[Mapping[str, Any]], name: str) -> ServiceRecord | None:
-    """The one record that `name` means: an id or a name, else the start of either.
+    """Return the one record that `name` means: an id or a name, else the start of either.
 
-    Raises AmbiguousName where several fit equally well, also if it is the id of one and the name of
-    another: nobody takes the place of another by an id of that name.
+    Raises AmbiguousName if several fit equally well, also if it is the id of one service and the
+    name of another: so no service can take the place of another by its id.
     """
-    known = list(services)
-    for found in (
-        [one for one in known if name in (one["id"], one["name"])],
-        [one for one in known if one["id"].startswith(name) or one["name"].startswith(name)],
+    candidates = list(services)
+    for fitting in (
+        [one for one in candidates if name in (one["id"], one["name"])],
+        [one for one in candidates if one["id"].startswith(name) or one["name"].startswith(name)],
     ):
-        if len(found) > 1:
+        if len(fitting) > 1:
             raise AmbiguousName(
-                f"{name!r} fits {len(found)} services", [one["id"] for one in found]
+                f"{name!r} fits {len(fitting)} services", [one["id"] for one in fitting]
             )
-        if found:
-            return service_record(found[0], getattr(services, "as_of", None))
+        if fitting:
+            return service_record(fitting[0], getattr(services, "as_of", None))
     return None
 
 
 def whole(value: Any) -> Any:
-    """The same with whole numbers written so, but for what is in `metadata`."""
+    """Return a value with whole numbers as int; what is in `metadata` stays as it is."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):

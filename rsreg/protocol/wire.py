@@ -53,7 +53,7 @@ _named = msgspec.json.Decoder(_Named)
 
 
 def open_request(frames: Sequence[bytes], cgse_reply: bytes = CGSE_REPLY) -> Envelope | None:
-    """The envelope of what a ROUTER received, or None for a framing that can't be answered.
+    """Return the envelope of a request that a ROUTER received; None if it can't be answered.
 
     A payload that breaks the rules of framing is empty; `read_request` then refuses it.
     """
@@ -76,7 +76,7 @@ def open_request(frames: Sequence[bytes], cgse_reply: bytes = CGSE_REPLY) -> Env
 
 
 def read_request(payload: bytes) -> dict[str, Any]:
-    """The JSON object of a request; raises InvalidJSON or InvalidRequest.
+    """Return the JSON object of a request; raises InvalidJSON or InvalidRequest.
 
     Of one that is too long, only its `request_id`: `check_limits` then refuses it.
     """
@@ -94,7 +94,7 @@ def read_request(payload: bytes) -> dict[str, Any]:
 
 
 def looks_long(payload: bytes) -> bool:
-    """Whether the answer to a request may be long: a guess, for the price of a glance."""
+    """Guess whether the answer to a request may be long, without reading its JSON."""
     return b'"list"' in payload or b'"info"' in payload
 
 
@@ -122,7 +122,7 @@ def check_limits(payload: bytes) -> None:
 
 
 def request_id_of(request: Mapping[str, Any]) -> str | None:
-    """The `request_id` to echo; raises InvalidRequest for one that is no short string."""
+    """Return the `request_id` to echo; raises InvalidRequest if it is not a short string."""
     request_id = request.get("request_id")
     if request_id is None:
         return None
@@ -157,7 +157,7 @@ def read_request_number(text: str) -> RequestNumber | None:
 
 
 def fingerprint(request: Mapping[str, Any]) -> str | None:
-    """A token that two requests share only if one is a resend of the other.
+    """Return a token that two requests share only if one is a resend of the other.
 
     None without a `request_id`: then nobody can tell a resend from a second request. It covers the
     whole request, so two clients that both count from 1 are not taken for one.
@@ -169,12 +169,12 @@ def fingerprint(request: Mapping[str, Any]) -> str | None:
 
 
 def close_reply(reply_to: list[bytes], payload: bytes) -> list[bytes]:
-    """The frames of a reply with this JSON."""
+    """Return the frames of a reply with this JSON."""
     return [*reply_to, payload]
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
-    """A message of the server as JSON; a `msgspec.Raw` in it is taken as JSON already made."""
+    """Return a message of the server as JSON; a `msgspec.Raw` in it is JSON already."""
     return msgspec.json.encode(body)
 
 
@@ -184,9 +184,9 @@ def check_registration(info: Mapping[str, Any]) -> None:
 
 
 def request_frames(message: Mapping[str, Any], room: int = 0) -> list[bytes]:
-    """The frames of a request from a DEALER of ours; ConfigurationError if it can't be one.
+    """Return the frames of a request for a DEALER; raises ConfigurationError if it can't be sent.
 
-    With `room` there is to be place for so many bytes more.
+    The request has to leave `room` bytes of the limit free.
     """
     payload = _plain(message)
     plain = payload is not None
@@ -214,9 +214,9 @@ def request_frames(message: Mapping[str, Any], room: int = 0) -> list[bytes]:
 
 
 def _plain(message: Mapping[str, Any]) -> bytes | None:
-    """The message as JSON if it is nothing but JSON, else None: quicker, but not as strict.
+    """Return a message as JSON by `msgspec`, which is quick; None if it is another when read back.
 
-    Whatever JSON has not would be something else when it comes back: NaN is null, bytes are text.
+    `msgspec` writes null for NaN, and text for bytes: then the message read back is another one.
     """
     try:
         payload = msgspec.json.encode(message)
@@ -226,12 +226,12 @@ def _plain(message: Mapping[str, Any]) -> bytes | None:
 
 
 def read_reply(frames: Sequence[bytes]) -> dict[str, Any] | None:
-    """The JSON object of a reply to a DEALER of ours, or None if it is no such thing."""
+    """Return the JSON object of a reply that a DEALER received; None if it is not a reply."""
     return _object(frames[1]) if len(frames) == 2 and not frames[0] else None
 
 
 def read_event(frames: Sequence[bytes]) -> dict[str, Any] | None:
-    """The JSON object of an event from SUB, or None if it is no such thing."""
+    """Return the JSON object of an event that a SUB received; None if it is not an event."""
     event = _object(frames[1]) if len(frames) == 2 else None
     return event if event and isinstance(event.get("data"), dict) else None
 
@@ -255,15 +255,15 @@ def _json_type(value: object) -> str:
 
 
 def _is_too_deep(payload: bytes) -> bool:
-    """Whether JSON has more than so many levels of arrays and objects.
+    """Return whether JSON has too many levels of arrays and objects.
 
-    In the payload, not in what it says: ten times as fast where there are thousands of them.
+    It counts brackets in the text: ten times as fast as in the values, where there are thousands.
     """
-    left = _TEXT.sub(b"", payload).translate(_ROUND, _NO_BRACKETS)
+    brackets = _TEXT.sub(b"", payload).translate(_ROUND, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         # The innermost level goes.
-        left = left.replace(b"()", b"")
-    return bool(left)
+        brackets = brackets.replace(b"()", b"")
+    return bool(brackets)
 
 
 def _too_deep() -> InvalidRequest:

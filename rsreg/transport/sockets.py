@@ -192,10 +192,10 @@ def publisher(context: zmq.Context[Any], topic_bytes: int) -> zmq.Socket[bytes]:
     return socket
 
 
-def told_of_connections(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-    """A plain socket that is told where a server's socket listens, and of each connection.
+def connection_monitor(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    """Return a plain socket that gets a message for each connection of a server's socket.
 
-    Before this one is closed, the other has to stop telling: `disable_monitor`.
+    Before it is closed, the other socket has to stop its messages: `disable_monitor`.
     """
     address = f"inproc://connections-{socket.fileno()}"
     events = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED

@@ -186,4 +186,6 @@ def concerns(event: Record, service_type: str | None) -> bool:
     service = event["data"].get("service_info")
     if service_type is None or service is None:
         return True
-    return service_type in records.kinds_of(service["type"], service["tags"], service["metadata"])
+    return service_type in records.service_types_of(
+        service["type"], service["tags"], service["metadata"]
+    )

@@ -197,7 +197,7 @@ def _target_hint(
 
 
 def _types(one: Record) -> set[str]:
-    return records.kinds_of(one["type"], one["tags"], one["metadata"])
+    return records.service_types_of(one["type"], one["tags"], one["metadata"])
 
 
 def _show(settings: Settings, entries: list[Record], as_of: float | None) -> None:

@@ -47,7 +47,7 @@ class Entry:
         if self.health == PASSING:
             # The reason of a warning has no event either.
             record.pop("reason", None)
-        service_types = records.kinds_of(record["type"], record["tags"], record["metadata"])
+        service_types = records.service_types_of(record["type"], record["tags"], record["metadata"])
         mode = records.mode_of(record)
         self.keys: frozenset[Key] = frozenset(
             [None, *service_types, *((service_type, mode) for service_type in service_types)]

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from rsreg.protocol.health import PASSING
 from rsreg.protocol.hosts import LOOPBACK, spelled
-from rsreg.protocol.records import kinds_of, mode_of, process_key
+from rsreg.protocol.records import mode_of, process_key, service_types_of
 
 
 class Maintenance(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,7 +92,7 @@ class Service(Struct, frozen=True, kw_only=True):
 
     def service_types(self) -> set[str]:
         """Return the types under which it is found: its type, its tags and `metadata.type`."""
-        return kinds_of(self.type, self.tags, self.metadata)
+        return service_types_of(self.type, self.tags, self.metadata)
 
     def addresses(self) -> Collection[tuple[str, int]]:
         """Return the hosts and ports at which it says that it is, in one spelling.

@@ -90,17 +90,17 @@ class Connections:
         return sum(map(len, self._tables))
 
     def look(self) -> None:
-        """Take in what was told so far, or the first of it."""
+        """Read the messages that have arrived, or the first of them."""
         for _, _, reader in self._watched:
             reader.look()
 
     def watch(self, socket: zmq.Socket[bytes], ended: Callable[[int], None]) -> Table:
         """Watch a server's socket, before it is bound; `ended` gets the number of what ended."""
-        told = sockets.told_of_connections(socket)
+        monitor = sockets.connection_monitor(socket)
         table = Table()
 
         def read() -> None:
-            event, number = struct.unpack("=HI", told.recv_multipart(zmq.DONTWAIT)[0])
+            event, number = struct.unpack("=HI", monitor.recv_multipart(zmq.DONTWAIT)[0])
             if event == _ACCEPTED:
                 # Whoever had that number has ended.
                 ended(number)
@@ -112,7 +112,7 @@ class Connections:
                 ended(number)
 
         self._tables.append(table)
-        self._watched.append((socket, told, SocketReader(told, read)))
+        self._watched.append((socket, monitor, SocketReader(monitor, read)))
         return table
 
     def _accepted(self, table: Table, number: int) -> None:
@@ -200,11 +200,11 @@ class Connections:
         """Stop watching; before the sockets are closed."""
         self._timer.stop()
         self._timer.close()
-        for socket, told, reader in self._watched:
+        for socket, monitor, reader in self._watched:
             reader.close()
             # In this order: libzmq's thread would wait for a reader that is gone.
             socket.disable_monitor()
-            told.close()
+            monitor.close()
         self._watched.clear()
 
 
