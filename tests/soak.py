@@ -37,7 +37,7 @@ from tests.faults.drivers import ENDED, KINDS, KNOWN, SENT, WOKE, Drivers, Plan
 from tests.faults.history import History, Snapshot, broken
 from tests.faults.hostile import Hostile
 from tests.faults.net import percentile
-from tests.helpers import ServerProcess, raw_socket, wait_until
+from tests.helpers import FAR, ServerProcess, raw_socket, wait_until
 from tests.usage import memory
 
 TTL = 10.0
@@ -100,7 +100,7 @@ class Soak:
         self._log = (folder / "server.log").open("w+")
         self._log_read = (folder / "server.log").open()
         self.server = ServerProcess(
-            folder / "disk" / "registry.db", log=self._log, cleanup_interval=CLEANUP
+            folder / "disk" / "registry.db", log=self._log, cleanup_interval=CLEANUP, limits=FAR
         )
         self.server.start()
         self.numbers = itertools.count()

@@ -32,7 +32,7 @@ print(attacks.flood(sys.argv[1], 8, {"action": "list"}, 10, float(sys.argv[2])))
 @contextlib.contextmanager
 def attacked(count: int = 0) -> Iterator[tuple[ServerProcess, int, Pulse]]:
     """A registry with so many services, its process id, and somebody else who asks meanwhile."""
-    unbound = Limits(writes_per_second=10**9, services_per_address=10**6)
+    unbound = Limits(writes_per_second=10**9, services_per_address=10**6, bytes_per_address=2**40)
     with ServerProcess(limits=unbound) as server:
         assert server.process is not None
         with RegistryClient(server.endpoint, timeout=20) as client:
