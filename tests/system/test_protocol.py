@@ -388,6 +388,18 @@ def test_every_block_is_run() -> None:
     }
 
 
+def test_no_object_of_the_page_has_a_field_twice() -> None:
+    """A reader of JSON takes the last of them, and says nothing."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len({name for name, _ in pairs}) == len(pairs), pairs
+        return dict(pairs)
+
+    for kind in ("json request", "json reply", "json event"):
+        for text in blocks(kind):
+            json.loads(text, object_pairs_hook=once)
+
+
 def test_the_table_of_errors_is_complete() -> None:
     rows = re.findall(r"^\| `(\S+)` \| `(.+?)` \|", PAGE.partition("## Errors")[2], re.MULTILINE)
     assert rows.pop(0) == ("code", "error")
