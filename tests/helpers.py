@@ -25,10 +25,12 @@ import pytest
 import zmq
 
 from rsreg import RegistryBackend
+from rsreg.admin import server_process
 from rsreg.errors import StoreError
 from rsreg.server.backends.base import Stored
 from rsreg.server.backends.stored import Event, Maintenance, Service
 from rsreg.server.limits import Limits
+from rsreg.server.settings import ServerSettings
 
 # What we share with tests of programs that use rsreg.
 from rsreg.testing import ManualClock as ManualClock
@@ -93,7 +95,8 @@ class ServerProcess:
 
     `store` is a path, or None for memory; `under` is a command that runs it: `ip netns exec …`;
     `log` is where its log goes, stderr if nowhere; `journal` has the most events and bytes of it;
-    `limits` are its bounds.
+    `limits` are its bounds; `options` are further fields of ServerSettings.
+
     Signals go by process id; `stop` ends it in any case.
     """
 
@@ -107,11 +110,11 @@ class ServerProcess:
         limits: Limits | None = None,
         **options: Any,
     ) -> None:
-        self.options = {"bind": "127.0.0.1", "cleanup_interval": 0.5, **options}
+        self.options: dict[str, Any] = {"bind": "127.0.0.1", "cleanup_interval": 0.5, **options}
+        self.options.update(zip(("journal_events", "journal_bytes"), journal, strict=False))
         self.store = store
         self.under = under
         self.log = log
-        self.journal = journal
         self.limits = limits or Limits()
         self.ports: list[int | None] = [kept_port() for _ in range(3)]
         self.process: subprocess.Popen[str] | None = None
@@ -123,15 +126,19 @@ class ServerProcess:
 
     def launch(self) -> bool:
         """Start it and wait until it serves or ends; whether it serves."""
-        settings = {
-            "ports": self.ports,
-            "store": str(self.store) if self.store else None,
-            "options": self.options,
-            "limits": self.limits.body(),
-            "journal": dict(zip(("journal_events", "journal_bytes"), self.journal, strict=False)),
-        }
+        req_port, pub_port, hb_port = self.ports
+        assert req_port is not None
+        assert pub_port is not None
+        settings = ServerSettings(
+            req_port,
+            pub_port,
+            hb_port,
+            db=str(self.store) if self.store else server_process.IN_MEMORY,
+            limits=self.limits,
+            **self.options,
+        )
         self.process = subprocess.Popen(
-            [*self.under, sys.executable, str(ROOT / "tests" / "serve.py"), json.dumps(settings)],
+            [*self.under, sys.executable, str(ROOT / "tests" / "serve.py"), settings.to_json()],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,

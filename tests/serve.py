@@ -7,22 +7,13 @@ import sys
 
 import gevent
 
-from rsreg import InMemoryBackend, RegistryServer, SQLiteBackend
+from rsreg import RegistryServer
 from rsreg.admin import server_process
-from rsreg.server.limits import Limits
+from rsreg.server.settings import ServerSettings
 
-settings = json.loads(sys.argv[1])
+settings = ServerSettings.from_json(sys.argv[1])
 logging.basicConfig(format="%(created).3f %(levelname)s %(message)s")
-store = settings["store"]
-req_port, pub_port, hb_port = settings["ports"]
-server = RegistryServer(
-    req_port,
-    pub_port,
-    hb_port,
-    backend=SQLiteBackend(store, **settings["journal"]) if store else InMemoryBackend(),
-    limits=Limits(**settings["limits"]),
-    **settings["options"],
-)
+server = RegistryServer(backend=server_process.backend_of(settings), **settings.keywords())
 for number in (signal.SIGTERM, signal.SIGINT):
     gevent.signal_handler(number, server.request_stop)
 server_process.start(server)

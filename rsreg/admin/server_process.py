@@ -29,6 +29,7 @@ from rsreg.protocol.calls import Record
 from rsreg.system.line_writer import Writer
 
 if TYPE_CHECKING:
+    from rsreg.server.backends.base import RegistryBackend
     from rsreg.server.server import RegistryServer
     from rsreg.server.settings import ServerSettings
     from rsreg.system.log_file import LogFile
@@ -82,21 +83,13 @@ def run(
         raise config.no_server_here()
     import gevent
 
-    from rsreg.server.backends.memory import InMemoryBackend
-    from rsreg.server.backends.sqlite import SQLiteBackend
     from rsreg.server.server import RegistryServer
     from rsreg.system import private_files
 
     log_to_stderr(settings.log_level, log_file)
     if log_file is not None and (problem := private_files.open_to_others(log_file.path)):
         log.warning("other users can access the log: %s", problem)
-    journal = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
-    backend = (
-        InMemoryBackend(**journal)
-        if settings.db == IN_MEMORY
-        else SQLiteBackend(_database(settings.db, settings.state_dir), **journal)
-    )
-    server = RegistryServer(backend=backend, **settings.keywords())
+    server = RegistryServer(backend=backend_of(settings), **settings.keywords())
 
     def interrupted() -> None:
         # From here on the kernel ends the process, whatever a stop is waiting for.
@@ -334,6 +327,17 @@ def _allow_many_connections() -> None:
     # Some systems have no hard limit, and refuse to go beyond one that they don't tell.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def backend_of(settings: ServerSettings) -> RegistryBackend:
+    """Return the backend of a server with these settings; it is not open yet."""
+    from rsreg.server.backends.memory import InMemoryBackend
+    from rsreg.server.backends.sqlite import SQLiteBackend
+
+    journal = {"journal_events": settings.journal_events, "journal_bytes": settings.journal_bytes}
+    if settings.db == IN_MEMORY:
+        return InMemoryBackend(**journal)
+    return SQLiteBackend(_database(settings.db, settings.state_dir), **journal)
 
 
 def _database(db: str | None, state_dir: str | None) -> Path:
