@@ -198,22 +198,32 @@ class ServerProcess:
         self.stop()
 
 
-def program(name: str, *arguments: object) -> list[str]:
-    """The command that runs a file of tests/programs with these arguments."""
-    return [sys.executable, str(ROOT / "tests" / "programs" / f"{name}.py"), *map(str, arguments)]
+def program(name: str, *arguments: object, options: Sequence[str] = ()) -> list[str]:
+    """The command that runs a file of tests/programs; `options` are those of Python."""
+    file = ROOT / "tests" / "programs" / f"{name}.py"
+    return [sys.executable, *options, str(file), *map(str, arguments)]
+
+
+#: Options of Python that have a program run with all of it patched by gevent.
+PATCHED = ("-m", "gevent.monkey")
 
 
 def start_program(
-    name: str, *arguments: object, under: Sequence[str] = ()
+    name: str, *arguments: object, under: Sequence[str] = (), options: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
     """Start a file of tests/programs, with pipes to its standard input and output."""
     return subprocess.Popen(
-        [*under, *program(name, *arguments)],
+        [*under, *program(name, *arguments, options=options)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=program_environment(),
     )
+
+
+def program_environment(**variables: str) -> dict[str, str]:
+    """Ours and these variables, and a path on which a program finds what tests share."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
 
 
 def python_process(

@@ -20,40 +20,13 @@ from rsreg.system.background import Caught, keep_on
 from rsreg.system.threads import Stop
 from rsreg.transport.async_event_stream import AsyncEventStream
 from rsreg.transport.event_stream import EventStream
-from tests.helpers import ServerProcess, printed, python_process, wait_until
-
-#: Takes all the file descriptors that a process may have, and gives them back.
-FULL = """
-import asyncio, errno, gc, logging, os, resource, time
-from contextlib import contextmanager
-from rsreg import AsyncRegistryClient, RegistryClient, ServiceCache
-from rsreg.errors import Disconnected, RegistryError
-
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-@contextmanager
-def full(spare=0):
-    taken = []
-    try:
-        while True:
-            taken.append(os.open("/dev/null", os.O_RDONLY))
-    except OSError as error:
-        assert error.errno == errno.EMFILE
-    for _ in range(spare):
-        os.close(taken.pop())
-    try:
-        yield
-    finally:
-        for each in taken:
-            os.close(each)
-def wait():
-    assert sys.stdin.readline(), "the test has ended"
-"""
+from tests.helpers import ServerProcess, printed, program, start_program, wait_until
 
 
 @contextmanager
-def child(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A process that is killed in the end."""
-    process = python_process(code, *arguments)
+def child(name: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A file of tests/programs that runs, and is killed in the end."""
+    process = start_program(name, *arguments)
     try:
         yield process
     finally:
@@ -62,55 +35,17 @@ def child(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def go_on(process: subprocess.Popen[str]) -> None:
-    """Let a process get beyond its `wait`."""
+    """Let a process get beyond its `wait_for_test`."""
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
 
 
 def test_a_driver_without_file_descriptors_outlasts_a_restart(process: ServerProcess) -> None:
-    code = f"""{FULL}
-logging.basicConfig(stream=sys.stderr)
-client = RegistryClient(sys.argv[1], timeout=0.5)
-heard = []
-client.on("register", lambda data: heard.append(data["service_info"]["name"]))
-with (
-    ServiceCache(sys.argv[1], timeout=0.5) as cache,
-    client.registered("puna_cs", "127.0.0.1", 5000, ttl=1.5),
-):
-    print("up", flush=True)
-    wait()
-    with full():
-        print("full", flush=True)
-        wait()
-        said = []
-        for ask in (client.list_services, client.health_check):
-            try:
-                said.append(ask())
-            except RegistryError as error:
-                said.append(type(error).__name__)
-        print(*said, flush=True)
-        wait()
-    print("free", flush=True)
-    wait()
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        try:
-            # They follow the registry each by itself.
-            names = [service["name"] for service in cache.list_services()]
-            if "late" in names and "late" in heard:
-                break
-        except RegistryError:
-            pass
-        time.sleep(0.05)
-    names = sorted(service["name"] for service in cache.list_services())
-    print(*names, "late" in heard, flush=True)
-    wait()
-"""
     process.start()
     with (
         RegistryClient(process.endpoint, timeout=10) as watcher,
-        child(code, process.endpoint) as driver,
+        child("driver_without_descriptors", process.endpoint) as driver,
     ):
         assert printed(driver) == "up"
         go_on(driver)
@@ -140,103 +75,30 @@ def passing(client: RegistryClient, name: str) -> bool:
     )
 
 
-ERRORS_OF_OURS = {
-    "a call": "RegistryClient(endpoint, timeout=1).list_services()",
-    "connect": "RegistryClient(endpoint, timeout=1).connect()",
-    "events": "RegistryClient(endpoint, timeout=1).on('register', print)",
-    "a watch": "next(RegistryClient(endpoint, timeout=1).watch())",
-    "connect_to": "opened.connect_to('PUNA', timeout=1)",
-    "a cache": "ServiceCache(endpoint, timeout=1).start()",
-    "asyncio": "asyncio_loop.run_until_complete(AsyncRegistryClient(endpoint).list_services())",
-    "connect_to of asyncio": "asyncio_loop.run_until_complete(aopened.connect_to('PUNA'))",
-    "required": "RegistryClient(endpoint, timeout=1)"
-    ".registered('x', '127.0.0.1', 1, required=True).enter()",
-}
-
-
 @pytest.mark.parametrize("spare", [0, 1, 3])
 def test_who_has_no_file_descriptors_is_told(endpoint: str, spare: int) -> None:
     """None of them is an error of ZeroMQ or of the system, or an end of the process."""
-    tries = "\n".join(
-        f"    attempt({name!r}, lambda: {code})" for name, code in ERRORS_OF_OURS.items()
-    )
-    code = f"""{FULL}
-endpoint, spare = sys.argv[1], int(sys.argv[2])
-asyncio_loop = asyncio.new_event_loop()
-opened = RegistryClient(endpoint)
-aopened = AsyncRegistryClient(endpoint)
-opened.register("puna_cs", "127.0.0.1", int(endpoint.rpartition(":")[2]), "PUNA")
-asyncio_loop.run_until_complete(aopened.list_services())
-def attempt(name, run):
-    try:
-        run()
-    except RegistryError as error:
-        if isinstance(error, Disconnected):
-            assert error.hint and "ulimit" in error.hint, error
-    except BaseException as error:
-        wrong.append((name, repr(error)))
-wrong = []
-with full(spare):
-{tries}
-    gc.collect()
-    if opened.health_check() is not True or RegistryClient(endpoint).health_check() is None:
-        wrong.append("health_check")
-print(wrong)
-"""
-    with child(code, endpoint, spare) as process:
+    with child("calls_without_descriptors", endpoint, spare) as process:
         assert printed(process) == "[]"
 
 
 @pytest.mark.parametrize("spare", [0, 2, 4, 6])
 def test_the_first_call_of_a_process_without_file_descriptors(endpoint: str, spare: int) -> None:
     """To start the threads of ZeroMQ would end the process."""
-    code = f"""{FULL}
-with full(int(sys.argv[2])):
-    client = RegistryClient(sys.argv[1], timeout=1)
-    try:
-        print("got", client.list_services())
-    except Disconnected as error:
-        print("told", error, error.hint)
-    client.health_check()
-print(len(client.list_services()))
-"""
-    with child(code, endpoint, spare) as process:
+    with child("first_call_without_descriptors", endpoint, spare) as process:
         assert "ulimit" in printed(process)
         assert printed(process) == "0"
 
 
 def test_a_heartbeat_begins_without_file_descriptors(endpoint: str, client: RegistryClient) -> None:
-    code = f"""{FULL}
-client = RegistryClient(sys.argv[1])
-client.register("puna_cs", "127.0.0.1", 5000, ttl=2)
-with full():
-    client.start_heartbeat()
-print("free", flush=True)
-wait()
-"""
-    with child(code, endpoint) as process:
+    with child("heartbeat_without_descriptors", endpoint) as process:
         assert printed(process) == "free"
         time.sleep(3)
         assert passing(client, "puna_cs")
 
 
 def test_more_sockets_than_a_context_has(endpoint: str) -> None:
-    code = """
-import zmq
-from rsreg import RegistryClient
-from rsreg.errors import Disconnected
-context = zmq.Context()
-context.max_sockets = 3
-clients = [RegistryClient(sys.argv[1], timeout=1, context=context) for _ in range(5)]
-said = []
-for client in clients:
-    try:
-        client.list_services()
-    except Disconnected as error:
-        said.append(error.hint)
-print(len(said) >= 2, all(said))
-"""
-    with child(code, endpoint) as process:
+    with child("context_without_sockets", endpoint) as process:
         assert printed(process) == "True True"
 
 
@@ -399,22 +261,8 @@ def test_what_ends_a_program_is_not_caught() -> None:
 
 def test_threads_that_come_at_once_get_one_context() -> None:
     """Those that were made in vain are closed: Python would warn of them, or wait for them."""
-    code = """
-import gc, threading
-from rsreg.transport import sockets
-ready, found = threading.Barrier(20), []
-def ask(use):
-    ready.wait()
-    found.append(sockets.own_context(use))
-for use in map(str, range(10)):
-    threads = [threading.Thread(target=ask, args=[use]) for _ in range(20)]
-    for each in threads: each.start()
-    for each in threads: each.join()
-gc.collect()
-print(len(set(map(id, found))))
-"""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", code],
+        program("threads_ask_for_contexts", options=["-X", "dev", "-W", "error"]),
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,1 @@
+"""What tests start in processes of their own, and what these programs share."""
