@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,35 +14,7 @@ from rsreg import RegistryClient
 from rsreg.errors import RequestTimeout, TransportError, UnknownHost
 from rsreg.transport import resolver
 from rsreg.transport.channel import find
-from tests.helpers import NetworkSpace, ServerProcess, printed, python_process, wait_until
-
-#: What the processes of a test share.
-PRELUDE = """
-import json, os, socket, threading, time
-import zmq
-from rsreg import AsyncRegistryClient, RegistryClient
-from rsreg.errors import *
-
-def timed(action, *arguments, **named):
-    began = time.monotonic()
-    try:
-        result = action(*arguments, **named)
-    except RegistryError as error:
-        result = f"{type(error).__name__}: {error}"
-    return result, time.monotonic() - began
-
-def tell(*said):
-    print(json.dumps(said), flush=True)
-"""
-#: A name server that takes questions and never answers.
-SILENT = """
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind(("127.0.0.53", 53))
-
-def asked():
-    server.settimeout(20)
-    server.recv(2000)
-"""
+from tests.helpers import PATCHED, NetworkSpace, ServerProcess, printed, start_program, wait_until
 
 
 @pytest.fixture
@@ -56,11 +28,10 @@ def space() -> Iterator[NetworkSpace]:
 
 @contextmanager
 def running(
-    space: NetworkSpace, code: str, *arguments: object, silent: bool = True, patched: str = ""
+    space: NetworkSpace, name: str, *arguments: object, options: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process in a space, with the silent name server in it."""
-    code = patched + PRELUDE + (SILENT if silent else "") + code
-    with python_process(code, *arguments, under=space.inside) as process:
+    """A file of tests/programs that runs in a space, and is killed in the end."""
+    with start_program(name, *arguments, under=space.inside, options=options) as process:
         try:
             yield process
         finally:
@@ -73,25 +44,9 @@ def told(process: subprocess.Popen[str]) -> Any:
 
 
 def test_a_name_that_can_not_be_found_harms_nobody_else(space: NetworkSpace) -> None:
-    code = """
-endpoint = sys.argv[1]
-with RegistryClient(endpoint, timeout=10) as driver:
-    driver.register("odd", "no-such-host.lab", 5000, "ODD", ttl=60)
-    driver.register("puna", "10.3.0.5", 5000, "PUNA", ttl=2)
-    driver.start_heartbeat()
-    other = RegistryClient("registry.lab:4242", timeout=0.5)
-    threading.Thread(target=lambda: [timed(other.list_services) for _ in range(6)]).start()
-    asked()
-    tell(*timed(driver.connect_to, "ODD", timeout=0.5))
-    # For longer than its ttl.
-    for _ in range(30):
-        health, took = timed(lambda: driver.find_service("puna")["health"])
-        tell(health, took)
-        time.sleep(0.1)
-"""
     with (
         ServerProcess(under=space.inside) as server,
-        running(space, code, server.endpoint) as process,
+        running(space, "driver_beside_unknown_names", server.endpoint) as process,
     ):
         said, took = told(process)
         assert said.startswith("Unreachable: odd can't be reached on tcp://no-such-host.lab:5000:")
@@ -103,29 +58,7 @@ with RegistryClient(endpoint, timeout=10) as driver:
 
 
 def test_a_call_ends_within_its_timeout_and_all_wait_on_one_thread(space: NetworkSpace) -> None:
-    code = """
-clients = [RegistryClient("registry.lab:4242", timeout=1) for _ in range(40)]
-results = []
-asks = [
-    threading.Thread(target=lambda each=each: results.append(timed(each.health_check)))
-    for each in clients
-]
-before = len(os.listdir("/proc/self/task"))
-for each in asks:
-    each.start()
-asked()
-tell(len(os.listdir("/proc/self/task")) - before - sum(each.is_alive() for each in asks))
-for each in asks:
-    each.join()
-tell(max(took for _, took in results), [said for said, _ in results])
-tell(*timed(clients[0].list_services))
-server.settimeout(0)
-try:
-    tell(len(server.recv(2000)))
-except BlockingIOError:
-    tell("nobody asked again")
-"""
-    with running(space, code) as process:
+    with running(space, "many_calls_to_unknown_name") as process:
         # Beside the one for the name there are libzmq's two, if they are there already.
         assert told(process)[0] <= 3
         took, healthy = told(process)
@@ -137,24 +70,9 @@ except BlockingIOError:
         assert told(process) == ["nobody asked again"]
 
 
-@pytest.mark.parametrize("patched", ["", "from gevent import monkey; monkey.patch_all()\n"])
-def test_other_greenlets_go_on_meanwhile(space: NetworkSpace, patched: str) -> None:
-    code = """
-import gevent
-import zmq.green
-
-ticks = []
-def tick():
-    while True:
-        ticks.append(time.monotonic())
-        gevent.sleep(0.01)
-
-client = RegistryClient("registry.lab:4242", timeout=1, context=zmq.green.Context())
-gevent.spawn(tick)
-tell(*timed(client.list_services))
-tell(max(later - earlier for earlier, later in zip(ticks, ticks[1:])), len(ticks))
-"""
-    with running(space, code, patched=patched) as process:
+@pytest.mark.parametrize("options", [(), PATCHED], ids=["plain", "patched"])
+def test_other_greenlets_go_on_meanwhile(space: NetworkSpace, options: Sequence[str]) -> None:
+    with running(space, "greenlets_beside_lookup", options=options) as process:
         said, took = told(process)
         assert said.startswith("RequestTimeout")
         assert took < 3
@@ -164,31 +82,7 @@ tell(max(later - earlier for earlier, later in zip(ticks, ticks[1:])), len(ticks
 
 
 def test_the_event_loop_goes_on_meanwhile(space: NetworkSpace) -> None:
-    code = """
-import asyncio
-
-async def main():
-    ticks = []
-    async def tick():
-        while True:
-            ticks.append(time.monotonic())
-            await asyncio.sleep(0.01)
-
-    ticking = asyncio.create_task(tick())
-    clients = [AsyncRegistryClient(f"registry{n}.lab:4242", timeout=1) for n in range(40)]
-    began = time.monotonic()
-    await asyncio.gather(*(each.health_check() for each in clients))
-    took = time.monotonic() - began
-    # The executor of the loop is free.
-    began = time.monotonic()
-    await asyncio.to_thread(int)
-    ticking.cancel()
-    tell(took, time.monotonic() - began)
-    tell(max(later - earlier for earlier, later in zip(ticks, ticks[1:])), len(ticks))
-
-asyncio.run(main())
-"""
-    with running(space, code) as process:
+    with running(space, "tasks_beside_lookup") as process:
         took, executor = told(process)
         assert took < 5
         assert executor < 2
@@ -198,14 +92,7 @@ asyncio.run(main())
 
 
 def test_the_address_to_advertise_is_found_within_a_timeout(space: NetworkSpace) -> None:
-    code = """
-from rsreg.client.registration.address import Finder
-from rsreg.transport.driver import drive
-finder = Finder("tcp://registry.lab:4242")
-tell(*timed(lambda *seconds: drive(finder.find(*seconds), dict), 0.5))
-tell(*timed(lambda *seconds: drive(finder.find(*seconds), dict)))
-"""
-    with running(space, code) as process:
+    with running(space, "address_beside_unknown_name") as process:
         for most in (2, 4):
             said, took = told(process)
             assert said.startswith(
@@ -215,32 +102,11 @@ tell(*timed(lambda *seconds: drive(finder.find(*seconds), dict)))
 
 
 def test_a_registry_that_moved_is_found_again(space: NetworkSpace) -> None:
-    code = """
-def main():
-    client = RegistryClient("registry.lab:" + sys.argv[1], timeout=0.5)
-    client.register("puna", "10.3.0.5", 5000, "PUNA", ttl=3)
-    client.start_heartbeat()
-    client.on("register", lambda data: tell(data["service_info"]["name"]))
-    tell("ready")
-    while True:
-        tell(timed(client.health_check)[0])
-        time.sleep(0.1)
-main()
-"""
     first = ServerProcess(under=space.inside, bind="127.0.0.2").start()
     second = ServerProcess(under=space.inside, bind="127.0.0.3")
     space.etc("hosts", "127.0.0.2 registry.lab\n")
-    at_second = """
-client = RegistryClient(sys.argv[1], timeout=10)
-while client.find_service("puna") is None:
-    time.sleep(0.05)
-tell("puna is there")
-while True:
-    client.register("laser", "10.3.0.6", 5000, "LASER", owned=False)
-    time.sleep(0.5)
-"""
     try:
-        with running(space, code, first.ports[0]) as process:
+        with running(space, "driver_of_moving_registry", first.ports[0]) as process:
             wait_until(lambda: told(process) == ["ready"])
             wait_until(lambda: told(process) == [True])
             second.ports = first.ports
@@ -250,7 +116,7 @@ while True:
             space.etc("hosts", "127.0.0.3 registry.lab\n")
             # For questions, for the heartbeat, and for events.
             wait_until(lambda: told(process) == [True])
-            with running(space, at_second, second.endpoint, silent=False) as other:
+            with running(space, "register_beside_puna", second.endpoint) as other:
                 assert told(other) == ["puna is there"]
                 wait_until(lambda: told(process) == ["laser"], 60)
     finally:
@@ -259,16 +125,10 @@ while True:
 
 
 def test_without_a_name_server_the_address_from_before_is_tried(space: NetworkSpace) -> None:
-    code = """
-client = RegistryClient("registry.lab:" + sys.argv[1], timeout=3)
-while True:
-    tell(*timed(client.health_check))
-    time.sleep(0.1)
-"""
     space.etc("hosts", "127.0.0.1 registry.lab\n")
     with (
         ServerProcess(under=space.inside) as server,
-        running(space, code, server.ports[0]) as asking,
+        running(space, "ask_for_health", server.ports[0]) as asking,
     ):
         assert told(asking)[0] is True
         space.etc("hosts", "")
@@ -279,33 +139,10 @@ while True:
 
 
 def test_who_waits_for_a_registry_waits_for_its_name_too(space: NetworkSpace) -> None:
-    code = """
-import asyncio
-import logging
-logging.basicConfig(stream=sys.stdout, format="%(message)s")
-client = RegistryClient("registry.lab:" + sys.argv[1], timeout=2)
-said, took = timed(client.list_services)
-tell(said, took < 1)
-
-async def main():
-    async with AsyncRegistryClient("registry.lab:" + sys.argv[1], timeout=2) as other:
-        one, several = await asyncio.gather(
-            other.discover_service("PUNA", wait=30), other.wait_for("PUNA")
-        )
-        tell(one["name"], several["PUNA"]["name"])
-
-with client.registered("puna", port=5000, service_type="PUNA") as puna:
-    tell(puna.service_id)
-    asking = threading.Thread(target=lambda: asyncio.run(main()))
-    asking.start()
-    found = client.discover_service("PUNA", wait=30)["name"]
-    asking.join()
-    tell(found, puna.service_id is not None)
-"""
     space.etc("resolv.conf", "")
     with (
         ServerProcess(under=space.inside) as server,
-        running(space, code, server.ports[0], silent=False) as process,
+        running(space, "driver_of_unknown_registry", server.ports[0]) as process,
     ):
         said, quick = told(process)
         assert said.startswith("UnknownHost: there is no host 'registry.lab'")
