@@ -22,10 +22,10 @@ from tests.helpers import (
     bound_endpoint,
     present,
     printed,
-    python_process,
     raw_socket,
     received,
     scripted_server,
+    start_program,
     wait_until,
 )
 
@@ -48,15 +48,10 @@ def shows(client: RegistryClient, **fields: object) -> Callable[[], bool]:
 
 @contextmanager
 def driver(
-    code: str, *arguments: object, under: Sequence[str] = ()
+    name: str, *arguments: object, under: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process with a client; it prints its id when its `body` says so."""
-    process = python_process(
-        "import os, time, zmq\nfrom rsreg import RegistryClient\n"
-        f"client = RegistryClient(sys.argv[1], timeout=10)\n{code}",
-        *arguments,
-        under=under,
-    )
+    """A file of tests/programs that runs, and is killed in the end."""
+    process = start_program(name, *arguments, under=under)
     try:
         yield process
     finally:
@@ -123,67 +118,31 @@ def test_coroutine_functions_are_for_the_other_client(client: RegistryClient) ->
     assert "AsyncRegistryClient" in str(refused.value.hint)
 
 
-ENDS = {
-    "normal": "with client.registered('puna_cs', port=5000): pass",
-    "exception": "with client.registered('puna_cs', port=5000): raise ValueError",
-    "exit": "with client.registered('puna_cs', port=5000): sys.exit(3)",
-    "never left": "client.registered('puna_cs', port=5000).__enter__()",
-    "interrupt": "with client.registered('puna_cs', port=5000): os.kill(os.getpid(), 2)",
-    "in a thread": """
-import threading
-def serve():
-    with client.registered("puna_cs", port=5000):
-        up.set()
-        time.sleep(1000)
-up = threading.Event()
-threading.Thread(target=serve, daemon=True).start()
-up.wait()
-""",
-    "patched": """
-from gevent import monkey
-monkey.patch_all()
-client.registered('puna_cs', port=5000).__enter__()
-""",
-    "process": "client.registered('puna_cs', port=5000, heartbeat='process').__enter__()",
-    "interrupt right after it was registered": """
-from rsreg.client.registration.own_services import Heartbeat
-register = Heartbeat.register
-def interrupted(*arguments):
-    yield from register(*arguments)
-    os.kill(os.getpid(), 2)
-    time.sleep(1)
-Heartbeat.register = interrupted
-with client.registered('puna_cs', port=5000): pass
-""",
-}
+ENDS = [
+    "normal",
+    "exception",
+    "exit",
+    "never left",
+    "interrupt",
+    "in a thread",
+    "patched",
+    "process",
+    "interrupt right after it was registered",
+]
 
 
-@pytest.mark.parametrize("code", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("way", ENDS)
 def test_every_end_of_the_interpreter_deregisters(
-    code: str, client: RegistryClient, endpoint: str
+    way: str, client: RegistryClient, endpoint: str
 ) -> None:
-    with driver(code.replace("ValueError", "SystemExit('as told')"), endpoint) as process:
+    with driver("ends_registered", endpoint, way) as process:
         process.wait(30)
         assert kinds(client) == ["register", "deregister"]
         assert client.list_services() == []
 
 
 def test_a_child_does_not_end_what_is_its_parents(client: RegistryClient, endpoint: str) -> None:
-    code = """
-with client.registered("puna_cs", port=5000) as puna:
-    child = os.fork()
-    if not child:
-        try:
-            puna.status("x")
-        except RuntimeError:
-            sys.exit(0)
-    os.waitpid(child, 0)
-    print(puna.service_id, flush=True)
-    sys.stdin.read()
-if not child:
-    os._exit(1)
-"""
-    with driver(code, endpoint) as process:
+    with driver("forked_while_registered", endpoint) as process:
         service_id = printed(process)
         assert own_record(client)["id"] == service_id
         process.communicate("", timeout=20)
@@ -192,8 +151,7 @@ if not child:
 
 def test_an_end_without_a_registry_is_quick(process: ServerProcess) -> None:
     process.start()
-    code = "client.registered('puna_cs', port=5000).__enter__(); print(1, flush=True)\n"
-    with driver(code + "sys.stdin.read()", process.endpoint) as running:
+    with driver("driver_until_told", process.endpoint) as running:
         printed(running)
         process.kill()
         started = time.monotonic()
@@ -318,25 +276,17 @@ def test_a_registry_that_comes_back_empty_gets_all_again(process: ServerProcess)
 
 # -- back after a crash
 
-RESTART = """
-socket = zmq.Context.instance().socket(zmq.REP)
-socket.bind_to_random_port("tcp://127.0.0.1")
-with client.registered("puna_cs", socket=socket, service_type="PUNA") as puna:
-    print(own if (own := client.get_service(puna.service_id)["port"]) else "", flush=True)
-    sys.stdin.read()
-"""
-
 
 def test_a_driver_that_starts_again_takes_the_place_of_the_dead_one(
     client: RegistryClient, endpoint: str
 ) -> None:
-    with driver(RESTART, endpoint) as first:
+    with driver("driver_on_random_port", endpoint) as first:
         dead_port = int(printed(first))
         before = own_record(client)
         first.send_signal(signal.SIGKILL)
         first.wait()
         assert own_record(client)["port"] == dead_port
-        with driver(RESTART, endpoint) as second:
+        with driver("driver_on_random_port", endpoint) as second:
             port = int(printed(second))
             assert port != dead_port
             found = [client.get_endpoint("PUNA") for _ in range(1_000)]
@@ -349,15 +299,17 @@ def test_a_driver_that_starts_again_takes_the_place_of_the_dead_one(
 
 
 def test_plain_registrations_do_so_too(client: RegistryClient, endpoint: str) -> None:
-    code = "client.register('puna_cs', '10.0.0.5', 5000); os._exit(0)"
     for _ in range(2):
-        with driver(code, endpoint) as process:
+        with driver("register_and_die", endpoint) as process:
             process.wait(20)
     assert kinds(client) == ["register", "replace", "register"]
 
 
 def test_who_lives_is_left_alone(client: RegistryClient, endpoint: str) -> None:
-    with driver(RESTART, endpoint) as first, driver(RESTART, endpoint) as second:
+    with (
+        driver("driver_on_random_port", endpoint) as first,
+        driver("driver_on_random_port", endpoint) as second,
+    ):
         ports = {int(printed(first)), int(printed(second))}
         assert {service["port"] for service in client.list_services()} == ports
         assert kinds(client) == ["register", "register"]
@@ -366,8 +318,7 @@ def test_who_lives_is_left_alone(client: RegistryClient, endpoint: str) -> None:
 def test_a_second_one_of_an_exclusive_name_is_refused(
     client: RegistryClient, endpoint: str
 ) -> None:
-    code = RESTART.replace("socket=socket,", "socket=socket, exclusive=True,")
-    with driver(code, endpoint) as first:
+    with driver("driver_on_random_port", endpoint, "exclusive") as first:
         port = int(printed(first))
         holder = own_record(client)
         with (
@@ -411,21 +362,12 @@ def test_the_port_of_the_command_endpoint_is_the_main_one(client: RegistryClient
             assert (record["endpoints"], record["port"]) == (ports, main)
 
 
-MOVED = """
-with client.registered("found", port=5000, ttl=1, advertise="10.8.0.0/24"):
-    with client.registered("given", "10.8.0.5", 5000, ttl=1):
-        for _ in sys.stdin:
-            print(*sorted(one["name"] + " " + one["host"] for one in client.list_services()))
-            sys.stdout.flush()
-"""
-
-
 def test_a_found_address_follows_and_a_given_one_stays(process: ServerProcess) -> None:
     with NetworkSpace() as space:
         space.ip("address", "add", "10.8.0.5/24", "dev", "lab")
         process.under = space.inside
         process.start()
-        with driver(MOVED, process.endpoint, under=space.inside) as running:
+        with driver("driver_with_two_hosts", process.endpoint, under=space.inside) as running:
 
             def hosts() -> str:
                 assert running.stdin is not None
@@ -498,21 +440,9 @@ def test_a_thousand_changes_are_a_few_beats(client: RegistryClient) -> None:
         assert requests.count("renew") <= 9
 
 
-HANGS = """
-import select
-with client.registered("puna_cs", port=5000, service_type="PUNA", ttl=60, watchdog=2,
-                       heartbeat=sys.argv[2]) as puna:
-    puna.status("serving")
-    while True:
-        puna.feed()
-        if select.select([0], [], [], 0.05)[0]:
-            time.sleep(float(os.read(0, 100)))
-"""
-
-
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_beating_is_not_alive(client: RegistryClient, endpoint: str, kind: str) -> None:
-    with driver(HANGS, endpoint, kind) as process:
+    with driver("driver_that_hangs", endpoint, kind) as process:
         wait_until(lambda: any("status" in service for service in client.list_services()))
         assert own_record(client)["health"] == "passing"
         assert process.stdin is not None
