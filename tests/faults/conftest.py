@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.helpers import FAR, ServerProcess
 
 HERE = Path(__file__).parent
 
@@ -36,3 +38,11 @@ def figure(request: pytest.FixtureRequest) -> Callable[..., None]:
                 file.write(json.dumps(row) + "\n")
 
     return note
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server process on a file, not started yet; the long forms come to no bound of services."""
+    server = ServerProcess(tmp_path / "registry.db", limits=FAR)
+    yield server
+    server.stop()
