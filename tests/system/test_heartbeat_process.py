@@ -6,9 +6,8 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,16 @@ from typing import Any
 import pytest
 
 from rsreg import RegistryClient
-from tests.helpers import ROOT, ServerProcess, printed, python_process, scripted_server, wait_until
+from tests.helpers import (
+    PATCHED,
+    ServerProcess,
+    printed,
+    program,
+    program_environment,
+    scripted_server,
+    start_program,
+    wait_until,
+)
 from tests.usage import children
 
 
@@ -43,24 +51,10 @@ def helpers_of(pid: int) -> list[int]:
 
 @contextmanager
 def driver(
-    endpoint: str, code: str, *, ttl: float = 1.5, before: str = ""
+    endpoint: str, action: str, *, ttl: float = 1.5, options: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[str]]:
-    """A driver whose heartbeat is a process; `code` runs in its block, once its helper beats."""
-    body = "\n".join(f"    {line}" for line in code.strip().splitlines())
-    process = python_process(
-        f"""
-{before}
-import ctypes, os, time
-from rsreg import RegistryClient
-client = RegistryClient(sys.argv[1], timeout=10)
-with client.registered("puna_cs", port=5000, service_type="PUNA", ttl=float(sys.argv[2]),
-                       heartbeat="process") as puna:
-    print("up", flush=True)
-{body}
-""",
-        endpoint,
-        ttl,
-    )
+    """A driver whose heartbeat is a process; it does `action` once it is registered."""
+    process = start_program("driver_with_heartbeat_process", endpoint, ttl, action, options=options)
     try:
         yield process
     finally:
@@ -68,21 +62,12 @@ with client.registered("puna_cs", port=5000, service_type="PUNA", ttl=float(sys.
         process.communicate()
 
 
-WAIT = "sys.stdin.read()"
-#: `usleep` by a library that does not let go of the interpreter's lock.
-HOLD = """
-sys.stdin.readline()
-ctypes.PyDLL(None).usleep(6_000_000)
-print("back", flush=True)
-"""
-
-
-@pytest.mark.parametrize("before", ["", "from gevent import monkey; monkey.patch_all()"])
+@pytest.mark.parametrize("options", [(), PATCHED], ids=["plain", "patched"])
 def test_it_beats_while_c_code_holds_the_interpreter(
-    client: RegistryClient, endpoint: str, before: str
+    client: RegistryClient, endpoint: str, options: Sequence[str]
 ) -> None:
     # A helper that is about to start has no time to lose on a loaded machine.
-    with driver(endpoint, HOLD, ttl=2, before=before) as process:
+    with driver(endpoint, "hold", ttl=2, options=options) as process:
         printed(process)
         wait_until(lambda: helpers_of(process.pid))
         first = client.list_services()[0]["last_heartbeat"]
@@ -100,23 +85,13 @@ def test_it_beats_while_c_code_holds_the_interpreter(
     assert kinds == ["register", "deregister"]
 
 
-FORKED = """
-child = os.fork()
-if not child:
-    time.sleep(60)
-    os._exit(0)
-print(child, flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.parametrize("code", [f"print(0)\n{WAIT}", FORKED], ids=["alone", "forked"])
-def test_it_ends_with_its_driver(client: RegistryClient, endpoint: str, code: str) -> None:
-    with driver(endpoint, code, ttl=60) as process:
+@pytest.mark.parametrize("action", ["wait", "fork"], ids=["alone", "forked"])
+def test_it_ends_with_its_driver(client: RegistryClient, endpoint: str, action: str) -> None:
+    with driver(endpoint, action, ttl=60) as process:
         printed(process)
         (helper,) = wait_until(lambda: helpers_of(process.pid))
         process_group = [helper]
-        child = int(printed(process)) if code is FORKED else 0
+        child = int(printed(process)) if action == "fork" else 0
         process.send_signal(signal.SIGKILL)
         process.wait()
         try:
@@ -131,33 +106,19 @@ def test_it_ends_if_its_driver_ended_before_it_said_a_word() -> None:
     """The pipe is held by another, as by a forked child; nothing ever comes of it."""
     here, there = socket.socketpair()
     with here, there:
-        code = """
-import os, subprocess
-module = "rsreg.client.registration.heartbeat_process"
-helper = subprocess.Popen([sys.executable, "-m", module, str(os.getpid())],
-                          stdin=0, stdout=subprocess.DEVNULL)
-print(helper.pid, flush=True)
-os._exit(0)
-"""
         starter = subprocess.run(
-            [sys.executable, "-c", f"import sys\n{code}"],
+            program("starter_of_heartbeat_process"),
             stdin=there.fileno(),
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=program_environment(),
             check=True,
         )
         wait_until(lambda: not runs(int(starter.stdout)))
 
 
 def test_it_is_gone_when_the_block_is_left(client: RegistryClient, endpoint: str) -> None:
-    code = """
-sys.stdin.readline()
-puna.__exit__()
-print("left", flush=True)
-sys.stdin.readline()
-"""
-    with driver(endpoint, code) as process:
+    with driver(endpoint, "leave") as process:
         printed(process)
         (helper,) = wait_until(lambda: helpers_of(process.pid))
         assert process.stdin is not None
@@ -171,7 +132,7 @@ sys.stdin.readline()
 
 
 def test_another_starts_if_it_dies(client: RegistryClient, endpoint: str) -> None:
-    with driver(endpoint, WAIT, ttl=4) as process:
+    with driver(endpoint, "wait", ttl=4) as process:
         printed(process)
         (helper,) = wait_until(lambda: helpers_of(process.pid))
         os.kill(helper, signal.SIGKILL)
@@ -184,16 +145,7 @@ def test_another_starts_if_it_dies(client: RegistryClient, endpoint: str) -> Non
 
 
 def test_an_interrupt_is_for_the_driver(client: RegistryClient, endpoint: str) -> None:
-    code = """
-try:
-    print("waiting", flush=True)
-    while True:
-        time.sleep(0.05)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-sys.stdin.read()
-"""
-    with driver(endpoint, code) as process:
+    with driver(endpoint, "be interrupted") as process:
         printed(process)
         printed(process)
         (helper,) = wait_until(lambda: helpers_of(process.pid))
@@ -208,8 +160,7 @@ sys.stdin.read()
 
 
 def test_it_holds_nothing_of_the_drivers(endpoint: str) -> None:
-    before = "import os\nfd = os.open('/dev/zero', os.O_RDONLY)\nos.set_inheritable(fd, True)"
-    with driver(endpoint, WAIT, before=before) as process:
+    with driver(endpoint, "wait") as process:
         printed(process)
         (helper,) = wait_until(lambda: helpers_of(process.pid))
 
@@ -226,20 +177,12 @@ def test_it_holds_nothing_of_the_drivers(endpoint: str) -> None:
 
 
 def test_it_says_what_the_driver_says(client: RegistryClient, endpoint: str) -> None:
-    code = """
-puna.status("cooling", progress=0.4)
-sys.stdin.readline()
-puna.update(metadata={"version": "2"})
-with puna.busy("homing", max=60):
-    sys.stdin.readline()
-sys.stdin.readline()
-"""
 
     def record() -> dict[str, Any]:
         (service,) = client.list_services()
         return service
 
-    with driver(endpoint, code, ttl=60) as process:
+    with driver(endpoint, "change", ttl=60) as process:
         printed(process)
         wait_until(lambda: record().get("status", {}).get("progress") == 0.4)
         assert process.stdin is not None
@@ -305,18 +248,7 @@ def test_a_main_loop_that_feeds_costs_no_beats() -> None:
 
 
 def test_what_its_driver_does_not_read_stops_no_beat() -> None:
-    program = """
-import logging, os, socket
-from rsreg.client.registration.heartbeat_process import _ToParent
-said = os.dup(1)
-here, there = socket.socketpair()
-os.dup2(there.fileno(), 1)
-handler = _ToParent()
-for _ in range(10_000):
-    handler.emit(logging.makeLogRecord({"msg": 100 * "x"}))
-os.write(said, b"done\\n")
-"""
-    process = python_process(program)
+    process = start_program("log_that_nobody_reads")
     try:
         assert printed(process) == "done"
     finally:
