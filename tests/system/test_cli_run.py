@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,25 +14,7 @@ import pytest
 
 from rsreg import InMemoryBackend, RegistryClient
 from tests.commands import MODULE, Running, Terminal, rs_cs
-from tests.helpers import ServerProcess, need, serving, wait_until
-
-#: Listens on a port, says so, writes down what it is sent, and ends with 7 at SIGTERM.
-PROGRAM = """
-import os, signal, socket, sys
-def say(text):
-    # Not print: a second signal may come while it is still at the first.
-    os.write(1, text.encode() + b"\\n")
-def end(number, _frame):
-    say("ends")
-    sys.exit(7)
-signal.signal(signal.SIGTERM, end)
-for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
-    signal.signal(number, lambda number, _frame: say(signal.Signals(number).name))
-listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-say(" ".join([str(os.getpid()), *sys.argv[2:]]))
-while True:
-    listener.accept()[0].close()
-"""
+from tests.helpers import ServerProcess, need, program, serving, wait_until
 
 
 @pytest.fixture
@@ -44,11 +25,9 @@ def port() -> int:
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> list[str]:
-    """The program, to be followed by its port."""
-    path = tmp_path / "program.py"
-    path.write_text(PROGRAM)
-    return [sys.executable, str(path)]
+def instrument(port: int) -> list[str]:
+    """The command of a program on that port."""
+    return program("instrument", port)
 
 
 @pytest.fixture
@@ -72,11 +51,11 @@ def alive(pid: int) -> bool:
 
 
 def test_a_program_is_a_service_while_it_runs(
-    quick: RegistryClient, port: int, program: list[str]
+    quick: RegistryClient, port: int, instrument: list[str]
 ) -> None:
     options = ["--tag", "cryo", "--meta", "site=leuven", "--also", "log=6001", "--ttl", "5"]
     here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
-    with Running(*words(port, *options), *program, str(port), "--json", "-x", **here) as running:
+    with Running(*words(port, *options), *instrument, "--json", "-x", **here) as running:
         pid, *rest = running.line().split()
         assert rest == ["--json", "-x"], "what stands after -- is the program's"
         service = quick.discover_service("TEMP", wait=20)
@@ -97,10 +76,10 @@ def test_a_program_is_a_service_while_it_runs(
 
 
 def test_a_program_that_is_killed_is_deregistered_at_once(
-    quick: RegistryClient, port: int, program: list[str]
+    quick: RegistryClient, port: int, instrument: list[str]
 ) -> None:
     here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
-    with Running(*words(port), *program, str(port), **here) as running:
+    with Running(*words(port), *instrument, **here) as running:
         pid = int(running.line())
         assert quick.discover_service("TEMP", wait=20)
         os.kill(pid, signal.SIGKILL)
@@ -109,10 +88,10 @@ def test_a_program_that_is_killed_is_deregistered_at_once(
 
 
 def test_a_run_that_is_killed_leaves_no_entry_behind_longer_than_its_ttl(
-    quick: RegistryClient, port: int, program: list[str]
+    quick: RegistryClient, port: int, instrument: list[str]
 ) -> None:
     here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
-    with Running(*words(port, "--ttl", "1"), *program, str(port), **here) as running:
+    with Running(*words(port, "--ttl", "1"), *instrument, **here) as running:
         pid = int(running.line())
         assert quick.discover_service("TEMP", wait=20)
         running.process.kill()
@@ -122,10 +101,10 @@ def test_a_run_that_is_killed_leaves_no_entry_behind_longer_than_its_ttl(
 
 
 def test_a_program_that_is_run_again_after_that_takes_its_entry_over(
-    quick: RegistryClient, port: int, program: list[str]
+    quick: RegistryClient, port: int, instrument: list[str]
 ) -> None:
     here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
-    with Running(*words(port), *program, str(port), **here) as running:
+    with Running(*words(port), *instrument, **here) as running:
         pid = int(running.line())
         before = quick.discover_service("TEMP", wait=20)
         assert before is not None
@@ -133,7 +112,7 @@ def test_a_program_that_is_run_again_after_that_takes_its_entry_over(
         running.process.wait(20)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not alive(pid))
-    with Running(*words(port), *program, str(port), **here) as running:
+    with Running(*words(port), *instrument, **here) as running:
         running.line()
         wait_until(lambda: len(quick.events_since(0)["events"]) == 3)
         kinds = [event["type"] for event in quick.events_since(0)["events"]]
@@ -144,11 +123,11 @@ def test_a_program_that_is_run_again_after_that_takes_its_entry_over(
 
 
 def test_it_is_registered_when_its_port_answers_and_not_before(
-    quick: RegistryClient, port: int, program: list[str], tmp_path: Path
+    quick: RegistryClient, port: int, instrument: list[str], tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    late = ["sh", "-c", f'read line < {gate}; exec "$@"', "sh", *program, str(port)]
+    late = ["sh", "-c", f'read line < {gate}; exec "$@"', "sh", *instrument]
     here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
     with Running(*words(port), *late, **here) as running:
         with gate.open("w") as go:
@@ -159,11 +138,11 @@ def test_it_is_registered_when_its_port_answers_and_not_before(
         running.end(signal.SIGTERM)
 
 
-def test_the_registry_may_come_later(tmp_path: Path, port: int, program: list[str]) -> None:
+def test_the_registry_may_come_later(tmp_path: Path, port: int, instrument: list[str]) -> None:
     later = ServerProcess(tmp_path / "registry.db")
     with ServerProcess(tmp_path / "first.db") as first:
         later.ports = first.ports
-    with Running(*words(port), *program, str(port), RSREG_ENDPOINT=later.endpoint) as running:
+    with Running(*words(port), *instrument, RSREG_ENDPOINT=later.endpoint) as running:
         running.line()
         with later, RegistryClient(later.endpoint, timeout=10) as client:
             assert client.discover_service("TEMP", wait=20)
@@ -172,13 +151,13 @@ def test_the_registry_may_come_later(tmp_path: Path, port: int, program: list[st
 
 
 def test_a_start_script_that_leaves_its_program_in_the_background(
-    quick: RegistryClient, port: int, program: list[str], tmp_path: Path
+    quick: RegistryClient, port: int, instrument: list[str], tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     script = f'"$@" & read line < {gate}'
     here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
-    with Running(*words(port), "sh", "-c", script, "sh", *program, str(port), **here) as running:
+    with Running(*words(port), "sh", "-c", script, "sh", *instrument, **here) as running:
         pid = int(running.line())
         try:
             assert quick.discover_service("TEMP", wait=20)
@@ -195,40 +174,13 @@ def test_a_start_script_that_leaves_its_program_in_the_background(
             os.kill(pid, signal.SIGKILL)
 
 
-#: Leaves processes that end behind, says how many of them are not reaped, and then what it is sent.
-ORPHANS = """
-import os, sys
-for _ in range(3):
-    if not os.fork():
-        if not os.fork():
-            os._exit(0)
-        os._exit(0)
-for _ in range(3):
-    os.wait()
-def state(pid):
-    try:
-        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
-    except OSError:  # It is gone, as it should be.
-        return None
-def unreaped():
-    return sum(state(pid) == "Z" for pid in os.listdir("/proc") if pid.isdigit())
-import time
-until = time.monotonic() + 10
-while unreaped() and time.monotonic() < until:
-    time.sleep(0.02)
-print(os.getppid(), unreaped(), flush=True)
-"""
-
-
 def test_the_first_process_of_a_container_reaps_what_is_left_to_it(
-    quick: RegistryClient, port: int, tmp_path: Path
+    quick: RegistryClient, port: int
 ) -> None:
     need("unshare", root=True)
     space = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    path = tmp_path / "program.py"
-    path.write_text(ORPHANS + PROGRAM)
     here: dict[str, Any] = {"RSREG_ENDPOINT": quick.settings.req_endpoint}
-    command = [sys.executable, str(path), str(port)]
+    command = program("instrument_with_orphans", port)
     with Running(*words(port), *command, command=[*space, *MODULE], **here) as running:
         assert running.line() == "1 0"
         running.line()
@@ -277,10 +229,10 @@ def test_a_port_that_answers_already_is_no_program_of_ours(
 
 
 def test_a_refused_registration_ends_the_program(
-    endpoint: str, client: RegistryClient, port: int, program: list[str]
+    endpoint: str, client: RegistryClient, port: int, instrument: list[str]
 ) -> None:
     client.register("ls336", "egse3", 6000, "TEMP", exclusive=True)
-    with Running(*words(port), *program, str(port), RSREG_ENDPOINT=endpoint) as running:
+    with Running(*words(port), *instrument, RSREG_ENDPOINT=endpoint) as running:
         pid = int(running.line())
         out, err = running.process.communicate(timeout=30)
         assert running.process.returncode == 5
@@ -310,10 +262,10 @@ def test_wrong_options_start_nothing(
 
 
 def test_a_key_reaches_the_program_once(
-    endpoint: str, client: RegistryClient, port: int, program: list[str]
+    endpoint: str, client: RegistryClient, port: int, instrument: list[str]
 ) -> None:
     """Ctrl-C goes to all in the foreground; it is not passed on a second time."""
-    with Terminal(*words(port), *program, str(port), RSREG_ENDPOINT=endpoint) as terminal:
+    with Terminal(*words(port), *instrument, RSREG_ENDPOINT=endpoint) as terminal:
         assert client.discover_service("TEMP", wait=20)
         terminal.type("\x03")
         terminal.until("SIGINT")
