@@ -26,11 +26,11 @@ from tests.helpers import (
     FAR,
     ServerProcess,
     printed,
-    python_process,
     raw_socket,
     received,
     scripted_server,
     serving,
+    start_program,
     wait_until,
 )
 from tests.usage import cpu_seconds, memory
@@ -269,20 +269,8 @@ def test_a_driver_that_holds_the_gil(full: bool, figure: Callable[..., None]) ->
                 renewed.append(time.monotonic())
             return {"success": True, "services": [], "service_id": "driver"}
 
-        code = """
-import ctypes, time
-from rsreg import RegistryClient
-call, pause = map(float, sys.argv[2:])
-with RegistryClient(sys.argv[1], timeout=20) as client:
-    client.register("driver", "egse3", 5000, ttl=5 * call)
-    client.start_heartbeat()
-    for _ in range(10):
-        ctypes.PyDLL(None).usleep(int(1e6 * call))
-        if pause:
-            time.sleep(pause)
-"""
         with scripted_server(answer) as endpoint:
-            driver = python_process(code, endpoint, call, pause)
+            driver = start_program("holds_interpreter", endpoint, call, pause)
             try:
                 assert driver.wait(60) == 0
             finally:
@@ -631,56 +619,6 @@ def test_close_during_a_call_of_another_task() -> None:
         asyncio.run(run(silent))
 
 
-#: Programs that end with all that a client has still running.
-PROGRAMS = {
-    "thread": """
-client = all_running()
-threading.Thread(target=client.list_services, daemon=True).start()
-wait()
-""",
-    "exit": """
-client = all_running()
-wait()
-sys.exit(0)
-""",
-    "patched": """
-from gevent import monkey; monkey.patch_all()
-client = all_running()
-wait()
-""",
-    "green": """
-import zmq.green
-client = all_running(context=zmq.green.Context())
-wait()
-""",
-    "asyncio": """
-import asyncio
-async def main():
-    client = rsreg.AsyncRegistryClient(sys.argv[1], timeout=20)
-    await client.register("driver", "egse3", 5000, ttl=30)
-    await client.start_heartbeat(0.05)
-    await client.start_event_listener()
-    wait()
-    asyncio.create_task(client.list_services())
-    await asyncio.sleep(0.1)
-asyncio.run(main())
-""",
-}
-_BEGIN = """
-import threading
-import rsreg
-def all_running(**options):
-    client = rsreg.RegistryClient(sys.argv[1], timeout=20, **options)
-    client.register("driver", "egse3", 5000, ttl=30)
-    client.start_heartbeat(0.05)
-    client.start_event_listener()
-    return client
-def wait():
-    print("ready", flush=True)
-    sys.stdin.readline()
-"""
-
-
 def test_programs_end_with_everything_running_and_the_registry_stopped(
     figure: Callable[..., None], process: ServerProcess
 ) -> None:
@@ -688,9 +626,9 @@ def test_programs_end_with_everything_running_and_the_registry_stopped(
     times = {}
     with ExitStack() as stack:
         programs = {}
-        for name, code in PROGRAMS.items():
-            programs[name] = python_process(_BEGIN + code, process.endpoint)
-            stack.callback(end, programs[name])
+        for way in ("thread", "exit", "patched", "green", "asyncio"):
+            programs[way] = start_program("ends_with_everything_running", process.endpoint, way)
+            stack.callback(end, programs[way])
         for program in programs.values():
             assert printed(program) == "ready"
         process.signal(signal.SIGSTOP)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from gevent import monkey
 
 from rsreg import RegistryClient
 from rsreg.client.registration.own_services import Heartbeat
@@ -66,6 +65,8 @@ def in_a_thread() -> None:
 
 def patched() -> None:
     """End inside, in a process that gevent has patched."""
+    from gevent import monkey
+
     monkey.patch_all()
     puna().__enter__()
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,44 +13,9 @@ from pathlib import Path
 import pytest
 
 from rsreg import RegistryClient
-from rsreg.system.line_writer import Writer
-from rsreg.system.log_file import LogFile
 from tests.commands import FREE, Home, rs_cs
-from tests.helpers import ROOT, need, wait_until
-
-LIMIT = 4096
-
-
-class Log:
-    """A log that a writer fills, as a server in the background does."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.older = Path(f"{path}.1")
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640)
-        self.other = os.dup(self.fd)
-        self.file = LogFile(path, LIMIT, (self.fd, self.other))
-        self.said: list[str] = []
-        self.writer = Writer(self.fd, lambda count: f"{count} missing", before=self._before)
-        self.written = 0
-
-    def _before(self, size: int) -> None:
-        if (why := self.file.make_room(size)) is not None:
-            self.said.append(why)
-
-    def write(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.writer.write(f"line {self.written:06} {'.' * 50}")
-            self.written += 1
-        assert self.writer.flush(20)
-
-    def numbers(self, path: Path) -> list[int]:
-        return [int(line.split()[1]) for line in path.read_text().splitlines()]
-
-    def is_of(self, path: Path) -> bool:
-        """Whether both descriptors are of a file."""
-        found = path.stat()
-        return all(os.path.samestat(os.fstat(fd), found) for fd in (self.fd, self.other))
+from tests.helpers import need, program, program_environment, wait_until
+from tests.logs import LIMIT, Log
 
 
 @pytest.fixture
@@ -85,7 +49,7 @@ def test_one_older_file_is_kept_and_no_line_is_lost(log: Log) -> None:
         assert path.stat().st_size <= LIMIT
     assert stat.S_IMODE(log.path.stat().st_mode) == 0o600
     assert log.is_of(log.path)
-    assert log.said == []
+    assert log.warnings == []
 
 
 def test_a_line_longer_than_the_log_is_written(log: Log) -> None:
@@ -149,12 +113,12 @@ def test_where_there_can_be_no_new_file_the_old_one_is_emptied(
     mend = spoil(log)
     log.write(300)
     assert os.fstat(log.fd).st_size <= LIMIT
-    assert len(log.said) >= 4
-    assert "the log was full" in log.said[0]
+    assert len(log.warnings) >= 4
+    assert "the log was full" in log.warnings[0]
     mend()
-    log.said.clear()
+    log.warnings.clear()
     log.write(100)
-    assert log.said == []
+    assert log.warnings == []
     there = log.numbers(log.older) + log.numbers(log.path)
     assert there == list(range(there[0], 403))
 
@@ -167,20 +131,13 @@ def test_a_folder_that_became_read_only(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
     os.chown(folder, 54321, 54321)
-    code = (
-        "import os, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from tests.system.test_log_file import Log\n"
-        "log = Log(Path('reg.log').absolute()); log.write(3)\n"
-        "os.chmod('.', 0o500); log.write(300)\n"
-        "assert os.stat('reg.log').st_size <= 4096 and 'Permission' in log.said[0], log.said\n"
-        "os.chmod('.', 0o700); log.write(100); assert log.older.exists(); print('done')\n"
-    )
     # Python itself may be where only root reads.
     reads = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"]
     user = ["setpriv", "--clear-groups", "--reuid=54321", "--regid=54321", *reads]
     done = subprocess.run(
-        [*user, sys.executable, "-c", code, str(ROOT)],
+        [*user, *program("log_in_read_only_folder")],
         cwd=folder,
+        env=program_environment(),
         capture_output=True,
         text=True,
         check=False,
