@@ -11,7 +11,7 @@ from pathlib import Path
 from rsreg import RegistryClient
 from rsreg.protocol.calls import Record
 from tests.faults.drivers import ENDED, KNOWN, SENT, WOKE, Drivers, Plan
-from tests.helpers import ServerProcess, wait_until
+from tests.helpers import FAR, ServerProcess, wait_until
 
 CLEANUP = 1.0
 
@@ -27,7 +27,7 @@ def test_a_third_of_the_services_stops(
     heard: list[tuple[float, Record]] = []
     looks = 0
     with (
-        ServerProcess(tmp_path / "registry.db", cleanup_interval=CLEANUP) as server,
+        ServerProcess(tmp_path / "registry.db", cleanup_interval=CLEANUP, limits=FAR) as server,
         RegistryClient(server.endpoint, timeout=20) as client,
         ExitStack() as stack,
     ):

@@ -21,7 +21,7 @@ from rsreg import AsyncRegistryClient, RegistryClient, RegistryServer
 from rsreg.errors import RequestTimeout
 from rsreg.protocol.calls import Record
 from tests.faults.net import CLIENT, SERVER, Agent, Network, Proxy, connections, percentile, seconds
-from tests.helpers import ServerProcess, need, raw_socket, wait_until
+from tests.helpers import FAR, ServerProcess, need, raw_socket, wait_until
 from tests.usage import open_files
 
 TIMED_OUT = {"error": "RequestTimeout"}
@@ -73,7 +73,7 @@ def whole_site() -> Iterator[Site]:
     """One for all tests: most of a second goes into it."""
     with contextlib.ExitStack() as stack:
         network = stack.enter_context(contextlib.closing(Network()))
-        server = ServerProcess(under=network.at_server, bind=SERVER)
+        server = ServerProcess(under=network.at_server, bind=SERVER, limits=FAR)
         stack.enter_context(server)
         near = stack.enter_context(Agent(server.endpoint, 2, network.at_server))
         far = stack.enter_context(Agent(server.endpoint, 2, network.at_client))
