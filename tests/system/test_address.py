@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,26 +14,13 @@ from rsreg.client.registration.address import Finder, bound_to
 from rsreg.errors import ConfigurationError, Disconnected
 from rsreg.protocol.calls import Call
 from rsreg.transport.driver import drive
-from tests.helpers import ROOT, NetworkSpace
-
-FIND = """
-import json, sys
-from rsreg.client.registration.address import Finder
-from rsreg.errors import RegistryError
-from rsreg.transport.driver import drive
-endpoint, network, bind = json.loads(sys.argv[1])
-try:
-    print(drive(Finder(endpoint, network).find(), lambda call: {"bind": bind} if bind else {}))
-except RegistryError as error:
-    print(type(error).__name__, error)
-"""
+from tests.helpers import NetworkSpace, program
 
 
 def find(space: NetworkSpace, endpoint: str, network: str | None = None, bind: str = "*") -> str:
     """What a Finder in a space finds, for a registry that listens on `bind`."""
     done = subprocess.run(
-        [*space.inside, sys.executable, "-c", FIND, json.dumps([endpoint, network, bind])],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [*space.inside, *program("find_address", json.dumps([endpoint, network, bind]))],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

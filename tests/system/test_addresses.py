@@ -18,7 +18,7 @@ from rsreg.protocol.calls import Call
 from rsreg.server.backends.stored import Maintenance, Service
 from rsreg.server.rules.ownership import Requester
 from tests.harness import RegistryHarness
-from tests.helpers import ServerProcess, printed, python_process, wait_until
+from tests.helpers import ServerProcess, printed, start_program, wait_until
 
 
 def owner(pid: int, **said: Any) -> dict[str, Any]:
@@ -280,24 +280,11 @@ def test_addresses_are_the_port_and_the_endpoints_not_the_metadata() -> None:
 
 # -- with real drivers
 
-DRIVER = """
-import socket, time
-from rsreg import RegistryClient
-name, port, endpoint = sys.argv[1:]
-listening = socket.create_server(("127.0.0.1", int(port)))
-client = RegistryClient(endpoint, timeout=10)
-client.registered(
-    name, "127.0.0.1", listening.getsockname()[1], name.upper(), ttl=30, required=True
-).enter()
-print(listening.getsockname()[1], flush=True)
-time.sleep(600)
-"""
-
 
 def test_a_killed_drivers_port_leads_to_no_other_instrument(process: ServerProcess) -> None:
     process.start()
     with RegistryClient(process.endpoint, timeout=10) as client:
-        first = python_process(DRIVER, "puna", 0, process.endpoint)
+        first = start_program("driver_that_listens", "puna", 0, process.endpoint)
         second = None
         try:
             port = printed(first)
@@ -307,7 +294,7 @@ def test_a_killed_drivers_port_leads_to_no_other_instrument(process: ServerProce
             first.send_signal(signal.SIGKILL)
             first.wait(20)
             assert client.discover_service("PUNA") is not None, "its ttl is not over"
-            second = python_process(DRIVER, "heater", port, process.endpoint)
+            second = start_program("driver_that_listens", "heater", port, process.endpoint)
             assert printed(second) == port
             assert client.discover_service("PUNA") is None
             assert client.get_endpoint("HEATER") == f"tcp://127.0.0.1:{port}"

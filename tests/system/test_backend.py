@@ -18,7 +18,7 @@ import pytest
 from rsreg import InMemoryBackend, SQLiteBackend
 from rsreg.errors import ConfigurationError, StoreError, StoreInUse
 from rsreg.server.backends.stored import AnnouncedHealth, Event
-from tests.helpers import printed, python_process, start_program
+from tests.helpers import printed, start_program
 from tests.stores import contents, event, fill, opened, outside, sequence, service
 
 Store = SQLiteBackend | InMemoryBackend
@@ -562,14 +562,7 @@ def test_no_open_file_is_left_behind(path: Path) -> None:
 
 
 def test_the_log_of_a_database_that_is_gone_is_not_played_into_a_new_one(path: Path) -> None:
-    write_and_die = (
-        "import os, signal; from rsreg import SQLiteBackend\n"
-        "from rsreg.server.backends import Event\n"
-        "store = SQLiteBackend(sys.argv[1]); store.initialize()\n"
-        "store.commit({}, [Event(seq=1, type='expire', service_id='a', body=b'{}')])\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    with python_process(write_and_die, path) as killed:
+    with start_program("fill_store_and_die", path, 1) as killed:
         killed.wait()
     assert Path(f"{path}-wal").stat().st_size > 0
     path.unlink()

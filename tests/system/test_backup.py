@@ -29,7 +29,7 @@ from rsreg.errors import (
 )
 from rsreg.server.backends import restore
 from tests.commands import data, rs_cs
-from tests.helpers import ServerProcess, python_process, raw_socket, received, serving, wait_until
+from tests.helpers import ServerProcess, raw_socket, received, serving, start_program, wait_until
 from tests.stores import contents, event, fill, opened, outside, service
 
 MIB = 1024 * 1024
@@ -342,12 +342,7 @@ def test_a_copy_can_be_where_there_was_none(copy: Path, tmp_path: Path) -> None:
 
 def killed(path: Path, number: int) -> None:
     """A store as a killed server leaves it: its changes are in the log."""
-    die = (
-        "import os, signal\nfrom rsreg import SQLiteBackend\nfrom tests.stores import fill\n"
-        "store = SQLiteBackend(sys.argv[1]); store.initialize(); fill(store, int(sys.argv[2]))\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    with python_process(die, path, number) as process:
+    with start_program("fill_store_and_die", path, number) as process:
         process.wait()
     assert Path(f"{path}-wal").stat().st_size > 0
 
@@ -475,24 +470,6 @@ def test_a_crash_in_between_never_leaves_a_store_that_is_taken_for_another(
     copy: Path, tmp_path: Path
 ) -> None:
     """Killed before each of its steps: old or new, or refused; and the next try succeeds."""
-    step = """
-import os, signal
-from pathlib import Path
-from rsreg.server.backends import restore
-left = int(sys.argv[3])
-def counted(do):
-    def step(*args, **kwargs):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return do(*args, **kwargs)
-    return step
-os.rename, os.link = counted(os.rename), counted(os.link)
-Path.replace = counted(Path.replace)
-restore.restore(Path(sys.argv[1]), Path(sys.argv[2]))
-print("done")
-"""
     for clean in (True, False):
         for number in range(20):
             folder = tmp_path / f"{clean}-{number}"
@@ -503,7 +480,7 @@ print("done")
                     fill(made, 5)
             else:
                 killed(store, 5)
-            with python_process(step, copy, store, number) as process:
+            with start_program("restore_and_die", copy, store, number) as process:
                 done = process.communicate()[0] == "done\n"
             if not store.exists():
                 with pytest.raises(StoreError, match=r"is gone(:|, but not registry.db-)"):
