@@ -12,19 +12,13 @@ from typing import Any
 import pytest
 
 from rsreg.client.registration import owner
-from tests.helpers import need, printed, python_process, wait_until
-
-TELL = """
-import json
-from rsreg.client.registration import owner
-print(json.dumps(owner.this_process()), flush=True)
-"""
+from tests.helpers import need, printed, start_program, wait_until
 
 
 @pytest.fixture
 def other() -> Iterator[subprocess.Popen[str]]:
     """A process that has printed whose it is, and lives until its input is closed."""
-    process = python_process(f"{TELL}\nsys.stdin.read()")
+    process = start_program("tell_owner")
     yield process
     process.kill()
     process.communicate()
@@ -65,15 +59,7 @@ def test_a_clock_that_was_set_makes_no_other_process(other: subprocess.Popen[str
 
 
 def test_a_forked_child_is_another_owner() -> None:
-    code = f"""
-import os
-{TELL}
-child = os.fork()
-if child:
-    os.wait()
-print(json.dumps(owner.this_process()), flush=True)
-"""
-    process = python_process(code)
+    process = start_program("tell_owner_of_fork")
     before, child, after = said_by(process), said_by(process), said_by(process)
     assert child["pid"] != before["pid"] == process.pid
     assert before == after
@@ -83,17 +69,7 @@ print(json.dumps(owner.this_process()), flush=True)
 
 
 def test_a_process_whose_first_thread_ended_is_alive() -> None:
-    code = f"""
-import ctypes, threading
-{TELL}
-def serve():
-    sys.stdin.readline()
-    print("over", flush=True)
-    __import__("os")._exit(0)
-threading.Thread(target=serve).start()
-ctypes.CDLL(None).syscall(60 if __import__("os").uname().machine == "x86_64" else 93, 0)
-"""
-    process = python_process(code)
+    process = start_program("end_first_thread")
     said = said_by(process)
 
     def first_thread() -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from rsreg import AsyncRegistryClient, RegistryClient
 from rsreg.client.registration import owner
-from tests.helpers import python_process, scripted_server, wait_until
+from tests.helpers import scripted_server, start_program, wait_until
 
 
 def by_register(endpoint: str) -> None:
@@ -39,10 +39,7 @@ WAYS = {"register": by_register, "asyncio": by_asyncio, "registered": by_registe
 
 def dead_process() -> dict[str, Any]:
     """The owner that a process was which has ended."""
-    process = python_process(
-        "import json; from rsreg.client.registration import owner\n"
-        "print(json.dumps(owner.this_process()))"
-    )
+    process = start_program("tell_owner")
     said, _ = process.communicate()
     found: dict[str, Any] = json.loads(said)
     return found

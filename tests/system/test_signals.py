@@ -13,50 +13,25 @@ import pytest
 import zmq.green
 
 from rsreg import RegistryClient
-from tests.helpers import ServerProcess, printed, python_process, wait_until
+from tests.helpers import ServerProcess, printed, start_program, wait_until
 
 #: How a driver leaves in its handler.
-WAYS = {
-    "deregister": "left = client.deregister(); print(left, flush=True); os._exit(0)",
-    "deregister and close": "client.deregister(); client.close(); print('True', flush=True)\n"
-    "    os._exit(0)",
-    "deregister and exit": "print(client.deregister(), flush=True); sys.exit(0)",
-    "close and exit": "client.close(); print('True', flush=True); sys.exit(0)",
-    "leave": "puna.leave(); print('True', flush=True); os._exit(0)",
-    "exit": "print('True', flush=True); sys.exit(0)",
-}
+WAYS = [
+    "deregister",
+    "deregister and close",
+    "deregister and exit",
+    "close and exit",
+    "leave",
+    "exit",
+]
 #: What its thread does meanwhile, over and over.
-BUSY = {
-    "a call": "client.list_services()",
-    "a call that waits": "client.discover_service('nobody', wait=30)",
-    "a change": "client.renew()",
-    "a socket of its own": "client.connect_to('PUNA', timeout=5)",
-}
+BUSY = ["a call", "a call that waits", "a change", "a socket of its own"]
 
 
 @contextmanager
 def driver(endpoint: str, way: str, busy: str) -> Iterator[subprocess.Popen[str]]:
     """A driver that is registered, and leaves when it gets a SIGTERM."""
-    process = python_process(
-        f"""
-import os, signal
-from rsreg import RegistryClient
-from rsreg.errors import RegistryError
-client = RegistryClient(sys.argv[1], timeout=10)
-def handler(number, frame):
-    {way}
-with client.registered("puna_cs", "127.0.0.1", 1, "PUNA", ttl=60) as puna:
-    client.renew()
-    signal.signal(signal.SIGTERM, handler)
-    print("up", flush=True)
-    while True:
-        try:
-            {busy}
-        except RegistryError:
-            pass
-""",
-        endpoint,
-    )
+    process = start_program("leave_at_signal", endpoint, way, busy)
     try:
         yield process
     finally:
@@ -64,8 +39,8 @@ with client.registered("puna_cs", "127.0.0.1", 1, "PUNA", ttl=60) as puna:
         process.communicate()
 
 
-@pytest.mark.parametrize("busy", BUSY.values(), ids=BUSY)
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("busy", BUSY)
+@pytest.mark.parametrize("way", WAYS)
 def test_who_leaves_in_a_signal_handler_is_gone(
     way: str, busy: str, client: RegistryClient, endpoint: str
 ) -> None:
@@ -81,17 +56,8 @@ def test_who_leaves_in_a_signal_handler_is_gone(
 def test_a_signal_in_the_end_of_a_block_does_not_leave_the_entry(
     process: ServerProcess,
 ) -> None:
-    code = """
-import os, signal
-from rsreg import RegistryClient
-client = RegistryClient(sys.argv[1], timeout=10)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
-with client.registered("puna_cs", "127.0.0.1", 1, ttl=60):
-    print("up", flush=True)
-    sys.stdin.readline()
-"""
     process.start()
-    child = python_process(code, process.endpoint)
+    child = start_program("exit_at_signal", process.endpoint)
     try:
         assert printed(child) == "up"
         process.signal(signal.SIGSTOP)

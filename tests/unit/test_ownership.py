@@ -21,7 +21,7 @@ from rsreg.protocol.wire import RequestNumber
 from rsreg.server.backends.stored import Maintenance
 from rsreg.server.rules.ownership import Requester
 from tests.harness import RegistryHarness
-from tests.helpers import ManualClock, printed, python_process, raw_socket, received, serving
+from tests.helpers import ManualClock, printed, raw_socket, received, serving, start_program
 
 HERE, ELSEWHERE = "10.0.0.7", "10.0.0.66"
 #: A process, and others that differ from it in one thing each.
@@ -466,22 +466,12 @@ def test_the_owner_in_the_public_list_opens_nothing_from_elsewhere(server: Regis
         assert there("deregister", service_id="puna", force=True)["success"]
 
 
-DRIVER = """
-import sys, time
-from rsreg import RegistryClient
-client = RegistryClient(sys.argv[1])
-client.register("puna", "127.0.0.1", 5000, service_id="puna")
-print("registered", flush=True)
-time.sleep(60)
-"""
-
-
 @pytest.mark.parametrize("name", ["puna", "another"])
 def test_a_driver_with_an_id_of_its_own_comes_back_at_once(
     server: RegistryServer, name: str
 ) -> None:
     with RegistryClient(server.endpoint, timeout=10) as client:
-        with python_process(DRIVER, server.endpoint) as first:
+        with start_program("register_and_wait", server.endpoint) as first:
             assert printed(first) == "registered"
             with pytest.raises(OwnedByOther, match=f"belongs to pid {first.pid} "):
                 client.register(name, "127.0.0.1", 5001, service_id="puna")
