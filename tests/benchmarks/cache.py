@@ -12,23 +12,12 @@ from pathlib import Path
 from rsreg import RegistryClient, ServiceCache
 from tests.benchmarks import systems
 from tests.faults.net import end, percentile
-from tests.helpers import printed, python_process, wait_until
+from tests.helpers import printed, start_program, wait_until
 from tests.usage import busy
 
 CACHES, PROCESSES = 200, 4
 #: Seconds until caches ask as seldom as they ever do, and for which the server is watched.
 _SETTLE, _WATCH = 12, 20
-
-#: A process with so many caches.
-_FOLLOWERS = """
-import contextlib
-from rsreg import ServiceCache
-with contextlib.ExitStack() as stack:
-    for _ in range(int(sys.argv[2])):
-        stack.enter_context(ServiceCache(sys.argv[1], timeout=20))
-    print("all", flush=True)
-    sys.stdin.read()
-"""
 
 
 def cache(options: argparse.Namespace, folder: Path) -> tuple[list[str], list[list[str]]]:
@@ -56,7 +45,7 @@ def cache(options: argparse.Namespace, folder: Path) -> tuple[list[str], list[li
         time.sleep(2)
         rows.append(["server that nobody follows", f"{busy(one.pid, _WATCH):.2%} of a core"])
         for _ in range(PROCESSES):
-            process = python_process(_FOLLOWERS, one.endpoint, CACHES // PROCESSES)
+            process = start_program("hold_caches", one.endpoint, CACHES // PROCESSES)
             stack.callback(end, process)
             assert printed(process) == "all"
         time.sleep(_SETTLE)

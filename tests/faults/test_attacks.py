@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,17 +15,10 @@ from rsreg.server.limits import Limits
 from tests import attacks
 from tests.faults.net import percentile
 from tests.faults.pulse import Pulse
-from tests.helpers import ROOT, ServerProcess, raw_socket, wait_until
+from tests.helpers import ServerProcess, program, program_environment, raw_socket, wait_until
 from tests.usage import memory
 
 Figure = Callable[..., None]
-
-#: Asks for a list on so many connections until a moment.
-_FLOOD = """
-import sys
-from tests import attacks
-print(attacks.flood(sys.argv[1], 8, {"action": "list"}, 10, float(sys.argv[2])))
-"""
 
 
 @contextlib.contextmanager
@@ -99,8 +91,8 @@ def test_lists_without_end(full: bool, figure: Figure) -> None:
     with attacked(5_000 if full else 500) as (server, _, pulse):
         end = str(time.monotonic() + (10 if full else 1.5))
         done = subprocess.run(
-            [sys.executable, "-c", _FLOOD, server.endpoint, end],
-            cwd=ROOT,
+            program("flood_with_lists", server.endpoint, end),
+            env=program_environment(),
             capture_output=True,
             check=True,
         )

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -32,12 +31,13 @@ from rsreg.protocol.calls import Record
 from tests.helpers import (
     ServerProcess,
     printed,
-    python_process,
+    program,
     raw_socket,
     received,
     scripted_server,
     serving,
     slow_once,
+    start_program,
     ticking,
     wait_until,
 )
@@ -341,12 +341,7 @@ def test_a_forked_child_starts_afresh(client: RegistryClient, endpoint: str) -> 
 
 
 def test_a_script_that_forgets_to_close_still_ends(endpoint: str) -> None:
-    script = (
-        "import sys; from rsreg import RegistryClient\n"
-        "client = RegistryClient(sys.argv[1]); client.register('a', 'b', 1, ttl=5)\n"
-        "client.start_heartbeat(); client.start_event_listener(); print('done')\n"
-    )
-    run = [sys.executable, "-W", "error", "-c", script, endpoint]
+    run = program("forgets_to_close", endpoint, options=["-W", "error"])
     done = subprocess.run(run, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
@@ -489,29 +484,6 @@ def test_terminate_stops_the_server(process: ServerProcess) -> None:
         assert process.wait() == 0
 
 
-BLOCKED_HANDLER = """
-import threading
-from rsreg import RegistryClient
-
-client = RegistryClient(sys.argv[1], timeout=20)
-blocked, goes_on = threading.Event(), threading.Event()
-
-def handler(_event):
-    blocked.set()
-    goes_on.wait()
-
-client.on_any_event(handler)
-client.start_event_listener()
-print("listening", flush=True)
-blocked.wait()
-print("blocked", flush=True)
-sys.stdin.readline()
-goes_on.set()
-client.close()
-print("closed", flush=True)
-"""
-
-
 def test_a_blocked_handler_survives_that_the_registry_is_killed(process: ServerProcess) -> None:
     """Its queue is full, and its connection breaks: with ZMTP heartbeats libzmq ends the process.
 
@@ -519,7 +491,7 @@ def test_a_blocked_handler_survives_that_the_registry_is_killed(process: ServerP
     """
     process.start()
     with (
-        python_process(BLOCKED_HANDLER, process.endpoint) as driver,
+        start_program("blocked_handler", process.endpoint) as driver,
         raw_socket(zmq.DEALER, process.endpoint) as flood,
     ):
         assert printed(driver) == "listening"

@@ -34,10 +34,10 @@ from tests.helpers import (
     ServerProcess,
     own_address,
     printed,
-    python_process,
     raw_socket,
     received,
     serving,
+    start_program,
     wait_until,
 )
 from tests.usage import busy, open_files
@@ -523,16 +523,9 @@ def test_who_may_bind_any_address_is_not_this_machine_for_it() -> None:
         other.ip("link", "set", "other", "up")
         setting = ["sysctl", "-qw", "net.ipv4.ip_nonlocal_bind=1"]
         under = [*space.inside, "sh", "-c", " ".join(setting) + ' && exec "$@"', "sh"]
-        code = """
-import json, zmq
-from tests.helpers import raw_socket, received
-with raw_socket(zmq.DEALER, sys.argv[1]) as socket:
-    socket.send_multipart([b"", b'{"action":"terminate"}'])
-    print(json.dumps(json.loads(received(socket)[-1])))
-"""
         with ServerProcess(under=under, bind="10.77.1.1") as server:
             for inside, wanted in ((other.inside, "forbidden"), (space.inside, None)):
-                asking = python_process(code, server.endpoint, under=inside)
+                asking = start_program("ask_to_terminate", server.endpoint, under=inside)
                 reply = json.loads(printed(asking))
                 assert reply.get("code") == wanted
                 asking.communicate()

@@ -29,9 +29,9 @@ from tests.helpers import (
     ServerProcess,
     present,
     printed,
-    python_process,
     scripted_server,
     serving,
+    start_program,
     wait_until,
 )
 
@@ -197,15 +197,6 @@ def test_a_service_that_beats_is_passing_all_the_time_and_then_no_more(endpoint:
 
 def test_readers_see_every_service_while_it_is_updated() -> None:
     """The changes come from another process, so that many meet with the readers."""
-    program = """
-from rsreg import RegistryClient
-with RegistryClient(sys.argv[1], timeout=10) as client:
-    for number in range(300):
-        client.register("a", "lab", 1 + number, "T", tags=[f"t{number % 2}"], service_id="a")
-        client.register("b", "lab", 1, f"U{number % 2}", service_id="b")
-        if number % 3 == 0:
-            client.deregister("b")
-"""
     over, reads, wrong = threading.Event(), [0], []
 
     def read(cache: ServiceCache) -> None:
@@ -229,7 +220,7 @@ with RegistryClient(sys.argv[1], timeout=10) as client:
             threads = [threading.Thread(target=read, args=(cache,)) for _ in range(2)]
             for thread in threads:
                 thread.start()
-            process = python_process(program, server.endpoint)
+            process = start_program("change_services", server.endpoint)
             process.communicate()
             assert process.returncode == 0
             over.set()
@@ -271,17 +262,7 @@ def test_a_registry_that_does_not_know_leases_is_refused(nowhere: str) -> None:
 
 def test_a_green_cache_lets_other_greenlets_run(client: RegistryClient, endpoint: str) -> None:
     service_id = client.register("puna", "lab", 1, "PUNA")
-    program = """
-import gevent, threading, zmq.green
-from rsreg import ServiceCache
-with ServiceCache(sys.argv[1], timeout=10, context=zmq.green.Context()) as cache:
-    print(cache.discover_service("PUNA")["id"], threading.active_count(), flush=True)
-    with gevent.Timeout(20):
-        while cache.get_service(sys.argv[2]) is None:
-            gevent.sleep(0.01)
-print("over", flush=True)
-"""
-    process = python_process(program, endpoint, "later")
+    process = start_program("green_cache", endpoint, "later")
     assert printed(process) == f"{service_id} 1"
     client.register("later", "lab", 1, service_id="later")
     assert printed(process) == "over"

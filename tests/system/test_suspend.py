@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rsreg import RegistryClient
-from tests.helpers import ServerProcess, printed, python_process, wait_until
+from tests.helpers import ServerProcess, printed, start_program, wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="CLOCK_BOOTTIME is Linux's"),
@@ -50,18 +50,6 @@ int clock_gettime(clockid_t id, struct timespec *now)
 }
 """
 
-CACHE = """
-from rsreg import ServiceCache
-from rsreg.errors import Stale
-with ServiceCache(sys.argv[1]) as cache:
-    for _ in sys.stdin:
-        try:
-            found = cache.discover_service("PUNA")
-            print(found and found.health, flush=True)
-        except Stale:
-            print("stale", flush=True)
-"""
-
 
 class Sleeper:
     """What a program is run under, so that its machine may sleep."""
@@ -92,7 +80,7 @@ def sleeper(tmp_path: Path) -> Sleeper:
 def test_a_cache_does_not_call_passing_what_left_while_it_slept(sleeper: Sleeper) -> None:
     with ServerProcess() as server, RegistryClient(server.endpoint) as client:
         client.register("puna_cs", "lab1", 5000, "PUNA", ttl=300, owned=False)
-        cache = python_process(CACHE, server.endpoint, under=sleeper.under)
+        cache = start_program("ask_cache", server.endpoint, under=sleeper.under)
 
         def ask() -> str:
             assert cache.stdin is not None
