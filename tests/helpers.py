@@ -226,19 +226,6 @@ def program_environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
 
 
-def python_process(
-    code: str, *arguments: object, under: Sequence[str] = ()
-) -> subprocess.Popen[str]:
-    """A Python process that can import what tests share; `sys` is there already."""
-    return subprocess.Popen(
-        [*under, sys.executable, "-c", f"import sys\n{code}", *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
 def printed(process: subprocess.Popen[str]) -> str:
     """The next line that a process prints; fails if it ends instead."""
     assert process.stdout is not None

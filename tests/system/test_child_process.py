@@ -12,7 +12,7 @@ import pytest
 
 from rsreg import config
 from tests.commands import FREE, Home, environment
-from tests.helpers import ROOT
+from tests.helpers import program, program_environment
 
 #: What says that it was loaded, and by whom.
 SHADOW = """\
@@ -49,29 +49,15 @@ def shadows(folder: Path, mark: Path) -> Path:
 
 
 #: How the folder comes to be where Python looks for modules.
-WAYS = {
-    # The path begins with "": the folder in which the program is, whenever that is asked.
-    "working folder": "os.chdir({folder!r})",
-    "path of a script": "sys.path.insert(0, {folder!r})",
-    "site-packages": "import site; site.addsitedir({folder!r})",
-}
+WAYS = ["working folder", "path of a script", "site-packages"]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_server_in_the_background_takes_no_module_from_python(way: str, home: Home) -> None:
     mark = home.path / "mark"
     folder = shadows(home.path / "shadows", mark)
-    code = (
-        "import os, sys\n"
-        "from rsreg import cli\n"
-        "from rsreg.admin import server_process\n"
-        "from rsreg.cli import app, main\n"
-        f"{WAYS[way].format(folder=str(folder))}\n"
-        "sys.argv[1:] = sys.argv[1:]\n"
-        "main()\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code, "start", "--background", *FREE, "--json"],
+        [*program("rs_cs_beside_shadows", folder, way), "start", "--background", *FREE, "--json"],
         env=environment(**home.variables),
         cwd=home.path,
         capture_output=True,
@@ -89,24 +75,9 @@ def test_a_heartbeat_process_takes_no_module_from_python(
 ) -> None:
     mark = tmp_path / "mark"
     folder = shadows(tmp_path / "shadows", mark)
-    code = f"""
-import os, sys, time
-from rsreg import RegistryClient
-from rsreg.client.registration.heartbeat_process import HeartbeatProcess
-client = RegistryClient({endpoint!r})
-registered = client.registered("puna", port=5000, host="lab1", ttl=3, heartbeat="process")
-import multiprocessing, subprocess, json
-{WAYS[way].format(folder=str(folder))}
-with registered:
-    heartbeat = registered._heartbeat
-    until = time.monotonic() + 20
-    while not heartbeat._greeted and time.monotonic() < until:
-        time.sleep(0.02)
-    print("greeted" if heartbeat._greeted else "silent")
-"""
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        program("heartbeat_beside_shadows", endpoint, folder, way),
+        env=program_environment(),
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -176,6 +176,9 @@ def test_a_program_finds_the_registry_of_its_test(registry: LocalRegistry) -> No
     assert registry.client().list_services() == []
 
 
+PROGRAMS = ROOT / "tests" / "programs"
+
+
 def run_pytest(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run pytest as a user does, with the plugin as if rsreg were installed, and another registry.
 
@@ -203,25 +206,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 
 def test_each_test_has_a_registry_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "test_mine.py").write_text("""
-import os
-import pytest
-import zmq
-from rsreg import RegistryClient
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_with(registry, number):
-    assert os.environ["RSREG_ENDPOINT"] == registry.endpoint
-    assert "RSREG_MODE" not in os.environ
-    with RegistryClient() as client:
-        assert client.list_services() == []
-        client.register("puna_cs", "lab", number, "PUNA")
-        assert [one.port for one in registry.client().list_services()] == [number]
-
-def test_without():
-    assert os.environ["RSREG_ENDPOINT"] == "nowhere:1"
-    assert os.environ["RSREG_MODE"] == "simulator"
-""")
+    shutil.copy(PROGRAMS / "own_registry_of_each_test.py", tmp_path / "test_mine.py")
     done = run_pytest(tmp_path, "-q")
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout
@@ -231,15 +216,7 @@ def test_without():
 
 @pytest.mark.unmeasured
 def test_a_run_that_does_not_use_it_loads_nothing(tmp_path: Path) -> None:
-    (tmp_path / "test_theirs.py").write_text("""
-import sys
-
-def test_nothing_is_loaded():
-    ours = {name for name in sys.modules if name.startswith("rsreg")}
-    light = ("", ".pytest_plugin", ".config", ".errors", ".display", ".lazy")
-    assert ours <= {f"rsreg{one}" for one in light}
-    assert not {"zmq", "msgspec", "gevent", "greenlet", "peewee"} & set(sys.modules)
-""")
+    shutil.copy(PROGRAMS / "nothing_loaded.py", tmp_path / "test_theirs.py")
     done = run_pytest(tmp_path, "-q", "-p", "no:cov", "-p", "no:xdist", "-p", "no:hypothesispytest")
     assert done.returncode == 0, done.stdout
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 import copy
 import logging
-import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import pytest
 from rsreg import RegistryClient, RegistryServer, SQLiteBackend, errors
 from rsreg.admin.server_process import EndedAtOnce
 from rsreg.errors import RegistryError, ServerError, from_body
-from tests.helpers import ROOT, scripted_server, serving, wait_until
+from tests.helpers import program, program_environment, scripted_server, serving, wait_until
 from tests.source import CLIENT_SIDE
 
 FORGED = "CRITICAL root: interlock is open"
@@ -133,19 +131,9 @@ def test_the_client_side_logs_by_one_function_that_sees_to_it() -> None:
 
 
 def test_a_traceback_in_the_log_looks_like_no_lines_of_the_log() -> None:
-    code = """
-import logging
-import os
-from rsreg.admin import server_process
-server_process.log_to_stderr("info")
-try:
-    raise ValueError(sys.argv[1])
-except ValueError:
-    logging.getLogger("rsreg.test").exception("it failed")
-"""
     said = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{code}", f"lab\n2026-11-25 {FORGED}\x1b[31m"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        program("log_an_error", f"lab\n2026-11-25 {FORGED}\x1b[31m"),
+        env=program_environment(),
         capture_output=True,
         text=True,
         check=True,
