@@ -170,11 +170,11 @@ class Terminal:
         if not select.select([self._ours], [], [], timeout)[0]:
             return False
         try:
-            said = os.read(self._ours, 65536)
+            output = os.read(self._ours, 65536)
         except OSError:  # So Linux says that the other side is closed.
             return False
-        self.shown += said.decode()
-        return bool(said)
+        self.shown += output.decode()
+        return bool(output)
 
     def __enter__(self) -> Terminal:
         return self

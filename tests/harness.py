@@ -49,27 +49,27 @@ class RegistryHarness:
         return service_id
 
     def stage(self, name: str = "a", ttl: float = 30, token: str | None = None, **info: Any) -> str:
-        """Register, but do not commit yet; it is the owner that asks, unless `who` is said."""
+        """Register, but do not commit yet; the owner asks for it, unless `who` is given."""
         who = info.pop("who", Requester(owner=info.get("owner")))
-        asked = {"name": name, "host": "10.0.0.5", "port": 5000, **info}
-        return self.registry.register(*messages.read_service_info(asked), ttl, token, who=who)
+        body = {"name": name, "host": "10.0.0.5", "port": 5000, **info}
+        return self.registry.register(*messages.read_service_info(body), ttl, token, who=who)
 
     def replace(self, owners: Mapping[str, object], **info: Any) -> str:
         """Register in the place of entries whose owners are dead, and commit; the id."""
         who = info.pop("who", Requester(owner=info.get("owner")))
-        asked = {"name": "a", "host": "10.0.0.5", "port": 5001, **info}
-        known = messages.read_service_info(asked)
-        service_id = self.registry.register(*known, 30, None, replaces=owners, who=who)
+        body = {"name": "a", "host": "10.0.0.5", "port": 5001, **info}
+        fields = messages.read_service_info(body)
+        service_id = self.registry.register(*fields, 30, None, replaces=owners, who=who)
         self.commit()
         return service_id
 
-    def report(self, service_id: str, **said: Any) -> None:
+    def report(self, service_id: str, **fields: Any) -> None:
         """A heartbeat with a report."""
-        self.registry.renew(service_id, messages.read_report(said, self.wall()))
+        self.registry.renew(service_id, messages.read_report(fields, self.wall()))
         self.tell()
 
     def tell(self) -> list[tuple[str, str]]:
-        """Have health told; what was."""
+        """Announce changes of health; the events: their types and ids."""
         self.registry.announce_health()
         return [(event["type"], event["data"]["service_id"]) for event in self.commit()]
 
@@ -90,10 +90,10 @@ class RegistryHarness:
         """One pass of the reaper; the ids that it removed."""
         removed = self.registry.expire(limit)
         events = self.commit()
-        told = [(event["type"], event["data"]["service_id"]) for event in events]
-        ids = [service_id for kind, service_id in told if kind == "expire"]
+        changes = [(event["type"], event["data"]["service_id"]) for event in events]
+        ids = [service_id for kind, service_id in changes if kind == "expire"]
         assert len(ids) == removed
-        assert told == [(kind, one) for one in ids for kind in ("critical", "expire")]
+        assert changes == [(kind, one) for one in ids for kind in ("critical", "expire")]
         return ids
 
     def get(self, service_id: str) -> dict[str, Any]:
@@ -102,15 +102,15 @@ class RegistryHarness:
 
     def list(self, kind: str | None = None) -> dict[str, dict[str, Any]]:
         """Records by id."""
-        found = json.loads(bytes(self.registry.list_services(kind)))
-        assert len({record["id"] for record in found}) == len(found)
-        return {record["id"]: record for record in found}
+        records = json.loads(bytes(self.registry.list_services(kind)))
+        assert len({record["id"] for record in records}) == len(records)
+        return {record["id"]: record for record in records}
 
-    def discover(self, kind: str, strategy: str | None = None, **asked: Any) -> str:
+    def discover(self, kind: str, strategy: str | None = None, **conditions: Any) -> str:
         """The id of a service that may be discovered, under conditions."""
-        asker = messages.checked(asked.pop("asker", {}), Asker, "asker.")
-        found = self.registry.discover(kind, read_filter(asked), strategy, asker)
-        record = json.loads(bytes(found))
+        asker = messages.checked(conditions.pop("asker", {}), Asker, "asker.")
+        reply = self.registry.discover(kind, read_filter(conditions), strategy, asker)
+        record = json.loads(bytes(reply))
         assert record["health"] in ("passing", "warning")
         return str(record["id"])
 

@@ -357,13 +357,13 @@ def scripted_server(answer: Callable[[dict[str, Any]], dict[str, Any] | None]) -
 
 def slow_once(seconds: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Answers `discover` with a service named as the type asked for; the first time late."""
-    asked: list[str] = []
+    kinds: list[str] = []
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         kind = request["service_type"]
-        if not asked:
+        if not kinds:
             time.sleep(seconds)
-        asked.append(kind)
+        kinds.append(kind)
         return {"success": True, "service": {"name": kind}}
 
     return answer
@@ -423,8 +423,8 @@ def need(*tools: str, root: bool = False) -> None:
 
 def own_address() -> str:
     """An address of this machine that is not loopback's; skips where there is none."""
-    for interface, found in psutil.net_if_addrs().items():
-        for one in found:
+    for interface, addresses in psutil.net_if_addrs().items():
+        for one in addresses:
             up = psutil.net_if_stats()[interface].isup
             if up and one.family == socket.AF_INET and not one.address.startswith("127."):
                 return one.address

@@ -64,10 +64,10 @@ def outside(path: Path, *statements: str) -> list[Any]:
 
 def sequence(store: RegistryBackend) -> list[int]:
     """The numbers of all events that a store has."""
-    found: list[int] = []
-    while more := store.events(found[-1] if found else 0, 1_000):
-        found += [event.seq for event in more]
-    return found
+    numbers: list[int] = []
+    while more := store.events(numbers[-1] if numbers else 0, 1_000):
+        numbers += [event.seq for event in more]
+    return numbers
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -9,8 +9,8 @@ from tests.programs.descriptors import none_left
 with none_left(int(sys.argv[2])):
     client = RegistryClient(sys.argv[1], timeout=1)
     try:
-        print("got", client.list_services())
+        print("answered", client.list_services())
     except Disconnected as error:
-        print("told", error, error.hint)
+        print("refused", error, error.hint)
     client.health_check()
 print(len(client.list_services()))
