@@ -186,11 +186,11 @@ def test_a_registered_block_takes_back_its_entry(
     with (
         RegistryClient(server.endpoint, timeout=10) as client,
         raw(server.endpoint) as eve,
-        client.registered("hexapod", *where, ttl=1.2, heartbeat=kind) as hexapod,
+        client.registered("hexapod", *where, ttl=3, heartbeat=kind) as hexapod,
     ):
         assert hexapod.service_id is not None
         if kind == "process":
-            wait_until(lambda: client._session.own._beating[-1]._greeted)  # type: ignore[attr-defined]
+            wait_until(lambda: has_greeted(client))
         redirect(eve, hexapod.service_id)
         wait_until(lambda: host_of(client) == "127.0.0.1", 10)
         (line,) = wait_until(lambda: alarms(caplog))
@@ -310,15 +310,21 @@ def test_a_driver_that_changes_its_own_entry_is_no_stranger(
     assert alarms(caplog) == []
 
 
+def has_greeted(client: RegistryClient) -> bool:
+    """Whether the heartbeat process of the last registration is at work."""
+    heartbeat: Any = client._session.own._beating[-1]
+    return bool(heartbeat._greeted)
+
+
 def test_a_heartbeat_process_takes_its_driver_for_no_stranger(
     server: RegistryServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     where = ("127.0.0.1", 5000, "HEXAPOD")
     with (
         RegistryClient(server.endpoint, timeout=10) as client,
-        client.registered("hexapod", *where, ttl=1, heartbeat="process", ready=False) as hexapod,
+        client.registered("hexapod", *where, ttl=3, heartbeat="process", ready=False) as hexapod,
     ):
-        wait_until(lambda: client._session.own._beating[-1]._greeted)  # type: ignore[attr-defined]
+        wait_until(lambda: has_greeted(client))
         for number in range(40):
             hexapod.update(metadata={"n": number}, ready=True)
         beat = client.list_services()[0]["last_heartbeat"]

@@ -169,8 +169,8 @@ def test_a_simulator_is_never_handed_out_as_hardware(mixed_endpoint: str, cache:
             assert client.discover_service("TEMP", mode="hardware") is None
             assert [name_of(one) for one in client.list_services(mode="hardware")] == ["real"]
             assert len(client.list_services()) == 3
-            if client._session.cache is not None:
-                wait_until(lambda: client._session.cache._cache.as_of > 0)  # type: ignore[union-attr]
+            if (known := client._session.cache) is not None:
+                wait_until(lambda known=known: known._cache.as_of > 0)
         client.deregister("real")
         assert name_of(client.discover_service("PUNA")) == "sim"
 
