@@ -37,3 +37,11 @@ def test_the_source_passes(tool: str) -> None:
         timeout=110,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_nothing_is_excepted_from_the_checks() -> None:
+    marks = ("type: " + "ignore", "no" + "qa", "pragma: no " + "cover")
+    files = [
+        path for folder in ("rsreg", "tests", "docs") for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert [(path.name, mark) for path in files for mark in marks if mark in path.read_text()] == []
