@@ -206,7 +206,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 
 def test_each_test_has_a_registry_of_its_own(tmp_path: Path) -> None:
-    shutil.copy(PROGRAMS / "own_registry_of_each_test.py", tmp_path / "test_mine.py")
+    shutil.copy(PROGRAMS / "uses_the_registry_fixture.py", tmp_path / "test_mine.py")
     done = run_pytest(tmp_path, "-q")
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout
