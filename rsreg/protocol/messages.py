@@ -162,9 +162,7 @@ class CheckedMaintenance(Struct, frozen=True, kw_only=True):
     service: Id | None = None
     service_type: Name | None = None
     host: Name | None = None
-    seconds: Annotated[int, Meta(ge=1, le=MAX_MAINTENANCE)] | None = msgspec.field(
-        name="for", default=None
-    )
+    seconds: Period | None = msgspec.field(name="for", default=None)
     forever: bool | None = None
     reason: Name | None = None
     by: Name | None = None

@@ -10,10 +10,10 @@ from typing import Any
 from rsreg import display
 from rsreg.config import HARDWARE
 from rsreg.errors import AmbiguousName, ConfigurationError
-from rsreg.protocol.limits import MAX_PORT
+from rsreg.protocol.limits import MAX_PORT, MAX_SCHEME
 
 #: What stands before "://" in an endpoint: a scheme, as in a URL. No longer than a word.
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}")
+SCHEME = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]{{0,{MAX_SCHEME - 1}}}")
 #: Fields of a record that the registry itself fills in; in a `service_info` they are ignored.
 COMPUTED = frozenset(
     {
